@@ -1,0 +1,25 @@
+//! Tidegate: lets through what policy allows, and falls shut by itself.
+//!
+//! The enforcer's library. Every operation goes through five steps, and the modules are laid out in that order:
+//! intercept, identify, judge, act, record. `docs/ARCHITECTURE.md` is the map.
+
+pub mod admin;
+pub mod app;
+pub mod approval;
+pub mod cli;
+pub mod config;
+pub mod identity;
+pub mod intercept;
+pub mod judge;
+pub mod kernel;
+pub mod limits;
+pub mod mask;
+pub mod operation;
+pub mod policy;
+pub mod protocol;
+pub mod record;
+pub mod session;
+pub mod store;
+pub mod telemetry;
+pub mod upstream;
+pub mod wire;

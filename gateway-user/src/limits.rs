@@ -1,0 +1,71 @@
+//! Every bound of the gate by name, with its unit and its reason. At a bound there is a clear refusal.
+
+use std::time::Duration;
+
+/// Bytes of a request line. Browsers stop near 8 KiB; twice that.
+pub const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a whole message head, request or response line included. nginx takes 32 KiB by default; twice that.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header fields of one head. hyper's default.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes of one chunk-size line with its extensions (RFC 9112 section 7.1.1 asks for a limit).
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Bytes of a whole trailer section. Trailers carry digests and statuses, not documents.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// Requests read ahead of the one being answered on one connection. Pipelining is rare; more waits in the socket.
+pub const PIPELINED_MAX: usize = 16;
+/// Bytes of a request body that must be known whole before a human can approve it. Larger: 413.
+pub const HELD_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one body kept in the record; what follows is counted, hashed and marked "truncated at".
+pub const RECORDED_BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of a body in memory before they go to the record as one stretch.
+pub const BODY_STRETCH_BYTES: usize = 64 * 1024;
+/// Bytes of one masked value held back until it is known whole. Longer than any credential it looks for.
+pub const MASK_HOLD_BACK_BYTES_MAX: usize = 16 * 1024;
+/// Nesting of a JSON body under a mask. Deeper is refused: no honest API comes near.
+pub const JSON_DEPTH_MAX: usize = 512;
+/// Parents of a process kept with it.
+pub const ANCESTORS_MAX: usize = 16;
+/// Connections at once. Above it a new one is closed and recorded.
+pub const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Connections at once from one workload or one remote address, so that one cannot starve the others.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 12 * 1024;
+/// Demands waiting for a human at once, per asking subject.
+pub const DEMANDS_PER_SUBJECT_MAX: usize = 100;
+/// Demands waiting for a human at once, in all.
+pub const DEMANDS_MAX: usize = 10_000;
+/// Events waiting for the journal's writer. Above it operations are refused with 503.
+pub const JOURNAL_QUEUE_MAX: usize = 8 * 1024;
+/// Bytes of one executable that is hashed. Larger ones have no digest.
+pub const EXECUTABLE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Executable digests remembered.
+pub const EXECUTABLE_CACHE_MAX: usize = 1024;
+/// Bytes of a bearer token. Large group lists reach 8 KiB; twice that.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a fetched key set.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one policy file.
+pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Files in a policy directory.
+pub const POLICY_FILES_MAX: usize = 1024;
+/// Bytes of a request body on the admin socket.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// From the first byte of a head (or from accept) to its last. Slow enough for a bad line, too fast for slowloris.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two requests on one connection.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Without one byte of a body moving, either way.
+pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// To a TCP connection with an upstream.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a whole request to the first byte of the response head. LLMs think long.
+pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// A client that expects 100 (RFC 9110 section 10.1.1) waits no longer than this for an upstream that says nothing.
+pub const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// To one name resolution.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From SIGTERM to the end of flows that still run.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// To one commit of the record. Longer means the disk is gone: 503.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);

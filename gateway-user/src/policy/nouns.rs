@@ -1,0 +1,275 @@
+//! The nouns of a policy directory, checked: what a `*.toml` file may declare, in types the rest may rely on.
+//!
+//! Nothing here can be made except by `policy::read`, which reports every mistake with its place.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::operation::{Direction, Sha256};
+
+/// A block of addresses (CIDR). A single address is a block of full length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block {
+    /// First address; host bits are zero.
+    pub address: IpAddr,
+    /// Leading bits that count: at most 32 for IPv4, 128 for IPv6.
+    pub prefix: u8,
+}
+
+/// Something protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Unique name.
+    pub name: String,
+    /// Which way.
+    pub direction: Direction,
+    /// TCP ports; never empty.
+    pub ports: Vec<u16>,
+    /// Where it is. Outbound: every process's connects to these are intercepted. Inbound: empty means every local address.
+    pub addresses: Vec<Block>,
+    /// Host names, lower case; `*.example.com` matches one or more labels in front. Guarded processes reach these by name.
+    pub hosts: Vec<String>,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Whom it admits.
+    pub require: Require,
+    /// Whether the user's own bearer token goes on to the upstream.
+    pub forward_token: bool,
+    /// `key=value` labels; parents of the target in Cedar.
+    pub labels: Vec<String>,
+}
+
+/// What a target speaks. TLS and HTTP/2 are refused at load ("not supported yet").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear.
+    Http,
+}
+
+/// Whom a target admits. Where the file does not say: a user for inbound flows from another host, a workload otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Require {
+    /// The default above.
+    Unstated,
+    /// A user, whatever process is in front of them.
+    User,
+    /// A local process that the kernel identified; remote flows are refused.
+    Workload,
+    /// Both; the user is the principal.
+    Both,
+    /// Anyone: a process where there is one, else the peer address.
+    Peer,
+}
+
+/// What a request on a target *is*. Becomes a Cedar action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationNoun {
+    /// Name, unique; one name may be declared for several targets.
+    pub name: String,
+    /// The target it belongs to.
+    pub target: String,
+    /// Methods, upper case; empty means any.
+    pub methods: Vec<String>,
+    /// Path patterns.
+    pub paths: Vec<PathPattern>,
+}
+
+/// A path pattern: `/v1/models/{model}/**`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    /// As written.
+    pub text: String,
+    /// Parsed.
+    pub parts: Vec<PathPart>,
+}
+
+/// One part of a path pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathPart {
+    /// Exactly this segment.
+    Literal(String),
+    /// Any one segment, captured under this name.
+    Capture(String),
+    /// Every segment that remains, also none. Only last.
+    Rest,
+}
+
+/// A set of processes whose whole traffic is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Unique name.
+    pub name: String,
+    /// systemd units or slices.
+    pub units: Vec<String>,
+    /// Container ids, or unique prefixes of at least 12 digits.
+    pub containers: Vec<String>,
+    /// User ids.
+    pub uids: Vec<u32>,
+    /// Paths below the cgroup v2 root, for hosts without systemd.
+    pub cgroups: Vec<String>,
+    /// DNS servers its processes may ask over UDP and TCP; nothing else may leave them by UDP.
+    pub dns: Vec<std::net::SocketAddr>,
+}
+
+/// A role and its ways in. A principal has it if *any* way matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Unique name.
+    pub name: String,
+    /// Groups of a user.
+    pub groups: Vec<String>,
+    /// Narrows `groups` to one identity provider.
+    pub provider: Option<String>,
+    /// systemd units of a workload.
+    pub units: Vec<String>,
+    /// User ids of a workload.
+    pub uids: Vec<u32>,
+    /// Narrows `units` and `uids` (and, alone, is refused: every script is the same python3): path or `sha256:` digest.
+    pub executables: Vec<ExecutableMatch>,
+}
+
+/// How a role narrows to a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutableMatch {
+    /// Its path.
+    Path(String),
+    /// Its digest.
+    Digest(Sha256),
+}
+
+/// One human, so that one human votes once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Unique name.
+    pub name: String,
+    /// `provider/subject` at identity providers.
+    pub subjects: Vec<(String, String)>,
+    /// Login uid on this host; never 0.
+    pub uid: Option<u32>,
+    /// Roles they hold as an approver.
+    pub roles: Vec<String>,
+}
+
+/// Who vouches for users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityProvider {
+    /// Unique name.
+    pub name: String,
+    /// `iss`, compared exactly.
+    pub issuer: String,
+    /// `aud`: one of these must be in the token.
+    pub audience: Vec<String>,
+    /// Signature algorithms accepted, asymmetric only: RS256, PS256, ES256, ES384, EdDSA, ...
+    pub algorithms: Vec<String>,
+    /// Where the keys are.
+    pub jwks: Jwks,
+    /// The claim that lists groups.
+    pub groups_claim: String,
+}
+
+/// Where a key set is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Jwks {
+    /// A file, read again when it changes.
+    File(PathBuf),
+    /// An `https://` URL (`http://` only on loopback).
+    Url(String),
+}
+
+/// What is hidden, where, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    /// Unique name.
+    pub name: String,
+    /// Targets it applies to; never empty.
+    pub targets: Vec<String>,
+    /// Detectors.
+    pub find: Vec<Detector>,
+    /// JSON paths (`$.customer.email`, `$.items[*].card`).
+    pub paths: Vec<JsonPath>,
+    /// Key names, at any depth, compared without case.
+    pub keys: Vec<String>,
+    /// What stands in the place.
+    pub style: Style,
+}
+
+/// What a detector finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Detector {
+    /// Payment card number, 12 to 19 digits with or without separators, Luhn-checked (ISO/IEC 7812-1).
+    Card,
+    /// E-mail address.
+    Email,
+    /// US social security number.
+    UsSsn,
+    /// API key or token of a well-known issuer, by its published shape.
+    ApiKey,
+    /// JSON Web Token (RFC 7519).
+    Jwt,
+    /// PEM private key block.
+    PrivateKey,
+}
+
+impl Detector {
+    /// All of them: what the record hides, whatever the policy says.
+    pub const ALL: [Self; 6] =
+        [Self::Card, Self::Email, Self::UsSsn, Self::ApiKey, Self::Jwt, Self::PrivateKey];
+
+    /// Its name in policy files: `card`, `email`, `us-ssn`, `api-key`, `jwt`, `private-key`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Card => "card",
+            Self::Email => "email",
+            Self::UsSsn => "us-ssn",
+            Self::ApiKey => "api-key",
+            Self::Jwt => "jwt",
+            Self::PrivateKey => "private-key",
+        }
+    }
+}
+
+/// A JSON path of the supported kind: `$`, then `.name`, `["name"]`, `[0]`, `[*]`, `.*` and `..name` steps (RFC 9535 subset).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonPath {
+    /// As written.
+    pub text: String,
+    /// Parsed.
+    pub steps: Vec<JsonStep>,
+}
+
+/// One step of a JSON path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonStep {
+    /// `.name` or `["name"]`.
+    Member(String),
+    /// `[7]`.
+    Index(u64),
+    /// `[*]` or `.*`.
+    Any,
+    /// `..name`: this member here or at any depth below.
+    Descendant(String),
+}
+
+/// What stands in the place of a masked value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// `[name-of-the-mask]`... written as stars: `********`, always eight, so that the length tells nothing.
+    Stars,
+    /// Stars, then the last four characters of the value where it has at least twelve.
+    KeepLast4,
+}
+
+/// Who must say yes, how many, and how long it lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Unique name; what `@approval("...")` names.
+    pub name: String,
+    /// Names of `[[role]]`s or `[[person]]`s.
+    pub approvers: Vec<String>,
+    /// Distinct persons needed; at least 1.
+    pub needed: u32,
+    /// From the demand to its expiry.
+    pub timeout: Duration,
+}

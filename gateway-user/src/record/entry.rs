@@ -1,0 +1,265 @@
+//! What the record says: one [`Event`] per thing that happened, chained in the order it was written.
+//!
+//! Everything here has already been masked by whoever made it (promise 6): an event never holds a credential, a
+//! token, or a value that a mask or a detector finds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::operation::{DemandId, Direction, EntryId, SessionId, Sha256, User, Workload};
+
+/// Microseconds since the Unix epoch.
+pub type Micros = i64;
+
+/// One thing that happened. The journal writes events in order and chains them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A flow was accepted.
+    SessionOpened(SessionOpened),
+    /// An operation was judged, and this is what is about to happen. Durable before anything is forwarded.
+    Intent(Box<Intent>),
+    /// The judge's later word on an operation that was held: released, rejected, expired or withdrawn.
+    Decided(Decided),
+    /// The upstream's response head came.
+    Responded(Responded),
+    /// A stretch of a body, masked, in order.
+    Body(BodyStretch),
+    /// The operation is over. Exactly one per entry.
+    EntryClosed(EntryClosed),
+    /// The flow is over. Exactly one per session.
+    SessionClosed(SessionClosed),
+    /// A human voted on a demand.
+    Voted(Voted),
+    /// Another policy set is in force, or a reload was refused.
+    PolicyChanged(PolicyChanged),
+    /// The enforcer started, or took over a record that an earlier one left open.
+    Started(Started),
+}
+
+/// A flow was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionOpened {
+    /// The session.
+    pub session: SessionId,
+    /// When.
+    pub at: Micros,
+    /// The way across the gate.
+    pub direction: Direction,
+    /// The client's address, `ip:port`.
+    pub peer: String,
+    /// Where the client meant to go, `ip:port`.
+    pub destination: String,
+    /// The process, for local flows.
+    pub workload: Option<Workload>,
+    /// The guard that holds the process, if one does.
+    pub guard: Option<String>,
+    /// The target, where the destination alone names it.
+    pub target: Option<String>,
+}
+
+/// The judge's word, as the record and the operator see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Let through.
+    Allow,
+    /// Waits for a human.
+    Hold,
+    /// Refused by a rule, or for want of one.
+    Deny,
+    /// Refused before it could be judged: malformed, unauthenticated, out of bounds.
+    Refuse,
+}
+
+/// An operation, its verdict, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The entry.
+    pub entry: EntryId,
+    /// The session it happened in.
+    pub session: SessionId,
+    /// When it was judged.
+    pub at: Micros,
+    /// The target, where one is known.
+    pub target: Option<String>,
+    /// The kind of operation: `open`, `http`.
+    pub kind: String,
+    /// The declared `[[operation]]`s it is, if the target declares any.
+    pub operations: Vec<String>,
+    /// The user who asks.
+    pub user: Option<User>,
+    /// The asking workload's key ([`Workload::key`]); the whole workload stands in the session.
+    pub workload: Option<String>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Ids of the rules that decided, `file#id`.
+    pub rules: Vec<String>,
+    /// Why, in words for the operator.
+    pub reason: String,
+    /// Digest of the policy set that judged.
+    pub policy: Option<Sha256>,
+    /// The demand it waits for, when held.
+    pub demand: Option<DemandId>,
+    /// Digest of the exact operation ([DESIGN section 7]), where one was made.
+    pub digest: Option<Sha256>,
+    /// The request line and header fields, masked.
+    pub head: Head,
+}
+
+/// A message head, masked: first line, then fields in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Request line (`GET /v1/runs HTTP/1.1`) or status line.
+    pub line: String,
+    /// Header fields, name and value, as they were ordered.
+    pub fields: Vec<(String, String)>,
+}
+
+/// The end of a hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The entry that was held.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// [`Verdict::Allow`] when released, else [`Verdict::Deny`].
+    pub verdict: Verdict,
+    /// Who approved or rejected, or what ended it.
+    pub reason: String,
+    /// Digest of the policy set that judged again.
+    pub policy: Option<Sha256>,
+}
+
+/// A response head, masked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Responded {
+    /// The entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// Status code.
+    pub status: u16,
+    /// Status line and fields as the client got them, masked.
+    pub head: Head,
+}
+
+/// Which body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// What the client sent.
+    Request,
+    /// What the client received.
+    Response,
+}
+
+/// A stretch of a body, masked, at most [`crate::limits::BODY_STRETCH_BYTES`] long. The journal moves the bytes to a
+/// segment file and chains their digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BodyStretch {
+    /// The entry.
+    pub entry: EntryId,
+    /// Which of its bodies.
+    pub side: Side,
+    /// The masked bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// How one body ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyEnd {
+    /// Bytes that went over the wire.
+    pub bytes: u64,
+    /// Masked bytes kept in the record.
+    pub recorded: u64,
+    /// Set where the record stops short: the offset it is truncated at.
+    pub truncated_at: Option<u64>,
+    /// Values hidden from the client by masks.
+    pub masked: u64,
+}
+
+/// How something ended, and whose fault it was if it broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// As it should.
+    Finished,
+    /// Refused; the client was told.
+    Refused(String),
+    /// The client left or broke the protocol.
+    ByClient(String),
+    /// The upstream refused, hung, or broke the protocol.
+    ByUpstream(String),
+    /// The gate itself failed, was killed, or was drained.
+    ByGate(String),
+}
+
+/// The end of an operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EntryClosed {
+    /// The entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// The status the client got, if it got one.
+    pub status: Option<u16>,
+    /// The request body.
+    pub request: BodyEnd,
+    /// The response body.
+    pub response: BodyEnd,
+    /// Values hidden, by mask name.
+    pub masks: Vec<(String, u64)>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// The end of a flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionClosed {
+    /// The session.
+    pub session: SessionId,
+    /// When.
+    pub at: Micros,
+    /// Operations it carried.
+    pub entries: u64,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// A vote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Voted {
+    /// On which demand.
+    pub demand: DemandId,
+    /// On which entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// The `[[person]]` who voted.
+    pub person: String,
+    /// For or against.
+    pub approve: bool,
+    /// What they said, masked.
+    pub comment: Option<String>,
+}
+
+/// A change of policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyChanged {
+    /// When.
+    pub at: Micros,
+    /// The set now in force.
+    pub policy: Sha256,
+    /// `None` when the new files are in force; else why they are not and the old set stays.
+    pub refused: Option<String>,
+}
+
+/// A start of the enforcer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// When.
+    pub at: Micros,
+    /// Tidegate's version.
+    pub version: String,
+    /// Entries that an earlier enforcer left open, closed now as broken by the gate.
+    pub recovered: u64,
+}

@@ -1,0 +1,2 @@
+//! record.
+pub mod entry;
