@@ -71,11 +71,13 @@ pub struct Screen {
     /// How far `pending` has been searched for its end.
     searched: usize,
     seen: VecDeque<Seen>,
+    /// The fault that ended reading, where it lay inside a body.
+    cut: Option<Fault>,
 }
 
 impl Default for Screen {
     fn default() -> Self {
-        Self { expect: Expect::Head, pending: Vec::new(), searched: 0, seen: VecDeque::new() }
+        Self { expect: Expect::Head, pending: Vec::new(), searched: 0, seen: VecDeque::new(), cut: None }
     }
 }
 
@@ -111,7 +113,11 @@ impl Screen {
     pub fn refuse(&mut self, fault: Fault) {
         let line = self.pending.split(|&b| b == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(&line[..line.len().min(256)]).trim_end().to_owned();
-        self.seen.push_back(Seen::Fault(fault, line));
+        if self.expect == Expect::Head {
+            self.seen.push_back(Seen::Fault(fault, line));
+        } else {
+            self.cut = Some(fault);
+        }
         self.expect = Expect::Nothing;
         self.pending = Vec::new();
     }
@@ -126,6 +132,12 @@ impl Screen {
     #[must_use]
     pub fn between_messages(&self) -> bool {
         self.expect == Expect::Head && self.pending.is_empty()
+    }
+
+    /// The fault that ended reading inside a body. Such a fault ends that message, and is no message of its own.
+    #[must_use]
+    pub fn fault_in_body(&self) -> Option<Fault> {
+        self.cut.clone()
     }
 
     /// Whether a fault ended reading.

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Pushes `input` in pieces of `size` bytes; gives what passed and what was seen.
+/// Pushes `input` in pieces of `size` bytes; gives what passed and what was seen, a fault in a body last.
 fn screen(input: &[u8], size: usize) -> (Vec<u8>, Vec<Seen>) {
     let mut screen = Screen::default();
     let (mut passed, mut seen) = (Vec::new(), Vec::new());
@@ -12,6 +12,7 @@ fn screen(input: &[u8], size: usize) -> (Vec<u8>, Vec<Seen>) {
             seen.extend(std::iter::from_fn(|| screen.next_seen()));
         }
     }
+    seen.extend(screen.fault_in_body().map(|fault| Seen::Fault(fault, String::new())));
     (passed, seen)
 }
 
