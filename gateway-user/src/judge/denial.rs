@@ -77,6 +77,12 @@ impl Denial {
         Self::new(503, Some("the gate cannot record this now".into())).with_entry(entry)
     }
 
+    /// 503: a bound is reached; later it may be otherwise.
+    #[must_use]
+    pub fn busy(shown: &str) -> Self {
+        Self::new(503, Some(shown.to_owned()))
+    }
+
     /// The upstream failed: 502, 503 or 504.
     #[must_use]
     pub fn upstream(status: u16, entry: EntryId, shown: &str) -> Self {

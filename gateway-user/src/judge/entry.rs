@@ -1,6 +1,7 @@
 //! The record of one operation while it happens. Whatever becomes of the operation, exactly one closing event is
 //! written: when nobody gives an ending, the entry writes one as it is dropped. Refuses to write after its end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::mask;
@@ -22,7 +23,25 @@ pub struct Entry {
     id: EntryId,
     session: SessionId,
     recorder: Recorder,
+    draining: Draining,
     progress: Mutex<Progress>,
+}
+
+/// Set once, when the gate stops; tells a client that left from a gate that did.
+#[derive(Debug, Clone, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// The gate stops.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Default)]
@@ -39,8 +58,8 @@ struct Progress {
 impl Entry {
     /// A new entry; nothing is written before its intent is.
     #[must_use]
-    pub fn open(session: SessionId, recorder: Recorder) -> Arc<Self> {
-        Arc::new(Self { id: EntryId::now(), session, recorder, progress: Mutex::default() })
+    pub fn open(session: SessionId, recorder: Recorder, draining: Draining) -> Arc<Self> {
+        Arc::new(Self { id: EntryId::now(), session, recorder, draining, progress: Mutex::default() })
     }
 
     /// Its id.
@@ -133,13 +152,14 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let ending = if std::thread::panicking() {
             Ending::ByGate("a fault in the gate ended it".into())
-        } else if self.recorder.is_draining() {
+        } else if self.draining.is_on() {
             Ending::ByGate("the gate was stopped before the answer ended".into())
         } else {
             Ending::ByClient("the client left before the answer ended".into())
         };
         if let Some(event) = self.closing(ending) {
-            self.recorder.append_always(event);
+            // The record keeps an end until it can write it, also where it gives an error now.
+            drop(self.recorder.append(event));
         }
     }
 }
@@ -203,6 +223,9 @@ impl Capture {
         }
         let full = self.pending.len() >= at_least || self.masker.is_none();
         let bytes = if full { std::mem::take(&mut self.pending) } else { Vec::new() };
+        if self.entry.progress().closed {
+            return Ok(());
+        }
         self.end.recorded += bytes.len() as u64;
         self.publish();
         for stretch in bytes.chunks(BODY_STRETCH_BYTES) {
@@ -218,5 +241,13 @@ impl Capture {
             Side::Request => progress.request = self.end,
             Side::Response => progress.response = BodyEnd { masked: progress.response.masked, ..self.end },
         }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // What the masker still holds back is not certain to be clean; what it let go is.
+        self.masker = None;
+        drop(self.flush(1));
     }
 }

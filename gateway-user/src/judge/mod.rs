@@ -8,7 +8,7 @@ mod hold;
 mod subject;
 
 pub use denial::Denial;
-pub use entry::{Capture, Entry, now};
+pub use entry::{Capture, Draining, Entry, now};
 pub use head::recorded as recorded_head;
 pub use hold::Held;
 
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::approval::Desk;
+use crate::approval::{Desk, Key};
 use crate::identity::token::Verifier;
 use crate::intercept::{self, Flow, Names};
 use crate::mask::Plan;
@@ -36,13 +36,17 @@ pub struct Bench {
     /// The record.
     pub recorder: Recorder,
     /// Where held operations wait for people.
-    pub desk: Arc<Desk>,
+    pub desk: Desk,
     /// Checks tokens against the providers of one policy set, named by its digest.
     pub tokens: ArcSwap<(Sha256, Verifier)>,
     /// The gate's view of host names.
     pub names: Names,
+    /// Names exact operations for approval.
+    pub key: Key,
     /// Counters.
     pub metrics: Metrics,
+    /// The gate is being stopped.
+    pub draining: Draining,
 }
 
 /// Judges the operations of one flow.
@@ -141,6 +145,10 @@ impl Judge {
         Self { bench, flow }
     }
 
+    fn open(&self) -> Arc<Entry> {
+        Entry::open(self.flow.session, self.bench.recorder.clone(), self.bench.draining.clone())
+    }
+
     /// The flow whose operations it judges.
     #[must_use]
     pub fn flow(&self) -> &Flow {
@@ -149,7 +157,7 @@ impl Judge {
 
     /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
     pub async fn judge(&self, asked: &Asked) -> Verdict {
-        let entry = Entry::open(self.flow.session, self.bench.recorder.clone());
+        let entry = self.open();
         let set = self.bench.shelf.current();
         let target = match intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await {
             Ok(route) => route.target.clone(),
@@ -267,14 +275,14 @@ impl Judge {
 
     /// Refuses a message that has no single reading.
     pub async fn refuse_fault(&self, fault: &Fault, line: &str) -> Denial {
-        let entry = Entry::open(self.flow.session, self.bench.recorder.clone());
+        let entry = self.open();
         let head = recorded_head(line, std::iter::empty());
         self.refuse(&entry, &head, Denial::malformed(fault), fault.reason, Recorded::Refuse).await
     }
 
     /// Refuses a destination that no target names, before any byte is read.
     pub async fn refuse_destination(&self) -> Denial {
-        let entry = Entry::open(self.flow.session, self.bench.recorder.clone());
+        let entry = self.open();
         let head = Head { line: format!("OPEN {}", self.flow.destination), fields: Vec::new() };
         let why = format!("no target is declared for {}", self.flow.destination);
         self.refuse(&entry, &head, Denial::forbidden(None), &why, Recorded::Deny).await
