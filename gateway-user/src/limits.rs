@@ -69,3 +69,7 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// To one commit of the record. Longer means the disk is gone: 503.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From a demand to its expiry, where the approval does not say.
+pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The longest expiry an approval may state. Nobody remembers a question for longer.
+pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
