@@ -1,2 +1,59 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: builds, loads and tests Tidegate. Every command first brings what it needs, and does nothing twice.
+
+mod build;
+mod gate;
+mod packages;
+mod place;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, loads and tests Tidegate", max_term_width = 100)]
+struct Line {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring what is missing on this machine for building and testing; says what, why and for how long.
+    Setup,
+    /// Build the kernel programs and `tidegate`.
+    Build(build::Build),
+    /// Load the kernel programs, pin them, and leave (asks for root).
+    Load(gate::Words),
+    /// Remove everything that `load` pinned.
+    Unload(gate::Words),
+    /// Replace the loaded programs and tables in place, without an open window.
+    Reload(gate::Words),
+    /// Show programs, links, maps, counters and the enforcer's health.
+    Status(gate::Words),
+    /// Build, load, and run the enforcer in the foreground.
+    Run(gate::Words),
+}
+
+fn main() -> ExitCode {
+    match run(Line::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::everything(),
+        Task::Build(build) => build.run().map(drop),
+        Task::Load(words) => words.run("load"),
+        Task::Unload(words) => words.run("unload"),
+        Task::Reload(words) => words.run("reload"),
+        Task::Status(words) => words.run("status"),
+        Task::Run(words) => words.run("run"),
+    }
+}
