@@ -2,6 +2,7 @@
 //! unreadable, or unable to be recorded; evaluates policy anew for every operation and again when a hold is released.
 
 mod denial;
+mod electorate;
 mod entry;
 mod head;
 mod hold;

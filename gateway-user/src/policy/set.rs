@@ -292,6 +292,12 @@ impl Set {
         self.rules.len()
     }
 
+    /// Digest of a rule's text, by its id `file#id`: whether it is still the rule that was asked.
+    #[must_use]
+    pub fn rule_digest(&self, id: &str) -> Option<Sha256> {
+        Some(Sha256::of(self.rule(id)?.policy.to_string().as_bytes()))
+    }
+
     pub(super) fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
         self.rules.get(id)
     }
