@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::process::Processes;
@@ -28,16 +29,19 @@ pub(super) struct Door {
     rooms: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<String, usize>>>,
     flows: TaskTracker,
+    /// Ends flows that outlive the drain.
+    cut: CancellationToken,
 }
 
 impl Door {
-    pub(super) fn new(gateway: Arc<Gateway>, processes: Processes, flows: TaskTracker) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, processes: Processes, flows: TaskTracker, cut: CancellationToken) -> Self {
         Self {
             gateway,
             processes: Arc::new(processes),
             rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             peers: Arc::default(),
             flows,
+            cut,
         }
     }
 
@@ -77,7 +81,7 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        session::serve(self.gateway.clone(), flow, stream).await;
+        self.cut.run_until_cancelled(session::serve(self.gateway.clone(), flow, stream)).await;
     }
 
     async fn flow(&self, stream: &TcpStream, peer: SocketAddr, direction: Direction) -> Result<Flow, String> {
@@ -98,12 +102,14 @@ impl Door {
         Ok(Flow { session: SessionId::now(), direction, peer: arrival.peer, destination, workload, guard })
     }
 
-    /// Guards are numbered from 1 in the order of the policy set.
-    fn guard_name(&self, number: u32) -> Option<String> {
-        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    fn guard_name(&self, id: u32) -> Option<String> {
+        if id == 0 {
+            return None;
+        }
         let set = self.gateway.bench.shelf.current();
-        // A guard that policy no longer has still guards its process until the tables follow.
-        Some(set.guards().get(index).map_or_else(|| format!("guard {number}"), |guard| guard.name.clone()))
+        let guard = set.guards().iter().find(|guard| kernel::guard_id(&guard.name) == id);
+        // A guard that policy no longer has still holds its process until the tables follow.
+        Some(guard.map_or_else(|| format!("guard {id}"), |guard| guard.name.clone()))
     }
 }
 

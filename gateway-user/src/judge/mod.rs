@@ -156,6 +156,12 @@ impl Judge {
         &self.flow
     }
 
+    /// Whether and when the gate stops.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.bench.draining
+    }
+
     /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
     pub async fn judge(&self, asked: &Asked) -> Verdict {
         let entry = self.open();
