@@ -1,5 +1,6 @@
 //! What the record promises, tried on real files and on disks that lose, refuse and hang.
 
+mod crash;
 mod promises;
 
 use uuid::Uuid;
