@@ -105,13 +105,7 @@ mod tests {
 
     #[test]
     fn strings_and_comments_are_no_code() {
-        assert_eq!(
-            code("a(\"unsafe\"); // unsafe\nb"),
-            "a(\"      \";          \nb"
-                .replace("\"      \"", "        ")
-                .replace(";          ", ");         ")
-                .as_str()
-        );
+        assert_eq!(code("a(\"unsafe\"); // x\nb"), "a(        );     \nb");
         for text in [
             "x /* unsafe /* nested unsafe */ unsafe */ y",
             "r#\"unsafe \" unsafe\"# y",
@@ -119,7 +113,7 @@ mod tests {
             "'\"' y // unsafe",
         ] {
             assert!(!code(text).contains("unsafe"), "{text}");
-            assert!(code(text).contains('y') || text.contains("y //"), "{text}");
+            assert!(code(text).contains('y'), "{text}");
         }
     }
 

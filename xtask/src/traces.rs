@@ -19,7 +19,7 @@ pub(crate) fn now() -> BTreeSet<String> {
     add(
         &mut traces,
         "folder",
-        names(&std::env::temp_dir()).into_iter().filter(|name| is_ours(name)).collect(),
+        names(std::env::temp_dir()).into_iter().filter(|name| is_ours(name)).collect(),
     );
     for point in mount_points(&mounts, |kind| kind == "cgroup2") {
         add(&mut traces, "cgroup", below(Path::new(&point), 2));
