@@ -34,7 +34,12 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(gateway: Arc<Gateway>, processes: Processes, flows: TaskTracker, cut: CancellationToken) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        processes: Processes,
+        flows: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             gateway,
             processes: Arc::new(processes),
@@ -65,7 +70,13 @@ impl Door {
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, direction: Direction, _room: OwnedSemaphorePermit) {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        direction: Direction,
+        _room: OwnedSemaphorePermit,
+    ) {
         let flow = match self.flow(&stream, peer, direction).await {
             Ok(flow) => flow,
             Err(why) => {
@@ -73,7 +84,8 @@ impl Door {
                 return tracing::warn!(%peer, %why, "closed a connection");
             }
         };
-        let who = flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
+        let who =
+            flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
         let Some(_place) = Place::take(&self.peers, who) else {
             self.gateway.bench.metrics.refused(direction);
             return tracing::warn!(%peer, "closed a connection: this peer has as many open as one peer may");
@@ -85,7 +97,8 @@ impl Door {
     }
 
     async fn flow(&self, stream: &TcpStream, peer: SocketAddr, direction: Direction) -> Result<Flow, String> {
-        let seen = kernel::identify(stream).map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
+        let seen = kernel::identify(stream)
+            .map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
         let local = stream.local_addr().map_err(|error| error.to_string())?;
         let arrival = Arrival { direction, peer: unmapped(peer), local: unmapped(local), seen };
         let destination = arrival.destination().map_err(|unknown| unknown.to_string())?;

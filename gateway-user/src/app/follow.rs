@@ -56,7 +56,9 @@ impl Follower {
         self.bench.metrics.policy(refused.is_none());
         match &refused {
             None => tracing::info!(%policy, "policy in force"),
-            Some(fault) => tracing::error!(%policy, "the policy directory is not in force, an older set is:\n{fault}"),
+            Some(fault) => {
+                tracing::error!(%policy, "the policy directory is not in force, an older set is:\n{fault}")
+            }
         }
         let event = Event::PolicyChanged(PolicyChanged { at: now(), policy, refused });
         if let Err(error) = self.bench.recorder.append(event) {
@@ -67,7 +69,9 @@ impl Follower {
     /// Tells the kernel what the set in force protects, where that differs from what it was told last.
     async fn publish(&self, published: Option<Table>) -> Option<Table> {
         let (set, root) = (self.bench.shelf.current(), self.settings.cgroup.clone());
-        let Ok(table) = tokio::task::spawn_blocking(move || table::of(&set, &root)).await else { return published };
+        let Ok(table) = tokio::task::spawn_blocking(move || table::of(&set, &root)).await else {
+            return published;
+        };
         if published.as_ref() == Some(&table) {
             return published;
         }

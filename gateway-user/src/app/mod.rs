@@ -30,7 +30,7 @@ use crate::judge::{Bench, Draining};
 use crate::kernel::{self, KernelError, Place};
 use crate::limits::DRAIN_TIMEOUT;
 use crate::operation::Direction;
-use crate::policy::shelf::{NoPolicy, Shelf};
+use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
 use crate::telemetry::Metrics;
@@ -159,7 +159,8 @@ fn open_doors(gate: &kernel::Gate, door: &Door, work: &mut JoinSet<()>) -> Resul
     let both = [(listeners.outbound, Direction::Outbound), (listeners.inbound, Direction::Inbound)];
     for (listeners, direction) in both {
         for listener in listeners {
-            let listener = TcpListener::from_std(listener).map_err(AppError::io("cannot wait on a listener"))?;
+            let listener =
+                TcpListener::from_std(listener).map_err(AppError::io("cannot wait on a listener"))?;
             work.spawn(door.clone().accept(listener, direction));
         }
     }

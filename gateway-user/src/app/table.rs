@@ -18,7 +18,8 @@ const DIRECTORIES_MAX: usize = 50_000;
 pub fn of(set: &Set, cgroup_root: &Path) -> Table {
     let mut table = Table::default();
     for target in set.targets() {
-        let blocks = target.addresses.iter().map(|b| Block { address: b.address, prefix: b.prefix }).collect();
+        let blocks =
+            target.addresses.iter().map(|b| Block { address: b.address, prefix: b.prefix }).collect();
         let ports = target.ports.clone();
         match target.direction {
             Direction::Outbound => table.targets.push(TargetRow { blocks, ports }),
@@ -36,7 +37,8 @@ pub fn of(set: &Set, cgroup_root: &Path) -> Table {
 fn row(guard: &Guard, root: &Path, directories: &[PathBuf]) -> GuardRow {
     let named = directories.iter().filter(|directory| {
         let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        guard.units.iter().any(|unit| unit == name) || guard.containers.iter().any(|id| name.contains(id.as_str()))
+        guard.units.iter().any(|unit| unit == name)
+            || guard.containers.iter().any(|id| name.contains(id.as_str()))
     });
     let listed = guard.cgroups.iter().map(|path| root.join(path.trim_start_matches('/')));
     GuardRow {

@@ -7,7 +7,9 @@ use crate::{app, telemetry};
 ///
 /// When it ends, however it ends, the programs stay loaded and the gate is shut: `tidegate unload` takes them away.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464")]
+#[command(
+    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464"
+)]
 pub(super) struct Args {}
 
 /// Runs the command.

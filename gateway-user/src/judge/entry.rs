@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
     BodyEnd, BodyStretch, Decided, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
-use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 
 /// Microseconds since the Unix epoch, now.
 #[must_use]

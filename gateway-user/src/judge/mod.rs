@@ -170,7 +170,9 @@ impl Judge {
             Ok(route) => route.target.clone(),
             Err(misrouted) => {
                 let why = misrouted.to_string();
-                return Verdict::Deny(self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await);
+                return Verdict::Deny(
+                    self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await,
+                );
             }
         };
         let subject = match self.subject(&set, &target, asked).await {
@@ -211,10 +213,11 @@ impl Judge {
     }
 
     async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
-        let mut recorded = match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
-            Ok(durable) => Some(durable),
-            Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
-        };
+        let mut recorded =
+            match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
+                Ok(durable) => Some(durable),
+                Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
+            };
         if !may_overlap(&asked.request)
             && let Some(durable) = recorded.take()
             && let Err(error) = durable.await
@@ -224,7 +227,13 @@ impl Judge {
         Verdict::Allow(self.allowed(entry, case, decision, recorded))
     }
 
-    fn allowed(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, recorded: Option<Durable>) -> Allowed {
+    fn allowed(
+        &self,
+        entry: Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        recorded: Option<Durable>,
+    ) -> Allowed {
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
