@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use redb::{BackendError, StorageBackend};
+use redb::{BackendError, ReadableTable, StorageBackend};
 
 use super::disk::{Access, Disk, Segment};
 
@@ -284,4 +284,50 @@ impl StorageBackend for SimHandle {
     fn query_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
         Ok(false)
     }
+}
+
+/// What an intruder with write access does to one row.
+pub(crate) fn edit_commit(
+    disk: &dyn Disk,
+    number: u64,
+    change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+) {
+    edit(disk, super::COMMITS, number, change);
+}
+
+/// As [`edit_commit`], on the index.
+pub(crate) fn edit_index(
+    disk: &dyn Disk,
+    key: &[u8],
+    change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+) {
+    edit(disk, super::INDEX, key, change);
+}
+
+/// As [`edit_commit`], on the small state.
+pub(crate) fn edit_state(
+    disk: &dyn Disk,
+    key: &[u8],
+    change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+) {
+    edit(disk, super::STATE, key, change);
+}
+
+fn edit<K: redb::Key>(
+    disk: &dyn Disk,
+    table: redb::TableDefinition<'_, K, &'static [u8]>,
+    key: K::SelfType<'_>,
+    change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+) {
+    let store = super::Store::open(disk).unwrap();
+    let transaction = store.database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(table).unwrap();
+        let before = table.get(&key).unwrap().map(|value| value.value().to_vec());
+        match change(before) {
+            Some(after) => drop(table.insert(&key, after.as_slice()).unwrap()),
+            None => drop(table.remove(&key).unwrap()),
+        }
+    }
+    transaction.commit().unwrap();
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod promises;
+mod tamper;
 
 use uuid::Uuid;
 
