@@ -69,3 +69,13 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// To one commit of the record. Longer means the disk is gone: 503.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of demands kept for one asking subject, bodies included: sixteen of the largest.
+pub const DEMAND_BYTES_PER_SUBJECT_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of demands kept in all.
+pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of what an approver says with a vote. A paragraph.
+pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
+/// Requests on the admin socket at once. More wait their turn in the listen queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// From accept to the end of one request on the admin socket.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
