@@ -79,3 +79,7 @@ pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// From accept to the end of one request on the admin socket.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a demand to its expiry, where the approval does not say.
+pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The longest expiry an approval may state. Nobody remembers a question for longer.
+pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
