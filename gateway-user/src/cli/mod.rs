@@ -50,7 +50,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// Print JSON instead of text and tables.
-    #[arg(long, global = true, env = "TIDEGATE_JSON")]
+    #[arg(long, global = true, env = "TIDEGATE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// When to use colours. `auto`: only on a terminal, and never with NO_COLOR.
     #[arg(long, global = true, env = "TIDEGATE_COLOR", value_name = "WHEN", default_value = "auto")]
