@@ -98,7 +98,3 @@ pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// From a demand to its expiry, where the approval does not say.
-pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// The longest expiry an approval may state. Nobody remembers a question for longer.
-pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
