@@ -26,7 +26,7 @@ use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
-use crate::judge::{Bench, Draining};
+use crate::judge::{Bench, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
 use crate::limits::DRAIN_TIMEOUT;
 use crate::operation::Direction;
@@ -117,6 +117,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers()))),
         names: Names::default(),
         key,
+        plans: Plans::default(),
         metrics,
         draining: Draining::default(),
     });

@@ -32,7 +32,7 @@ impl Judge {
     /// # Errors
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
     pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
-        let plan = Plan::everything(held.case.set.masks_of(&held.case.target.name));
+        let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
         let Some(shown) = shown(asked, body, &plan) else {
             let denial = Denial::unshowable();
             return Err(self.refuse_held(held, asked, denial).await);

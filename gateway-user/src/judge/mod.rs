@@ -6,12 +6,14 @@ mod electorate;
 mod entry;
 mod head;
 mod hold;
+mod plans;
 mod subject;
 
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
 pub use head::recorded as recorded_head;
 pub use hold::Held;
+pub use plans::Plans;
 
 use std::sync::Arc;
 
@@ -44,6 +46,8 @@ pub struct Bench {
     pub names: Names,
     /// Names exact operations for approval.
     pub key: Key,
+    /// Compiled masks.
+    pub plans: Plans,
     /// Counters.
     pub metrics: Metrics,
     /// The gate is being stopped.
@@ -124,9 +128,9 @@ pub struct Allowed {
 #[derive(Clone)]
 pub struct Duties {
     /// What the client must not see.
-    pub masks: Arc<Plan>,
+    pub masks: Plan,
     /// What the record must not see.
-    pub recorded: Arc<Plan>,
+    pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
 }
@@ -234,12 +238,13 @@ impl Judge {
         decision: &Decision,
         recorded: Option<Durable>,
     ) -> Allowed {
+        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
             duties: Duties {
-                masks: Arc::new(Plan::new(&decision.masks)),
-                recorded: Arc::new(Plan::everything(case.set.masks_of(&case.target.name))),
+                masks,
+                recorded: recorded_masks,
                 forward_token: case.target.forward_token,
             },
             recorded,
