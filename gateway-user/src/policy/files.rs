@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::limits::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX};
 use crate::operation::Sha256;
@@ -42,6 +43,39 @@ pub struct PolicyFile {
     pub source: Arc<Source>,
 }
 
+/// What the file system says about a file, apart from its content: device, inode, size, and when it last changed.
+type Stamp = (u64, u64, u64, i128, i128);
+
+/// What a directory looks like from outside: names, and what the file system says about each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Looks(Vec<(String, Option<Stamp>)>);
+
+impl Looks {
+    /// How the directory looks now. One that cannot be listed looks like nothing.
+    #[must_use]
+    pub fn of(dir: &Path) -> Self {
+        let stamped = |name: String| {
+            let stamp = fs::metadata(dir.join(&name)).ok().map(|about| stamp(&about));
+            (name, stamp)
+        };
+        Self(names(dir).unwrap_or_default().into_iter().map(stamped).collect())
+    }
+}
+
+fn stamp(about: &fs::Metadata) -> Stamp {
+    (
+        about.dev(),
+        about.ino(),
+        about.size(),
+        moment(about.mtime(), about.mtime_nsec()),
+        moment(about.ctime(), about.ctime_nsec()),
+    )
+}
+
+fn moment(seconds: i64, nanos: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+}
+
 /// All files of a directory, read at one moment.
 #[derive(Debug, Clone)]
 pub struct Files {
@@ -53,28 +87,41 @@ pub struct Files {
     pub notes: Vec<String>,
 }
 
+/// How often a directory that changes while it is read is read again, and how long to wait in between.
+const READS_MAX: u32 = 50;
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
 impl Files {
-    /// Reads a directory.
+    /// Reads a directory. One that changes meanwhile is read again, so that no two states of it are mixed.
     ///
     /// # Errors
     /// Every file that cannot be read or is out of bounds; or the directory itself.
     pub fn read(dir: &Path) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let mut files = Self { home: dir.to_owned(), all: Vec::new(), notes: Vec::new() };
-        let names = match names(dir) {
-            Ok(names) => names,
-            Err(error) => {
-                problems.push(
-                    Problem::whole(format!("the policy directory {} cannot be read: {error}", dir.display()))
-                        .help("create it, or name another with --policies"),
-                );
-                return Err(problems);
+        for _ in 0..READS_MAX {
+            let before = Looks::of(dir);
+            let files = Self::read_once(dir);
+            if Looks::of(dir) == before {
+                return files;
             }
-        };
+            std::thread::sleep(READ_AGAIN_AFTER);
+        }
+        let restless = format!("{} changes whenever it is read", dir.display());
+        Err(alone(
+            Problem::whole(restless).help("put changes into place in one step: write beside, then rename"),
+        ))
+    }
+
+    fn read_once(dir: &Path) -> Result<Self, Problems> {
+        let mut files = Self { home: dir.to_owned(), all: Vec::new(), notes: Vec::new() };
+        let names = names(dir).map_err(|error| {
+            let unread = format!("the policy directory {} cannot be read: {error}", dir.display());
+            alone(Problem::whole(unread).help("create it, or name the right one"))
+        })?;
+        let mut problems = Problems::default();
         for name in names {
             let path = dir.join(&name);
             let Some(kind) = FileKind::of(&name) else {
-                files.pass_over(&path, &name);
+                files.pass_over(&path);
                 continue;
             };
             match read_file(&path) {
@@ -85,12 +132,17 @@ impl Files {
                 Err(why) => problems.push(Problem::whole(format!("{}: {why}", path.display()))),
             }
         }
-        if files.all.len() > POLICY_FILES_MAX {
-            problems.push(Problem::whole(format!(
-                "{} holds {} policy files; at most {POLICY_FILES_MAX} are read",
-                dir.display(),
-                files.all.len()
-            )));
+        let count = files.all.len();
+        if count > POLICY_FILES_MAX {
+            let many =
+                format!("{} holds {count} policy files; at most {POLICY_FILES_MAX} are read", dir.display());
+            problems.push(Problem::whole(many));
+        }
+        if count == 0 && problems.is_empty() {
+            let empty = format!("{} holds no policy file", dir.display());
+            problems.push(
+                Problem::whole(empty).help("it needs *.toml files with nouns and *.cedar files with rules"),
+            );
         }
         if problems.is_empty() { Ok(files) } else { Err(problems) }
     }
@@ -120,13 +172,16 @@ impl Files {
         self.all.iter().filter(move |file| file.kind == kind)
     }
 
-    fn pass_over(&mut self, path: &Path, name: &str) {
-        if is_hidden_or_backup(name) {
-            return;
-        }
+    fn pass_over(&mut self, path: &Path) {
         let what = if path.is_dir() { "is a directory" } else { "is no *.cedar, *.toml or *.cases.toml" };
         self.notes.push(format!("{} {what}: not read", path.display()));
     }
+}
+
+fn alone(problem: Problem) -> Problems {
+    let mut problems = Problems::default();
+    problems.push(problem);
+    problems
 }
 
 fn is_hidden_or_backup(name: &str) -> bool {
@@ -170,4 +225,65 @@ fn read_file(path: &Path) -> Result<String, String> {
         let at = error.utf8_error().valid_up_to();
         format!("is not UTF-8 from byte {at} on")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_digest_anywhere() {
+        let one = dir(&[("a.toml", "x"), ("b.cedar", "y"), (".hidden.toml", "z"), ("a.toml~", "z")]);
+        let two = dir(&[("b.cedar", "y"), ("a.toml", "x"), ("README.md", "no policy")]);
+        let (one, two) = (Files::read(one.path()).unwrap(), Files::read(two.path()).unwrap());
+        assert_eq!(one.digest(), two.digest());
+        assert!(one.notes.is_empty());
+        assert_eq!(two.notes.len(), 1);
+    }
+
+    #[test]
+    fn text_that_moves_between_names_changes_the_digest() {
+        let one = dir(&[("a.toml", "xy"), ("b.toml", "z")]);
+        let two = dir(&[("a.toml", "x"), ("b.toml", "yz")]);
+        assert_ne!(Files::read(one.path()).unwrap().digest(), Files::read(two.path()).unwrap().digest());
+    }
+
+    #[test]
+    fn what_is_no_readable_policy_file_is_refused() {
+        let latin = dir(&[("a.toml", "")]);
+        fs::write(latin.path().join("a.toml"), b"x = \"\xff\"").unwrap();
+        assert!(Files::read(latin.path()).unwrap_err().to_string().contains("not UTF-8 from byte 5"));
+        let large = dir(&[("a.toml", &"#".repeat(1024 * 1024 + 1))]);
+        assert!(Files::read(large.path()).unwrap_err().to_string().contains("larger than"));
+        let folder = dir(&[]);
+        fs::create_dir(folder.path().join("a.toml")).unwrap();
+        assert!(Files::read(folder.path()).unwrap_err().to_string().contains("not a regular file"));
+        assert!(Files::read(dir(&[]).path()).unwrap_err().to_string().contains("holds no policy file"));
+        assert!(Files::read(&folder.path().join("gone")).unwrap_err().to_string().contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_file_at_its_bound_is_read() {
+        let full = dir(&[("a.toml", &"#".repeat(1024 * 1024))]);
+        assert!(Files::read(full.path()).is_ok());
+    }
+
+    #[test]
+    fn one_file_too_many_is_refused() {
+        let many = dir(&[]);
+        for index in 0..=POLICY_FILES_MAX {
+            fs::write(many.path().join(format!("{index}.toml")), "").unwrap();
+        }
+        assert!(Files::read(many.path()).unwrap_err().to_string().contains("at most"));
+        fs::remove_file(many.path().join("0.toml")).unwrap();
+        assert_eq!(Files::read(many.path()).unwrap().all.len(), POLICY_FILES_MAX);
+    }
 }

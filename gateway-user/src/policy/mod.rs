@@ -10,6 +10,7 @@ mod document;
 mod entities;
 pub mod files;
 mod json_path;
+mod last_good;
 mod lex;
 pub mod nouns;
 mod parse;
@@ -19,9 +20,15 @@ mod rules;
 pub mod sample;
 mod schema;
 mod set;
+mod shelf;
+mod watching;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;
 pub use set::{Captures, Set};
+pub use shelf::{NoPolicy, Reloaded, Shelf, State};
+
+#[cfg(test)]
+mod examples;

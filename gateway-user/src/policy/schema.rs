@@ -158,7 +158,7 @@ mod tests {
         let text = text(&operations);
         assert!(text.contains("    x: String,"), "{text}");
         assert!(text.contains("    y?: String,"), "{text}");
-        cedar_policy::Schema::from_cedarschema_str(&text).unwrap();
-        cedar_policy::Schema::from_cedarschema_str(&super::text([])).unwrap();
+        drop(cedar_policy::Schema::from_cedarschema_str(&text).unwrap());
+        drop(cedar_policy::Schema::from_cedarschema_str(&super::text([])).unwrap());
     }
 }
