@@ -54,7 +54,7 @@ fn write() -> Written {
             events.push(Event::Intent(asked));
         }
         let durable = recorder.append_with(Vec::new(), events).unwrap();
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             durable.wait().unwrap();
         } else {
             drop(durable);
