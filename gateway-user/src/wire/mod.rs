@@ -1,1 +1,6 @@
-//! wire.
+//! Codecs of the wire: pure, bounded, free of I/O. What they cannot read in exactly one way they refuse.
+
+pub mod fault;
+pub mod field;
+pub mod http1;
+pub mod uri;
