@@ -4,6 +4,7 @@
 
 mod build;
 mod check;
+mod fuzz;
 mod gate;
 mod layers;
 mod packages;
@@ -48,6 +49,8 @@ enum Task {
     Check,
     /// The project's own rules: layers, owners of names, lengths, openings.
     Tidy,
+    /// Hostile bytes for every parser, for a while.
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -72,5 +75,6 @@ fn run(task: Task) -> Result<()> {
         Task::Test(test) => test.run(),
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
+        Task::Fuzz(fuzz) => fuzz.run().map(drop),
     }
 }
