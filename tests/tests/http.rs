@@ -79,7 +79,9 @@ fn an_allowed_request_reaches_the_upstream_as_it_was_written_and_is_recorded() {
     let (upstream, mut client, host) = line();
     let path = unique("allowed");
     let response = client
-        .ask(format!("POST {path}?q=a%20b HTTP/1.1\r\nhOsT: {host}\r\nX-CaSe: Kept\r\nContent-Length: 5\r\n\r\nhello"))
+        .ask(format!(
+            "POST {path}?q=a%20b HTTP/1.1\r\nhOsT: {host}\r\nX-CaSe: Kept\r\nContent-Length: 5\r\n\r\nhello"
+        ))
         .unwrap();
     assert_eq!((response.status, response.text().as_str()), (200, r#"{"ok":true}"#));
     let got = &upstream.requests()[0];
@@ -113,7 +115,8 @@ fn a_denied_body_is_read_over_and_never_forwarded() {
     let (upstream, mut client, host) = line();
     let path = unique("denied/body");
     let body = "x".repeat(20_000);
-    let request = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     is_problem(&client.ask(request).unwrap(), 403);
     assert_eq!(upstream.connections(), 0);
 }
@@ -127,13 +130,33 @@ fn a_refusal_tells_the_client_no_rule_and_no_reason() {
 
 /// Heads with more than one reading, and what each gets. `{host}` stands for the right one.
 const AMBIGUOUS: &[(&str, u16, &str)] = &[
-    ("length and chunked", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("two lengths", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+    (
+        "length and chunked",
+        400,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "two lengths",
+        400,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    ),
     ("list of lengths", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5, 5\r\n\r\nhello"),
     ("signed length", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: +5\r\n\r\nhello"),
-    ("unknown coding", 501, "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-    ("chunked twice", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("hidden coding", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "unknown coding",
+        501,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "chunked twice",
+        400,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "hidden coding",
+        400,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("underscored coding", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer_Encoding: chunked\r\n\r\n"),
     ("two hosts", 400, "GET {path} HTTP/1.1\r\nHost: {host}\r\nHost: other\r\n\r\n"),
     ("no host", 400, "GET {path} HTTP/1.1\r\nAccept: */*\r\n\r\n"),
@@ -159,12 +182,20 @@ const AMBIGUOUS: &[(&str, u16, &str)] = &[
     ("fragment", 400, "GET {path}#x HTTP/1.1\r\nHost: {host}\r\n\r\n"),
     ("raw space", 400, "GET {path} x HTTP/1.1\r\nHost: {host}\r\n\r\n"),
     ("tab for a space", 400, "GET\t{path} HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-    ("method override", 400, "POST {path} HTTP/1.1\r\nHost: {host}\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n"),
+    (
+        "method override",
+        400,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n",
+    ),
     ("path override", 400, "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Original-URL: /admin\r\n\r\n"),
     ("hop-by-hop Host", 400, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: host\r\n\r\n"),
     ("tunnel", 405, "CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nX: {path}\r\n\r\n"),
     ("another version", 505, "GET {path} HTTP/2.0\r\nHost: {host}\r\n\r\n"),
-    ("another expectation", 417, "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: a-miracle\r\nContent-Length: 0\r\n\r\n"),
+    (
+        "another expectation",
+        417,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: a-miracle\r\nContent-Length: 0\r\n\r\n",
+    ),
     ("user in the host", 400, "GET {path} HTTP/1.1\r\nHost: me@{host}\r\n\r\n"),
 ];
 
@@ -247,7 +278,8 @@ fn what_is_not_http_is_refused_and_recorded() {
         let session = eventually("a closed session", || {
             let sessions = WORLD.gate.sessions();
             let found = sessions.into_iter().find(|session| {
-                session.summary.opened.destination.ends_with(&format!(":{port}")) && session.summary.closed.is_some()
+                session.summary.opened.destination.ends_with(&format!(":{port}"))
+                    && session.summary.closed.is_some()
             });
             found.filter(|session| !session.entries.is_empty())
         });
@@ -279,7 +311,9 @@ fn hop_by_hop_fields_stop_at_the_gate_both_ways() {
 #[test]
 fn clients_cannot_forge_forwarding_fields_on_the_way_out() {
     let (upstream, mut client, host) = line();
-    let forged = format!("GET /f HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\n\r\n");
+    let forged = format!(
+        "GET /f HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\n\r\n"
+    );
     assert_eq!(client.ask(forged).unwrap().status, 200);
     let received = String::from_utf8_lossy(&upstream.received()).into_owned();
     assert!(!received.contains("1.2.3.4"), "{received}");
@@ -299,8 +333,12 @@ fn trailers_pass_both_ways() {
         fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect::<Vec<_>>()
     };
     assert_eq!(lower(&response.trailers), [("x-sum".into(), "7".into())]);
-    let got = eventually("the whole request", || upstream.requests().pop().filter(|got| !got.trailers.is_empty()));
-    assert_eq!((got.body.as_slice(), lower(&got.trailers)), (&b"abc"[..], vec![("x-digest".into(), "9".into())]));
+    let got =
+        eventually("the whole request", || upstream.requests().pop().filter(|got| !got.trailers.is_empty()));
+    assert_eq!(
+        (got.body.as_slice(), lower(&got.trailers)),
+        (&b"abc"[..], vec![("x-digest".into(), "9".into())])
+    );
 }
 
 #[test]
@@ -308,7 +346,9 @@ fn a_client_that_expects_100_gets_it_from_the_upstream_and_then_sends() {
     let (upstream, mut client, host) = line();
     upstream.next(Answer::json("{}").interim(100, &[]));
     client
-        .send(format!("POST /c HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"))
+        .send(format!(
+            "POST /c HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        ))
         .unwrap();
     assert_eq!(client.exactly(12).unwrap(), b"HTTP/1.1 100");
     let _ = client.exactly(b" Continue\r\n\r\n".len()).unwrap();
@@ -322,7 +362,9 @@ fn an_upstream_that_refuses_an_expected_body_is_heard_before_the_body_is_sent() 
     let (upstream, mut client, host) = line();
     upstream.next(Answer::new(413, &[], "too much").early());
     client
-        .send(format!("POST /c HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"))
+        .send(format!(
+            "POST /c HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        ))
         .unwrap();
     let response = client.response("POST").unwrap();
     assert_eq!((response.status, response.interim.len()), (413, 0), "{response:?}");
@@ -343,7 +385,9 @@ fn early_hints_are_passed_on_before_the_answer() {
 fn a_switch_of_protocols_is_not_passed_on() {
     let (upstream, mut client, host) = line();
     let path = unique("switch");
-    upstream.next(Answer::bytes("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nraw"));
+    upstream.next(Answer::bytes(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nraw",
+    ));
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
     );
@@ -382,7 +426,8 @@ fn many_requests_go_over_one_connection_and_each_is_an_entry_of_one_session() {
     let session = eventually("a closed session", || {
         let mine = |line: &str| line.contains(&format!("{path}/"));
         WORLD.gate.sessions().into_iter().find(|session| {
-            session.summary.closed.is_some() && session.entries.iter().any(|entry| mine(&entry.intent.head.line))
+            session.summary.closed.is_some()
+                && session.entries.iter().any(|entry| mine(&entry.intent.head.line))
         })
     });
     assert_eq!((session.entries.len(), session.summary.entries), (10, 10));
@@ -418,7 +463,8 @@ fn more_pipelined_requests_than_are_read_ahead_are_all_answered() {
 fn absolute_form_is_judged_and_sent_as_its_path() {
     let (upstream, mut client, host) = line();
     let path = unique("absolute");
-    let response = client.ask(format!("GET http://{host}{path}?x=1 HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
+    let response =
+        client.ask(format!("GET http://{host}{path}?x=1 HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(upstream.requests()[0].target, format!("{path}?x=1"));
     let denied = client.ask(format!("GET http://{host}/denied HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
@@ -463,8 +509,14 @@ fn each_event_of_a_stream_arrives_before_the_next_is_sent() {
 #[test]
 fn a_request_streams_while_it_is_sent() {
     let (upstream, mut client, host) = line();
-    client.send(format!("POST /up HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")).unwrap();
-    eventually("the first chunk", || upstream.received().windows(5).any(|part| part == b"first").then_some(()));
+    client
+        .send(format!(
+            "POST /up HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        ))
+        .unwrap();
+    eventually("the first chunk", || {
+        upstream.received().windows(5).any(|part| part == b"first").then_some(())
+    });
     client.send("6\r\nsecond\r\n0\r\n\r\n").unwrap();
     assert_eq!(client.response("POST").unwrap().status, 200);
     assert_eq!(upstream.requests()[0].body, b"firstsecond");
@@ -572,10 +624,24 @@ fn an_upstream_that_breaks_off_or_talks_nonsense_is_a_502_and_recorded_as_its_fa
         ("close", Answer::default().close()),
         ("garbage", Answer::bytes("this is not HTTP at all\r\n\r\n").close()),
         ("half a head", Answer::bytes("HTTP/1.1 200 OK\r\nContent-").close()),
-        ("length and chunked", Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
-        ("two lengths", Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!")),
+        (
+            "length and chunked",
+            Answer::bytes(
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            ),
+        ),
+        (
+            "two lengths",
+            Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!"),
+        ),
         ("negative length", Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok")),
-        ("huge head", Answer::bytes(format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(200_000)))),
+        (
+            "huge head",
+            Answer::bytes(format!(
+                "HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n",
+                "x".repeat(200_000)
+            )),
+        ),
     ] {
         let (upstream, mut client, host) = line();
         let path = unique("broken");
@@ -592,7 +658,10 @@ fn an_upstream_that_breaks_off_or_talks_nonsense_is_a_502_and_recorded_as_its_fa
 fn an_answer_that_breaks_off_midway_is_never_passed_on_as_whole() {
     for (what, answer) in [
         ("short of its length", Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").close()),
-        ("reset within its length", Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").reset()),
+        (
+            "reset within its length",
+            Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").reset(),
+        ),
         ("without a last chunk", Answer::chunked(200, &[]).chunk("half").close()),
         ("a broken chunk", Answer::chunked(200, &[]).chunk("half").raw("zz\r\nmore\r\n").close()),
     ] {
@@ -655,7 +724,9 @@ fn a_body_that_never_ends_harms_nobody_else() {
     let (upstream, mut endless, host) = line();
     let before = memory();
     endless.set_patience(Duration::from_secs(2));
-    endless.send(format!("POST /endless HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n")).unwrap();
+    endless
+        .send(format!("POST /endless HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"))
+        .unwrap();
     let piece = format!("{:x}\r\n{}\r\n", 64 * 1024, "x".repeat(64 * 1024));
     let mut other = WORLD.connect(upstream.address());
     for round in 0..400 {

@@ -52,7 +52,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         ),
         format!(
             "[[identity_provider]]\nname = \"real\"\nissuer = \"{}\"\naudience = \"urn:react\"\nalgorithms = [\"RS256\"]\njwks = \"{}\"\n",
-            oidc.issuer(), oidc.jwks_uri()
+            oidc.issuer(),
+            oidc.jwks_uri()
         ),
         "[[role]]\nname = \"analyst\"\ngroups = [\"analysts\"]\nprovider = \"corp\"\n".to_owned(),
         "[[role]]\nname = \"engineer\"\ngroups = [\"engineers\"]\nprovider = \"real\"\n".to_owned(),
@@ -118,9 +119,9 @@ fn a_remote_user_with_a_token_gets_through_on_v4_and_v6_and_the_record_names_the
 
 fn session_of(path: &str) -> tidegate::record::entry::SessionOpened {
     let sessions = WORLD.gate.sessions();
-    let found = sessions.into_iter().find(|session| {
-        session.entries.iter().any(|entry| entry.intent.head.line.contains(path))
-    });
+    let found = sessions
+        .into_iter()
+        .find(|session| session.entries.iter().any(|entry| entry.intent.head.line.contains(path)));
     found.expect("a session with this path").summary.opened
 }
 
@@ -226,7 +227,10 @@ fn a_token_of_a_real_provider_is_verified_by_its_key_set_url() {
     assert_eq!(response.status, 200, "{}", response.text());
     let user = WORLD.gate.entry_of(&path).intent.user.unwrap();
     assert_eq!((user.provider.as_str(), user.groups), ("real", vec!["engineers".to_owned()]));
-    assert!(!String::from_utf8_lossy(&WORLD.by_provider.received()).contains(&token), "forward_token = false");
+    assert!(
+        !String::from_utf8_lossy(&WORLD.by_provider.received()).contains(&token),
+        "forward_token = false"
+    );
     let tampered = format!("{}x", &token[..token.len() - 1]);
     assert_eq!(get(&mut client, &unique("oidc"), Some(&tampered)).status, 401);
     // The other provider's token is honest, and its user has no role here.
@@ -319,7 +323,10 @@ fn the_service_hears_the_true_client_and_never_a_forged_one() {
         assert!(!format!("{:?}", got.headers).contains("9.9.9.9"), "{:?}", got.headers);
         assert_eq!(got.header("x-forwarded-for"), Some(peer.as_str()));
         assert!(got.header("forwarded").unwrap().contains(&format!("for={node}")), "{:?}", got.headers);
-        assert_eq!((got.header("x-forwarded-host"), got.header("x-forwarded-proto")), (Some("react"), Some("http")));
+        assert_eq!(
+            (got.header("x-forwarded-host"), got.header("x-forwarded-proto")),
+            (Some("react"), Some("http"))
+        );
         for name in ["x-forwarded-for", "forwarded", "x-forwarded-host"] {
             let count = got.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).count();
             assert_eq!(count, 1, "{name}");
@@ -331,7 +338,12 @@ fn the_service_hears_the_true_client_and_never_a_forged_one() {
 fn a_port_that_no_target_names_is_left_alone() {
     let sessions = |port: u16| {
         let ends = format!(":{port}");
-        WORLD.gate.sessions().iter().filter(|session| session.summary.opened.destination.ends_with(&ends)).count()
+        WORLD
+            .gate
+            .sessions()
+            .iter()
+            .filter(|session| session.summary.opened.destination.ends_with(&ends))
+            .count()
     };
     let mut client = dial(&WORLD.host.remote(), at(HOST4, UNPROTECTED));
     assert_eq!(get(&mut client, "/free", None).status, 200);
@@ -396,7 +408,9 @@ fn the_gates_own_port_serves_nobody_who_knocks_at_it() {
         let asked = client.ask(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert!(asked.is_err(), "{address}: {asked:?}");
     }
-    let Err(error) = WORLD.host.remote().connect(at(HOST4, 15001)) else { panic!("a remote host reached it") };
+    let Err(error) = WORLD.host.remote().connect(at(HOST4, 15001)) else {
+        panic!("a remote host reached it")
+    };
     assert!(matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::TimedOut), "{error}");
     assert_eq!(upstream.connections(), 0);
 }

@@ -163,7 +163,8 @@ fn no_kill_restart_or_upgrade_opens_a_window() {
             while !stop.load(Ordering::Relaxed) {
                 let number = tries.fetch_add(1, Ordering::Relaxed);
                 // Only a request through the gate loses this field.
-                let request = format!("GET /try/{number}. HTTP/1.1\r\nHost: 192.0.2.10\r\nX-Real-IP: 1.1.1.1\r\n\r\n");
+                let request =
+                    format!("GET /try/{number}. HTTP/1.1\r\nHost: 192.0.2.10\r\nX-Real-IP: 1.1.1.1\r\n\r\n");
                 if let Ok(mut client) = seat.connect(to) {
                     client.set_patience(Duration::from_secs(5));
                     client.ask(request).ok();
@@ -248,7 +249,8 @@ fn an_enforcer_without_programs_says_so_or_loads_them_and_never_runs_blind() {
 #[test]
 fn asked_to_stop_it_finishes_what_has_begun_and_takes_nothing_new() {
     let mut world = World::new();
-    let answer = Answer::chunked(200, &[]).chunk("one").pause(Duration::from_secs(3)).chunk("two").last_chunk(&[]);
+    let answer =
+        Answer::chunked(200, &[]).chunk("one").pause(Duration::from_secs(3)).chunk("two").last_chunk(&[]);
     world.api[0].next(answer);
     let mut client = world.connect();
     let mut idle = world.connect();
@@ -259,7 +261,12 @@ fn asked_to_stop_it_finishes_what_has_begun_and_takes_nothing_new() {
     // The gate is the harness's own child and not reaped yet, so the id is still its own.
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     eventually("new connects to be refused", || {
-        world.host.client().connect(API[0].parse().unwrap()).err().map(|error| error.kind() == ErrorKind::ConnectionRefused)
+        world
+            .host
+            .client()
+            .connect(API[0].parse().unwrap())
+            .err()
+            .map(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     assert!(idle.is_closed_within(Duration::from_secs(10)));
     let response = client.response("GET").unwrap();
@@ -268,7 +275,10 @@ fn asked_to_stop_it_finishes_what_has_begun_and_takes_nothing_new() {
     world.is_shut();
     assert_eq!(world.reached(), before);
     assert_eq!(fault(&world.gate.entry_of("/long")), "nobody");
-    assert!(world.gate.sessions().iter().all(|session| session.summary.closed.is_some()), "every session is closed");
+    assert!(
+        world.gate.sessions().iter().all(|session| session.summary.closed.is_some()),
+        "every session is closed"
+    );
 }
 
 #[test]

@@ -20,15 +20,27 @@ fn api_key() -> String {
 }
 
 fn jwt() -> String {
-    ["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxMjM0NTY3ODkwIn0", "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"].join(".")
+    ["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxMjM0NTY3ODkwIn0", "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"]
+        .join(".")
 }
 
 fn private_key() -> String {
-    format!("-----BEGIN {0}-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nq1w2e3r4t5y6u7i8\n-----END {0}-----", "PRIVATE KEY")
+    format!(
+        "-----BEGIN {0}-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nq1w2e3r4t5y6u7i8\n-----END {0}-----",
+        "PRIVATE KEY"
+    )
 }
 
 fn secrets() -> Vec<String> {
-    vec![CARD.into(), EMAIL.into(), SSN.into(), api_key(), jwt(), "q1w2e3r4t5y6u7i8".into(), "hunter2-hunter2".into()]
+    vec![
+        CARD.into(),
+        EMAIL.into(),
+        SSN.into(),
+        api_key(),
+        jwt(),
+        "q1w2e3r4t5y6u7i8".into(),
+        "hunter2-hunter2".into(),
+    ]
 }
 
 fn document() -> String {
@@ -161,7 +173,11 @@ fn no_cut_of_the_answer_lets_a_masked_value_through_or_changes_the_result() {
         let at = document.find(needle).unwrap() + needle.len() / 2;
         let (front, back) = document.as_bytes().split_at(at);
         upstream.next(
-            Answer::chunked(200, &json_head()).chunk(front).pause(Duration::from_millis(50)).chunk(back).last_chunk(&[]),
+            Answer::chunked(200, &json_head())
+                .chunk(front)
+                .pause(Duration::from_millis(50))
+                .chunk(back)
+                .last_chunk(&[]),
         );
         assert_eq!(get(&upstream, "/halves").text(), whole, "cut inside {needle}");
     }
@@ -216,7 +232,11 @@ fn what_only_looks_like_a_secret_is_left_alone() {
 fn lengths_and_validators_are_right_after_masking() {
     let upstream = upstream();
     let body = format!("{{\"mail\":\"{EMAIL}\"}}");
-    upstream.next(Answer::new(200, &[("Content-Type", "application/json"), ("ETag", "\"v1\""), ("Content-MD5", "x")], &body));
+    upstream.next(Answer::new(
+        200,
+        &[("Content-Type", "application/json"), ("ETag", "\"v1\""), ("Content-MD5", "x")],
+        &body,
+    ));
     let mut client = WORLD.host.client().connect(upstream.address()).unwrap();
     let host = upstream.address().to_string();
     let response = client.get(&host, "/length").unwrap();
@@ -235,7 +255,8 @@ fn what_will_be_masked_is_asked_for_whole_and_uncompressed() {
     let upstream = upstream();
     let mut client = WORLD.host.client().connect(upstream.address()).unwrap();
     let host = upstream.address();
-    let request = format!("GET /z HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n");
+    let request =
+        format!("GET /z HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n");
     assert_eq!(client.ask(request).unwrap().status, 200);
     let got = &upstream.requests()[0];
     assert_eq!((got.header("accept-encoding"), got.header("range")), (Some("identity"), None));
@@ -245,9 +266,30 @@ fn what_will_be_masked_is_asked_for_whole_and_uncompressed() {
 fn an_answer_that_cannot_be_read_is_refused_before_its_first_byte() {
     let upstream = upstream();
     for (what, answer) in [
-        ("compressed", Answer::new(200, &[("Content-Type", "application/json"), ("Content-Encoding", "gzip")], b"\x1f\x8b\x08\0")),
-        ("compressed twice", Answer::new(200, &[("Content-Type", "application/json"), ("Content-Encoding", "br, identity")], b"xx")),
-        ("a part", Answer::new(206, &[("Content-Type", "application/json"), ("Content-Range", "bytes 0-1/9")], b"\"4")),
+        (
+            "compressed",
+            Answer::new(
+                200,
+                &[("Content-Type", "application/json"), ("Content-Encoding", "gzip")],
+                b"\x1f\x8b\x08\0",
+            ),
+        ),
+        (
+            "compressed twice",
+            Answer::new(
+                200,
+                &[("Content-Type", "application/json"), ("Content-Encoding", "br, identity")],
+                b"xx",
+            ),
+        ),
+        (
+            "a part",
+            Answer::new(
+                206,
+                &[("Content-Type", "application/json"), ("Content-Range", "bytes 0-1/9")],
+                b"\"4",
+            ),
+        ),
     ] {
         let path = unique("unreadable");
         upstream.next(answer);
@@ -271,7 +313,9 @@ fn an_answer_that_turns_out_not_to_be_json_is_broken_off_and_leaks_nothing() {
         let path = unique("nonsense");
         upstream.next(Answer::json(&body));
         let mut client = WORLD.host.client().connect(upstream.address()).unwrap();
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", upstream.address())).unwrap();
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", upstream.address()))
+            .unwrap();
         let all = String::from_utf8_lossy(&client.to_end().unwrap_or_default()).into_owned();
         assert_clean("the broken answer", &all);
         assert!(!all.ends_with("\r\n0\r\n\r\n") || all.starts_with("HTTP/1.1 502"), "it looks whole: {all}");
@@ -334,14 +378,17 @@ fn nothing_masked_stands_in_the_state_directory_the_log_the_metrics_or_what_is_s
         "POST /grep-request/{EMAIL}?card=4111111111111111&key={key} HTTP/1.1\r\nHost: {host}\r\nX-Mail: {EMAIL}\r\n\
          X-Api-Key: hunter2-hunter2\r\nCookie: sid=hunter2-hunter2\r\nAuthorization: Bearer {}\r\nX-Jwt: {}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        jwt(), jwt(), body.len()
+        jwt(),
+        jwt(),
+        body.len()
     );
     assert_eq!(client.ask(request).unwrap().status, 200);
     let unmasked = Upstream::start(&WORLD.host.client(), "127.0.0.1:22001");
     let plain = document().replace("hunter2-hunter2", "no secret");
     unmasked.next(Answer::json(&plain));
     assert_eq!(get(&unmasked, "/grep-unmasked").text(), plain, "no mask, no change");
-    let refused = format!("GET /grep-bad?card=4111111111111111 HTTP/1.1\r\nHost: {host}\r\nX-Mail : {EMAIL}\r\n\r\n");
+    let refused =
+        format!("GET /grep-bad?card=4111111111111111 HTTP/1.1\r\nHost: {host}\r\nX-Mail : {EMAIL}\r\n\r\n");
     assert_eq!(WORLD.host.client().connect(host).unwrap().ask(refused).unwrap().status, 400);
 
     let sessions: Vec<_> = WORLD.gate.sessions();
@@ -351,7 +398,10 @@ fn nothing_masked_stands_in_the_state_directory_the_log_the_metrics_or_what_is_s
         shown += &WORLD.gate.tidegate(&["--json", "sessions", "show", &id]).success().text();
         shown += &WORLD.gate.tidegate(&["sessions", "show", &id]).success().text();
     }
-    assert!(shown.contains("/grep-answer") && shown.contains("/grep-request") && shown.contains("numbers"), "{shown}");
+    assert!(
+        shown.contains("/grep-answer") && shown.contains("/grep-request") && shown.contains("numbers"),
+        "{shown}"
+    );
     assert_clean("sessions show", &shown);
     assert_clean("sessions list", &WORLD.gate.tidegate(&["--json", "sessions", "list"]).success().text());
     assert_clean("the log", &WORLD.gate.log());

@@ -67,9 +67,12 @@ fn commands() -> Vec<Vec<String>> {
     let mut next = vec![Vec::new()];
     while let Some(words) = next.pop() {
         let help = help(&words);
-        let listed = help.split("Commands:\n").nth(1).map(|rest| rest.split("\n\n").next().unwrap_or_default());
+        let listed =
+            help.split("Commands:\n").nth(1).map(|rest| rest.split("\n\n").next().unwrap_or_default());
         for line in listed.unwrap_or_default().lines() {
-            let Some(name) = line.strip_prefix("  ").and_then(|line| line.split(' ').next()) else { continue };
+            let Some(name) = line.strip_prefix("  ").and_then(|line| line.split(' ').next()) else {
+                continue;
+            };
             if !name.is_empty() && name != "help" {
                 next.push([words.clone(), vec![name.to_owned()]].concat());
             }
@@ -90,7 +93,11 @@ fn every_command_has_help_with_an_example() {
     assert!(all.len() >= 18, "{all:?}");
     for words in &all {
         let help = help(words);
-        assert!(help.contains("Example") && help.contains("tidegate "), "`{}` has no example:\n{help}", words.join(" "));
+        assert!(
+            help.contains("Example") && help.contains("tidegate "),
+            "`{}` has no example:\n{help}",
+            words.join(" ")
+        );
     }
 }
 
@@ -108,10 +115,16 @@ fn every_example_in_help_is_a_line_that_the_program_takes() {
     for words in commands() {
         for line in help(&words).lines() {
             let line = line.trim_start();
-            let Some(example) = line.strip_prefix("sudo ").unwrap_or(line).strip_prefix("tidegate ") else { continue };
+            let Some(example) = line.strip_prefix("sudo ").unwrap_or(line).strip_prefix("tidegate ") else {
+                continue;
+            };
             // What follows two spaces explains; what follows a pipe or an arrow is the shell's.
-            let example = ["  ", " | ", " > ", " && "].iter().fold(example, |text, cut| text.split(cut).next().unwrap_or(text));
-            let example = example.replace("/usr/local/share", &WORLD.host.folder().display().to_string()).replace('\'', "");
+            let example = ["  ", " | ", " > ", " && "]
+                .iter()
+                .fold(example, |text, cut| text.split(cut).next().unwrap_or(text));
+            let example = example
+                .replace("/usr/local/share", &WORLD.host.folder().display().to_string())
+                .replace('\'', "");
             let mut command = WORLD.host.seat("examples").command("timeout");
             command.args(["2", &tidegate_tests::built("tidegate").display().to_string()]);
             command.args(example.split_whitespace());
@@ -119,7 +132,13 @@ fn every_example_in_help_is_a_line_that_the_program_takes() {
                 command.env(name, place);
             }
             let finished = Finished::of(command, Duration::from_secs(20));
-            assert_ne!(finished.code(), Some(2), "`tidegate {example}` of `{}`: {}", words.join(" "), finished.errors());
+            assert_ne!(
+                finished.code(),
+                Some(2),
+                "`tidegate {example}` of `{}`: {}",
+                words.join(" "),
+                finished.errors()
+            );
             run += 1;
         }
     }
@@ -179,7 +198,9 @@ fn json_is_json_everywhere() {
     let demand = tidegate_tests::eventually("a demand", || {
         let listed = tidegate(&["--json", "approvals", "list"]).success().json();
         let list = listed.as_array().or_else(|| listed["demands"].as_array()).cloned().unwrap_or_default();
-        list.iter().find(|demand| demand.to_string().contains("/held/json")).map(|demand| demand["id"].as_str().unwrap().to_owned())
+        list.iter()
+            .find(|demand| demand.to_string().contains("/held/json"))
+            .map(|demand| demand["id"].as_str().unwrap().to_owned())
     });
     for words in [
         &["status"][..],
@@ -197,11 +218,17 @@ fn json_is_json_everywhere() {
         let words = [words, &["--json"]].concat();
         let finished = tidegate(&words);
         let _ = finished.json();
-        assert!(matches!(finished.code(), Some(0 | 1)), "{words:?}: {:?} {}", finished.code(), finished.errors());
+        assert!(
+            matches!(finished.code(), Some(0 | 1)),
+            "{words:?}: {:?} {}",
+            finished.code(),
+            finished.errors()
+        );
         assert!(!finished.text().contains('\x1b'), "{words:?} is coloured");
     }
     for line in tidegate(&["--json", "sessions", "tail"]).success().text().lines() {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let event: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event.is_object());
     }
     drop(tidegate(&["approvals", "reject", &demand]));
@@ -216,7 +243,21 @@ fn sessions_are_found_by_every_index() {
     for (filter, found) in [
         (&["--workload", "1800"][..], true),
         (&["--workload", "uid:1800"], true),
-        (&["--workload", "1800", "--target", "api", "--kind", "http", "--verdict", "allow", "--since", "1h"], true),
+        (
+            &[
+                "--workload",
+                "1800",
+                "--target",
+                "api",
+                "--kind",
+                "http",
+                "--verdict",
+                "allow",
+                "--since",
+                "1h",
+            ],
+            true,
+        ),
         (&["--workload", "1800", "--verdict", "deny"], false),
         (&["--workload", "1800", "--until", "1h"], false),
         (&["--workload", "1800", "--target", "other"], false),
@@ -235,7 +276,10 @@ fn captured_bytes_cannot_deceive_a_terminal() {
         assert_eq!(response.status, 400);
     }
     let fields = "X-Bidi: a\u{202e}b\u{2066}c\u{200b}d\r\nX-Tag: \u{e0041}\r\nX-Latin: \u{9b}2J\r\n";
-    assert_eq!(dial().ask(format!("GET /deceive HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n")).unwrap().status, 200);
+    assert_eq!(
+        dial().ask(format!("GET /deceive HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n")).unwrap().status,
+        200
+    );
     let session = WORLD.gate.entry_of("/deceive").intent.session.to_string();
     for words in [
         &["sessions", "list"][..],
@@ -247,7 +291,8 @@ fn captured_bytes_cannot_deceive_a_terminal() {
     ] {
         let text = tidegate(words).success().text();
         let deceptive = |c: &char| {
-            (c.is_control() && *c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
+            (c.is_control() && *c != '\n')
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
         };
         let found = text.chars().find(deceptive);
         assert_eq!(found, None, "{words:?}");
@@ -271,7 +316,10 @@ fn the_admin_socket_tells_strangers_nothing() {
                    print(s.recv(9999).decode())\n";
     let asked = stranger.python(program, &[&WORLD.gate.admin_socket().display().to_string()]);
     let heard = asked.text();
-    assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 403") || heard.starts_with("HTTP/1.1 401"), "{heard}");
+    assert!(
+        heard.is_empty() || heard.starts_with("HTTP/1.1 403") || heard.starts_with("HTTP/1.1 401"),
+        "{heard}"
+    );
 }
 
 #[test]
@@ -365,6 +413,7 @@ fn completions_and_manual_pages_are_made() {
 fn a_reader_that_leaves_early_is_no_failure() {
     let seat: Seat = WORLD.host.seat("gate");
     let program = tidegate_tests::built("tidegate");
-    let line = format!("'{}' completions bash | head -c 10 >/dev/null; echo ${{PIPESTATUS[0]}}", program.display());
+    let line =
+        format!("'{}' completions bash | head -c 10 >/dev/null; echo ${{PIPESTATUS[0]}}", program.display());
     assert_eq!(seat.run("bash", &["-c", &line]).success().text().trim(), "0");
 }

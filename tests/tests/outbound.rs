@@ -134,7 +134,11 @@ fn the_record_names_the_process_its_unit_and_where_it_meant_to_go() {
     let entry = WORLD.gate.entry_of(&path);
     assert_eq!(entry.intent.workload.as_deref(), Some("unit:react-worker.service"));
     assert_eq!(entry.intent.target.as_deref(), Some("crm"));
-    let session = WORLD.gate.sessions().into_iter().find(|session| session.summary.opened.session == entry.intent.session);
+    let session = WORLD
+        .gate
+        .sessions()
+        .into_iter()
+        .find(|session| session.summary.opened.session == entry.intent.session);
     let opened = session.unwrap().summary.opened;
     assert_eq!((opened.direction, opened.destination.as_str()), (Direction::Outbound, CRM[0]));
     let workload = opened.workload.unwrap();
@@ -212,7 +216,9 @@ fn denied_opens(address: &str) -> Vec<tidegate::record::read::EntryView> {
 
 #[test]
 fn a_guarded_process_reaches_no_destination_by_udp() {
-    for address in ["192.0.2.30:9999", "[2001:db8::30]:9999", "127.0.0.1:9999", "192.0.2.10:80", "192.0.2.30:53"] {
+    for address in
+        ["192.0.2.30:9999", "[2001:db8::30]:9999", "127.0.0.1:9999", "192.0.2.10:80", "192.0.2.30:53"]
+    {
         let to: SocketAddr = address.parse().unwrap();
         let receiver = WORLD.host.client().inside(|| std::net::UdpSocket::bind(to)).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -235,7 +241,8 @@ fn a_guarded_process_reaches_no_destination_by_udp() {
 fn a_guarded_process_may_ask_the_declared_dns_server_and_no_other() {
     WORLD.host.add_address("192.0.2.53".parse().unwrap());
     WORLD.host.add_address("192.0.2.54".parse().unwrap());
-    for (address, expected) in [("192.0.2.53:53", true), ("192.0.2.54:53", false), ("192.0.2.53:5353", false)] {
+    for (address, expected) in [("192.0.2.53:53", true), ("192.0.2.54:53", false), ("192.0.2.53:5353", false)]
+    {
         let to: SocketAddr = address.parse().unwrap();
         let receiver = WORLD.host.client().inside(|| std::net::UdpSocket::bind(to)).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -297,7 +304,9 @@ fn a_named_target_gives_an_unguarded_process_no_gate() {
 #[test]
 fn a_guarded_process_reaches_neither_the_gates_port_nor_its_loopback_neighbours() {
     let upstream = Upstream::start(&WORLD.host.client(), "127.0.0.1:7171");
-    for address in ["127.0.0.1:15001", "127.0.0.1:7171", "127.0.0.2:7171", "0.0.0.0:7171", "[::ffff:127.0.0.1]:7171"] {
+    for address in
+        ["127.0.0.1:15001", "127.0.0.1:7171", "127.0.0.2:7171", "0.0.0.0:7171", "[::ffff:127.0.0.1]:7171"]
+    {
         let to: SocketAddr = address.parse().unwrap();
         if let Ok(mut client) = WORLD.host.agent().connect(to) {
             let answered = client.get(address, "/loop");
@@ -344,7 +353,8 @@ fn programs_that_people_use_see_the_peer_they_dialled() {
 fn the_agents_own_key_for_an_outside_api_reaches_it_and_no_record() {
     let path = unique("key");
     let mut client = dial(&worker(), CRM[0]);
-    let request = format!("GET {path} HTTP/1.1\r\nHost: 192.0.2.10\r\nAuthorization: Bearer api-secret-abc\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: 192.0.2.10\r\nAuthorization: Bearer api-secret-abc\r\n\r\n");
     assert_eq!(client.ask(request).unwrap().status, 200);
     assert!(reached(&WORLD.crm[0], "api-secret-abc"));
     assert!(!format!("{:?}", WORLD.gate.entry_of(&path)).contains("api-secret-abc"));

@@ -25,7 +25,8 @@ const DENY: &str = r#"@id("dropped") @message("closed for today")
 forbid (principal, action == Action::"http", resource == Target::"api");
 "#;
 
-const BROKEN: &str = "// a comment\npermit (principal, action == Action::\"htttp\", resource == Target::\"api\");\n";
+const BROKEN: &str =
+    "// a comment\npermit (principal, action == Action::\"htttp\", resource == Target::\"api\");\n";
 
 const HOST: &str = "127.0.0.1:7001";
 
@@ -55,7 +56,7 @@ impl World {
     fn change(&self, act: impl FnOnce(&Gate)) {
         let before = digest(&self.gate.status());
         act(&self.gate);
-        self.gate.await_status("another set", |status| digest(status) != before);
+        let _ = self.gate.await_status("another set", |status| digest(status) != before);
     }
 
     /// Does something to the files that must be refused, and waits until that is said.
@@ -89,7 +90,10 @@ fn a_dropped_in_file_denies_the_next_request_on_the_same_connection_and_its_remo
     let paths: Vec<String> = world.upstream.requests().into_iter().map(|request| request.target).collect();
     assert_eq!(paths, ["/1", "/3"]);
     let [one, two, three] = ["/1", "/2", "/3"].map(|path| world.gate.entry_of(path).intent);
-    assert!(one.policy.is_some() && one.policy != two.policy && one.policy == three.policy, "each entry says which set judged it");
+    assert!(
+        one.policy.is_some() && one.policy != two.policy && one.policy == three.policy,
+        "each entry says which set judged it"
+    );
     assert_eq!((two.verdict, two.rules.as_slice()), (Verdict::Deny, &["team.cedar#dropped".to_owned()][..]));
     assert_eq!(one.session, three.session);
 }
@@ -104,7 +108,9 @@ fn a_broken_file_changes_nothing_and_status_log_metric_and_record_say_what_and_w
     let shown = world.gate.tidegate(&["status"]);
     assert!(shown.text().contains("team.cedar:2:"), "{}{}", shown.text(), shown.errors());
     let metrics = world.gate.admin("GET", "/metrics", "").text();
-    let faulty = metrics.lines().any(|line| line.starts_with("tidegate_policy") && line.contains("fault") && line.ends_with(" 1"));
+    let faulty = metrics
+        .lines()
+        .any(|line| line.starts_with("tidegate_policy") && line.contains("fault") && line.ends_with(" 1"));
     assert!(faulty, "{metrics}");
     let refused = eventually("the refusal in the record", || {
         world.gate.record().last(100).unwrap().into_iter().find_map(|line| match line.frame {
@@ -124,35 +130,71 @@ fn no_kind_of_broken_file_opens_or_shuts_anything() {
     let world = World::new();
     for (name, text, said) in [
         ("x.cedar", "permit (principal, action, resource)", "x.cedar:1:"),
-        ("x.cedar", "permit (principal, action == Action::\"http\", resource == Target::\"nowhere\");", "nowhere"),
-        ("x.cedar", "permit (principal in Role::\"misspelt\", action == Action::\"http\", resource == Target::\"api\");", "misspelt"),
-        ("x.cedar", "@approval(\"nobody\") forbid (principal, action == Action::\"http\", resource == Target::\"api\");", "nobody"),
-        ("x.cedar", "@secret(\"x\") forbid (principal, action == Action::\"http\", resource == Target::\"api\");", "secret"),
+        (
+            "x.cedar",
+            "permit (principal, action == Action::\"http\", resource == Target::\"nowhere\");",
+            "nowhere",
+        ),
+        (
+            "x.cedar",
+            "permit (principal in Role::\"misspelt\", action == Action::\"http\", resource == Target::\"api\");",
+            "misspelt",
+        ),
+        (
+            "x.cedar",
+            "@approval(\"nobody\") forbid (principal, action == Action::\"http\", resource == Target::\"api\");",
+            "nobody",
+        ),
+        (
+            "x.cedar",
+            "@secret(\"x\") forbid (principal, action == Action::\"http\", resource == Target::\"api\");",
+            "secret",
+        ),
         ("x.toml", "[[target]\n", "x.toml:1:"),
         ("x.toml", "[[target]]\nname = \"api\"\ndirection = \"inbound\"\nports = [1]\n", "api"),
-        ("x.toml", "[[target]]\nname = \"two\"\ndirection = \"inbound\"\nports = [8]\ncolour = \"red\"\n", "colour"),
+        (
+            "x.toml",
+            "[[target]]\nname = \"two\"\ndirection = \"inbound\"\nports = [8]\ncolour = \"red\"\n",
+            "colour",
+        ),
         ("x.toml", "[[budget]]\nname = \"b\"\n", "not supported yet"),
-        ("x.cases.toml", "[[case]]\nname = \"c\"\ntarget = \"api\"\nuid = 1\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n", "x.cases.toml:"),
+        (
+            "x.cases.toml",
+            "[[case]]\nname = \"c\"\ntarget = \"api\"\nuid = 1\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n",
+            "x.cases.toml:",
+        ),
     ] {
         let status = world.spoil(|gate| gate.write_policy(name, text));
         assert!(fault(&status).contains(said), "{name} {text}: {}", fault(&status));
         assert_eq!(world.get("/kept"), 200, "{text}");
         world.gate.remove_policy(name);
-        world.gate.await_status("no fault", |status| fault(status).is_empty());
+        let _ = world.gate.await_status("no fault", |status| fault(status).is_empty());
     }
 }
 
 #[test]
 fn tls_and_h2_on_a_target_are_refused_when_the_policy_is_loaded() {
     let world = World::new();
-    for key in ["tls = \"terminate\"", "tls = \"passthrough\"", "protocol = \"h2\"", "protocol = \"https\"", "protocol = \"grpc\""] {
-        let text = format!("[[target]]\nname = \"secure\"\ndirection = \"outbound\"\naddresses = [\"192.0.2.1\"]\nports = [443]\n{key}\n");
+    for key in [
+        "tls = \"terminate\"",
+        "tls = \"passthrough\"",
+        "protocol = \"h2\"",
+        "protocol = \"https\"",
+        "protocol = \"grpc\"",
+    ] {
+        let text = format!(
+            "[[target]]\nname = \"secure\"\ndirection = \"outbound\"\naddresses = [\"192.0.2.1\"]\nports = [443]\n{key}\n"
+        );
         let status = world.spoil(|gate| gate.write_policy("tls.toml", &text));
-        assert!(fault(&status).contains("tls.toml:6:") && fault(&status).contains("not supported yet"), "{}", fault(&status));
+        assert!(
+            fault(&status).contains("tls.toml:6:") && fault(&status).contains("not supported yet"),
+            "{}",
+            fault(&status)
+        );
         let checked = world.gate.tidegate(&["policy", "check"]);
         assert_eq!(checked.code(), Some(1), "{}", checked.text());
         world.gate.remove_policy("tls.toml");
-        world.gate.await_status("no fault", |status| fault(status).is_empty());
+        let _ = world.gate.await_status("no fault", |status| fault(status).is_empty());
     }
 }
 
@@ -160,7 +202,9 @@ fn tls_and_h2_on_a_target_are_refused_when_the_policy_is_loaded() {
 fn a_new_target_is_intercepted_and_a_removed_one_is_left_alone() {
     let world = World::new();
     let other = Upstream::start(&world.host.client(), "127.0.0.1:7002");
-    let get = |path: &str| world.host.client().connect(other.address()).unwrap().get("127.0.0.1:7002", path).unwrap().status;
+    let get = |path: &str| {
+        world.host.client().connect(other.address()).unwrap().get("127.0.0.1:7002", path).unwrap().status
+    };
     assert_eq!(get("/free"), 200);
     assert!(world.gate.entries_of("/free").is_empty());
     let more = "[[target]]\nname = \"other\"\ndirection = \"outbound\"\naddresses = [\"127.0.0.1\"]\nports = [7002]\n";
@@ -179,7 +223,7 @@ fn a_directory_that_disappears_while_running_changes_nothing_and_is_loud() {
     assert!(fault(&status).contains("policies"), "{}", fault(&status));
     assert_eq!(world.get("/without"), 200);
     fs::rename(&kept, world.gate.policies()).unwrap();
-    world.gate.await_status("no fault", |status| fault(status).is_empty());
+    let _ = world.gate.await_status("no fault", |status| fault(status).is_empty());
     world.change(|gate| gate.write_policy("team.cedar", DENY));
     assert_eq!(world.get("/again"), 403, "it is followed again");
 }
@@ -190,7 +234,9 @@ fn an_emptied_directory_opens_nothing() {
     let before = world.gate.status();
     world.gate.remove_policy("a.cedar");
     // Whether a directory without rules is refused or in force, it lets nothing new through.
-    world.gate.await_status("a word about it", |status| !fault(status).is_empty() || digest(status) != digest(&before));
+    let _ = world.gate.await_status("a word about it", |status| {
+        !fault(status).is_empty() || digest(status) != digest(&before)
+    });
     if digest(&world.gate.status()) != digest(&before) {
         assert_eq!(world.get("/empty"), 403);
     }
@@ -238,7 +284,8 @@ fn a_broken_directory_with_a_last_good_set_starts_with_that_and_says_so_loudly()
 #[test]
 fn a_request_that_has_begun_is_finished_under_the_set_that_judged_it() {
     let world = World::new();
-    let answer = tidegate_tests::Answer::chunked(200, &[]).chunk("one").pause(Duration::from_secs(2)).chunk("two");
+    let answer =
+        tidegate_tests::Answer::chunked(200, &[]).chunk("one").pause(Duration::from_secs(2)).chunk("two");
     world.upstream.next(answer.last_chunk(&[]));
     let mut client = world.client();
     client.send(format!("GET /begun HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).unwrap();
@@ -261,7 +308,11 @@ method = "GET"
 path = "/x"
 expect = "allow"
 "#;
-    let gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).policy("a.cases.toml", cases).build();
+    let gate = Gate::on(&host)
+        .policy("a.toml", NOUNS)
+        .policy("a.cedar", RULES)
+        .policy("a.cases.toml", cases)
+        .build();
     drop(gate.tidegate(&["policy", "check"]).success());
     drop(gate.tidegate(&["policy", "test"]).success());
     gate.write_policy("team.cedar", DENY);

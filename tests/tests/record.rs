@@ -149,7 +149,14 @@ fn kills_at_random_moments_leave_no_answer_and_no_effect_unrecorded() {
     let mut gate = gate_on(&host);
     let heard = Heard::default();
     std::thread::scope(|scope| {
-        let loads: Vec<_> = (0..4).map(|name| scope.spawn({ let (host, heard) = (&host, &heard); move || load(host, heard, name) })).collect();
+        let loads: Vec<_> = (0..4)
+            .map(|name| {
+                scope.spawn({
+                    let (host, heard) = (&host, &heard);
+                    move || load(host, heard, name)
+                })
+            })
+            .collect();
         for round in 0..rounds {
             let before = heard.answered.lock().unwrap().len();
             eventually("answers", || (heard.answered.lock().unwrap().len() > before).then_some(()));
@@ -177,7 +184,8 @@ fn kills_at_random_moments_leave_no_answer_and_no_effect_unrecorded() {
     assert!(effects.iter().all(|effect| effect.header("x-bypass").is_none()));
     assert!(heard.refused.load(Ordering::Relaxed) > 0, "nobody tried while the gate was dead");
     verify(&gate);
-    let (sessions, open) = (gate.sessions(), |session: &&tidegate::record::read::SessionView| session.summary.closed.is_none());
+    let (sessions, open) =
+        (gate.sessions(), |session: &&tidegate::record::read::SessionView| session.summary.closed.is_none());
     assert!(sessions.iter().filter(open).count() <= 4, "what a killed gate left open is closed");
 }
 
@@ -326,8 +334,11 @@ fn one_flipped_byte_of_a_body_is_named_with_its_entry() {
     let gate = finished_record(&host);
     let entry = gate.entry_of("/second-marked-entry");
     let placed = entry.stretches[0].placed;
-    let segments: Vec<PathBuf> =
-        fs::read_dir(gate.state().join("record/bodies")).unwrap().flatten().map(|entry| entry.path()).collect();
+    let segments: Vec<PathBuf> = fs::read_dir(gate.state().join("record/bodies"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     assert_eq!(segments.len(), 1);
     let mut bytes = fs::read(&segments[0]).unwrap();
     bytes[usize::try_from(placed.offset).unwrap() + placed.stored as usize / 2] ^= 1;
