@@ -361,11 +361,13 @@ fn the_agents_own_key_for_an_outside_api_reaches_it_and_no_record() {
 }
 
 #[test]
-fn a_process_with_a_role_by_unit_cannot_borrow_it_by_name() {
-    // A cgroup may be called like the unit below any other: only the innermost unit counts, and it is this one's own.
-    let seat = WORLD.host.seat("react-worker.service/other.service");
-    let path = unique("nested");
-    let mut client = dial(&seat, CRM[0]);
-    assert_eq!(client.get("192.0.2.10", &path).unwrap().status, 403);
-    assert!(!reached(&WORLD.crm[0], &path));
+fn a_directory_that_is_only_called_like_the_unit_gives_no_role() {
+    for group in
+        ["batch/react-worker.service", "user.slice/user-1000.slice/user@1000.service/react-worker.service"]
+    {
+        let path = unique("called-like");
+        let mut client = dial(&WORLD.host.seat(group), CRM[0]);
+        assert_eq!(client.get("192.0.2.10", &path).unwrap().status, 403, "{group}");
+        assert!(!reached(&WORLD.crm[0], &path));
+    }
 }
