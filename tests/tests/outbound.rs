@@ -32,12 +32,10 @@ struct World {
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let host = Host::new();
-    let name = host.name().to_owned();
     for address in CRM.iter().chain(&FREE).chain([&NAMED, &ELSEWHERE]) {
         host.add_address(address.parse::<SocketAddr>().unwrap().ip());
     }
-    let nouns = format!(
-        r#"
+    let nouns = r#"
         [[target]]
         name = "crm"
         direction = "outbound"
@@ -52,7 +50,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
         [[guard]]
         name = "agents"
-        cgroups = ["/{name}/agent"]
+        cgroups = ["/agent"]
         dns = ["192.0.2.53"]
 
         [[guard]]
@@ -66,8 +64,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         [[role]]
         name = "batch"
         uids = [1500]
-        "#
-    );
+        "#;
     let rules = r#"
         permit (principal in Role::"worker", action == Action::"http", resource == Target::"crm");
         permit (principal in Role::"batch", action == Action::"http", resource == Target::"crm")
@@ -79,7 +76,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let crm = CRM.map(|address| Upstream::start(&seat, address));
     let free = FREE.map(|address| Upstream::start(&seat, address));
     let (named, elsewhere) = (Upstream::start(&seat, NAMED), Upstream::start(&seat, ELSEWHERE));
-    let gate = Gate::on(&host).policy("a.toml", &nouns).policy("a.cedar", rules).start();
+    let gate = Gate::on(&host).policy("a.toml", nouns).policy("a.cedar", rules).start();
     World { host, gate, crm, named, elsewhere, free }
 });
 
