@@ -363,7 +363,7 @@ fn metrics_are_prometheus_text_on_the_socket_and_on_loopback_only() {
 #[test]
 fn status_shows_the_kernel_side_the_policy_and_the_enforcer_alive_and_dead() {
     let shown = tidegate(&["status"]).success().text();
-    for word in ["connect4", "sk_lookup", "polic"] {
+    for word in ["tg_connect4", "tg_steer", "polic"] {
         assert!(shown.contains(word), "`{word}` is not in:\n{shown}");
     }
     let host = Host::new();
