@@ -10,13 +10,13 @@ use crate::operation::{Direction, Sha256};
 
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
-use super::json_path;
 use super::nouns::{
     Approval, Detector, ExecutableMatch, Guard, IdentityProvider, Jwks, Mask, OperationNoun, Person,
     Protocol, Require, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::{json_path, schema};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -140,7 +140,7 @@ impl Draft {
     }
 
     fn operation(&mut self, fields: &Fields<'_>, name: &At<String>) -> OperationNoun {
-        if ["http", "open", "reveal", "request"].contains(&name.value.as_str()) {
+        if schema::GENERAL.contains(&name.value.as_str()) {
             let taken = format!("`{}` is an action of its own", name.value);
             fields.report(Problem::at(&name.place, taken).help("give the operation another name"));
         }

@@ -8,7 +8,8 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode,
+    ValidationWarning, Validator,
 };
 use miette::Diagnostic;
 
@@ -173,10 +174,18 @@ impl File<'_> {
             self.report(of_cedar(self.file, error, span(&id)));
             unsound.insert(id);
         }
+        let nowhere =
+            |warning: &&ValidationWarning| matches!(warning, ValidationWarning::InvalidActionApplication(_));
+        let nowhere: BTreeSet<_> = verdict
+            .validation_warnings()
+            .filter(nowhere)
+            .map(|warning| warning.policy_id().to_string())
+            .collect();
         for warning in verdict.validation_warnings() {
             let id = warning.policy_id().to_string();
-            // That a rule with an error in it never matches is no second mistake.
-            if !unsound.contains(&id) {
+            // That a rule never matches is no second mistake, where it has an error or no action at all.
+            let known = matches!(warning, ValidationWarning::ImpossiblePolicy(_)) && nowhere.contains(&id);
+            if !unsound.contains(&id) && !known {
                 self.report(of_cedar(self.file, warning, span(&id)));
             }
         }
