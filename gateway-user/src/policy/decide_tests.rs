@@ -269,7 +269,8 @@ fn each_target_gets_the_principal_it_requires_or_refuses() {
         process(sample);
     };
     let nobody = |_: &mut Sample| {};
-    let cases: [(&str, &str, &dyn Fn(&mut Sample), Result<&str, Cause>); 18] = [
+    type Row<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Sample), Result<&'a str, Cause>);
+    let cases: [Row<'_>; 18] = [
         ("user", "inbound", &nobody, Err(Cause::NoUser)),
         ("user", "inbound", &process, Err(Cause::NoUser)),
         ("user", "inbound", &both, Ok("User")),
@@ -605,5 +606,28 @@ proptest! {
         let sample = Sample { uid: Some(uid), ..request("svc", method, path.0) };
         let decision = ask(&set, &sample, &approved);
         prop_assert_eq!(decision.answer, by_hand(&rules, &path.1, uid, method, &approved), "{}", text);
+    }
+}
+
+#[test]
+fn a_rule_at_every_bound_is_validated_and_evaluated_on_a_small_stack() {
+    use crate::limits::{RULE_DEPTH_MAX, RULE_OPERATORS_MAX};
+    let depth = RULE_DEPTH_MAX - 2;
+    let deep = format!("{}context.method == \"GET\"{}", "(".repeat(depth), ")".repeat(depth));
+    let long = vec!["context.method == \"GET\""; RULE_OPERATORS_MAX / 6].join(" && ");
+    let rule = |condition: &str| {
+        format!(
+            "permit (principal, action in Action::\"request\", resource == Target::\"svc\") when {{ {condition} }};"
+        )
+    };
+    for condition in [deep, long] {
+        let get = rule(&condition);
+        assert_eq!(answer(&get, &request("svc", "GET", "/x")), (Answer::Allow, Cause::Rule));
+        assert_eq!(answer(&get, &request("svc", "POST", "/x")), (Answer::Deny, Cause::NoRule));
+        let misspelt = rule(&condition.replace("context.method ==", "context.methd =="));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("n.toml"), NOUNS).unwrap();
+        fs::write(dir.path().join("r.cedar"), misspelt).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("`methd`"));
     }
 }

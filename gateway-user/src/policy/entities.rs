@@ -183,9 +183,9 @@ impl Asked<'_> {
     }
 
     fn user(&self, user: &User) -> Result<Entity, String> {
-        let groups = RestrictedExpression::new_set(user.groups.iter().map(text_of));
+        let groups = RestrictedExpression::new_set(user.groups.iter().map(text));
         let attributes =
-            [("provider", text_of(&user.provider)), ("subject", text_of(&user.subject)), ("groups", groups)];
+            [("provider", text(&user.provider)), ("subject", text(&user.subject)), ("groups", groups)];
         let principal = Principal::User(user);
         entity(principal.uid(), attributes, self.roles(&principal).collect())
     }
@@ -201,7 +201,7 @@ impl Asked<'_> {
         attributes.extend(login.map(|login| ("login_uid", login)));
         if let Some(program) = &workload.executable {
             let fields = [
-                ("path".to_owned(), text_of(&program.path)),
+                ("path".to_owned(), text(&program.path)),
                 ("sha256".to_owned(), text(program.sha256.to_string())),
             ];
             let record = RestrictedExpression::new_record(fields).map_err(|error| error.to_string())?;
@@ -262,10 +262,6 @@ impl Asked<'_> {
     }
 }
 
-fn text_of(value: &String) -> RestrictedExpression {
-    text(value.clone())
-}
-
 fn entity(
     uid: EntityUid,
     attributes: impl IntoIterator<Item = (&'static str, RestrictedExpression)>,
@@ -278,11 +274,11 @@ fn entity(
 
 fn http(request: &HttpRequest, context: &mut Vec<(String, RestrictedExpression)>) -> Result<(), String> {
     let segments = segments(&request.path).ok_or("the path does not start with `/`")?;
-    context.push(("method".to_owned(), text_of(&request.method)));
-    context.push(("host".to_owned(), text_of(&request.host)));
-    context.push(("path".to_owned(), text_of(&request.path)));
+    context.push(("method".to_owned(), text(&request.method)));
+    context.push(("host".to_owned(), text(&request.host)));
+    context.push(("path".to_owned(), text(&request.path)));
     context.push(("segments".to_owned(), RestrictedExpression::new_set(segments.into_iter().map(text))));
-    context.extend(request.query.as_ref().map(|query| ("query".to_owned(), text_of(query))));
+    context.extend(request.query.as_ref().map(|query| ("query".to_owned(), text(query))));
     let length = request.body_length.map(|length| i64::try_from(length).unwrap_or(i64::MAX));
     context.extend(length.map(|length| ("body_length".to_owned(), RestrictedExpression::new_long(length))));
     Ok(())

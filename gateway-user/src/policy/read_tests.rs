@@ -539,6 +539,17 @@ fn templates_and_deceptive_text_are_refused() {
 }
 
 #[test]
+fn a_rule_too_deep_or_too_long_is_refused_before_cedar_recurses_on_it() {
+    let rule = |condition: &str| format!("permit (principal, action, resource) when {{ {condition} }};");
+    let deep = rule(&format!("{}true{}", "(".repeat(5_000), ")".repeat(5_000)));
+    rule_mistake(&deep, "r.cedar:1:108", &["64 brackets"]);
+    let long = rule(&vec!["true"; 30_000].join(" && "));
+    only(&[("a.toml", NOUNS), ("r.cedar", &long)], "r.cedar:1:2098", &["512 operators"]);
+    let dots = rule(&format!("principal{}", ".x".repeat(10_000)));
+    assert_eq!(mistakes(&[("a.toml", NOUNS), ("r.cedar", &dots)]).len(), 1);
+}
+
+#[test]
 fn cases_that_cannot_be_run_are_refused() {
     let sound = "[[case]]\nname = \"c\"\nas = { uid = 5 }\ntarget = \"crm\"\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n";
     assert_eq!(mistakes(&[("a.toml", NOUNS), ("c.cases.toml", sound)]), Vec::<String>::new());

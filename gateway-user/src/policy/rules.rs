@@ -16,7 +16,7 @@ use miette::Diagnostic;
 use super::declare::Draft;
 use super::document::not_yet;
 use super::files::{FileKind, Files, PolicyFile};
-use super::lex::{Statement, statements};
+use super::lex::{Statement, excess, statements};
 use super::parse;
 use super::problem::{Place, Problem, Problems, did_you_mean};
 
@@ -93,6 +93,11 @@ pub(super) fn read(
 }
 
 fn parse_file(file: &PolicyFile, problems: &RefCell<Problems>) -> Option<PolicySet> {
+    if let Some((span, what)) = excess(file.source.text()) {
+        let problem = Problem::at(&file.source.place(span), what);
+        problems.borrow_mut().push(problem.help("make several rules of it, or put names into a set"));
+        return None;
+    }
     match PolicySet::from_str(file.source.text()) {
         Ok(set) => Some(set),
         Err(errors) => {
