@@ -121,7 +121,8 @@ fn tokens(source: &str) -> Vec<(Token, Range<usize>)> {
                 continue;
             }
             b => {
-                at += 1;
+                // Whole characters, so that every span can be cut out of the text.
+                at += source[start..].chars().next().map_or(1, char::len_utf8);
                 match b {
                     b'@' => Token::At,
                     b';' => Token::End,
@@ -176,8 +177,8 @@ mod tests {
 
     #[test]
     fn an_unfinished_file_is_no_panic() {
-        for source in ["\"", "\"\\", "::\"x", "@", "a::", "/", "//"] {
-            assert!(statements(source).is_empty(), "{source}");
+        for source in ["é", "a::é\"x", "\"é", "\"\\", "::\"x", "@", "a::", "/", "//"] {
+            assert!(statements(source).is_empty() && excess(source).is_none(), "{source}");
         }
     }
 }
