@@ -3,6 +3,12 @@
 //! `cargo bench -p tidegate --bench record`. A record is the intent of an HTTP request with 2 KiB of head. Each way
 //! runs for some seconds with 100 waiting writers; the ways are interleaved in rounds, so that a busy disk is busy for all.
 
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and ends where it cannot go on"
+)]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
