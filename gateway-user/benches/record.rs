@@ -1,5 +1,7 @@
 //! What a durable record costs: the record as it is, against redb rows written naively. Prints; judges nothing.
 //!
+//! Every record is followed by its small end, for which nobody waits.
+//!
 //! `cargo bench -p tidegate --bench record [-- WORD]`, where WORD stands in the names of the ways to try. A record is the intent of an HTTP request with 2 KiB of head. Each way
 //! runs for some seconds with 100 waiting writers; the ways are interleaved in rounds, so that a busy disk is busy for all.
 
@@ -219,10 +221,14 @@ fn naive(dir: &Path, most: usize, indexed: bool) -> Measured {
             let tasks = (0..WRITERS).map(|_| async move {
                 let session = SessionId::now();
                 while Instant::now() < end {
-                    let bytes = postcard::to_allocvec(&intent(session)).expect("it encodes");
+                    let event = intent(session);
+                    let Event::Intent(asked) = &event else { unreachable!("it is one") };
+                    let bytes = postcard::to_allocvec(&event).expect("it encodes");
                     let (waiter, durable) = oneshot::channel();
                     send.try_send((bytes, waiter)).expect("room");
                     durable.await.expect("durable");
+                    let bytes = postcard::to_allocvec(&closed(asked.entry)).expect("it encodes");
+                    send.try_send((bytes, oneshot::channel().0)).expect("room");
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -22,6 +22,7 @@ use redb::{
 };
 
 use self::disk::{Access, Disk};
+pub use self::overlay::Rehearsal;
 use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
 pub use self::segments::{Bodies, Placed};
@@ -148,10 +149,7 @@ impl Store {
             Ok(Self { database: Arc::new(database) })
         })?;
         store.commit(first)?;
-        guarded("close the new database", move || {
-            drop(store);
-            Ok(())
-        })?;
+        close(store)?;
         disk.adopt().map_err(StoreError::io("name the record's new database"))
     }
 
@@ -219,6 +217,17 @@ impl Store {
     pub fn viewer(&self) -> Viewer {
         Viewer(Arc::downgrade(&self.database))
     }
+}
+
+/// Drops what holds an open store. The engine walks pages when it closes, and they may be damaged.
+///
+/// # Errors
+/// They are.
+pub fn close<T>(holder: T) -> Result<(), StoreError> {
+    guarded("close the database", move || {
+        drop(holder);
+        Ok(())
+    })
 }
 
 /// Reads a store that this process has open for writing.
@@ -307,12 +316,7 @@ impl ReadStore {
 
 impl Drop for ReadStore {
     fn drop(&mut self) {
-        let handle = self.handle.take();
-        // Closing walks pages too, and they may be damaged.
-        let _ = guarded("close the database", move || {
-            drop(handle);
-            Ok(())
-        });
+        let _ = close(self.handle.take());
     }
 }
 
