@@ -20,6 +20,9 @@ fn main() {
         ["serve", pins, how] => serve(Path::new(pins), how),
         ["fake", address] => fake(address.parse().unwrap()),
         ["call", cgroup, uid, calls @ ..] => call(cgroup, uid, calls),
+        ["give", cgroup] => give(cgroup),
+        ["keep", cgroup, address] => keep(cgroup, address.parse().unwrap()),
+        ["answer", cgroup, address] => answer(cgroup, address.parse().unwrap()),
         ["flood", threads, times, addresses @ ..] => {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
             println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses));
@@ -68,6 +71,10 @@ fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, forward: 
                 None => format!("{tag} {local} nobody\n"),
             };
             let _ = connection.write_all(answer.as_bytes());
+            // Closing over unread bytes would be a reset, and the answer lost.
+            let _ = connection.shutdown(std::net::Shutdown::Write);
+            let _ = connection.set_read_timeout(Some(std::time::Duration::from_millis(300)));
+            while connection.read(&mut [0; 64]).is_ok_and(|length| length > 0) {}
             continue;
         }
         let to = seen.map_or(local, |seen| seen.original);
@@ -102,13 +109,46 @@ fn fake(address: SocketAddr) {
 
 /// Enters a cgroup and a uid, then makes each call (`how address`) and prints its outcome.
 fn call(cgroup: &str, uid: &str, calls: &[&str]) {
-    if cgroup != "-" {
-        std::fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string()).unwrap();
-    }
+    enter(cgroup);
     if uid != "-" {
         calls::become_user(uid.parse().unwrap());
     }
     for pair in calls.chunks(2) {
         println!("{}", calls::outcome(pair[0], pair[1]));
+    }
+}
+
+fn enter(cgroup: &str) {
+    if cgroup != "-" {
+        std::fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+}
+
+/// Makes a socket in a cgroup and gives it to whoever is at the other end of our standard input.
+fn give(cgroup: &str) {
+    use std::os::fd::AsFd;
+    enter(cgroup);
+    calls::give_socket(&std::io::stdin().as_fd().try_clone_to_owned().unwrap().into());
+}
+
+/// One connection, made before entering the cgroup's guard; a word in, what came back out.
+fn keep(cgroup: &str, address: SocketAddr) {
+    enter(cgroup);
+    let stream = TcpStream::connect(address).unwrap();
+    for line in std::io::stdin().lines() {
+        match calls::echo(&stream, line.unwrap().as_bytes()) {
+            Some(back) => println!("echo {}", String::from_utf8(back).unwrap()),
+            None => println!("nothing"),
+        }
+    }
+}
+
+/// A server in a cgroup.
+fn answer(cgroup: &str, address: SocketAddr) {
+    enter(cgroup);
+    let listener = TcpListener::bind(address).unwrap();
+    println!("ready");
+    for connection in listener.incoming() {
+        let _ = connection.unwrap().write_all(b"real\n");
     }
 }

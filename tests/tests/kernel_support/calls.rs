@@ -5,13 +5,19 @@
 )]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "every test program uses another part")]
 
-use std::io::{self, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
+    sendmsg,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Longer than anything here takes, shorter than anyone waits.
@@ -31,6 +37,45 @@ pub fn read_all(mut stream: TcpStream) -> io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.trim_end().to_owned())
+}
+
+/// Sends bytes and waits a moment for as many back.
+pub fn echo(mut stream: &TcpStream, bytes: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Write;
+    stream.set_read_timeout(Some(Duration::from_millis(700))).ok()?;
+    stream.write_all(bytes).ok()?;
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).ok()?;
+    Some(back)
+}
+
+pub fn connect_and_read(socket: Socket, to: SocketAddr) -> io::Result<String> {
+    connect_with(socket, to)
+}
+
+/// Sends a fresh, unconnected TCP socket over a unix socket.
+pub fn give_socket(over: &UnixStream) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let fds = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(over, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+}
+
+/// Takes the socket of [`give_socket`].
+pub fn receive_socket(over: &UnixStream) -> Socket {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(over, &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty()).unwrap();
+    let fd = control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .unwrap();
+    Socket::from(fd)
 }
 
 /// `how address` as one line: what was answered, or why not.

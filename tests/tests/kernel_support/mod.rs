@@ -128,6 +128,51 @@ impl World {
         self.beyond(|| answer_real(at));
     }
 
+    /// A server beyond that echoes.
+    pub fn echo_server(&self, at: SocketAddr) {
+        self.beyond(|| {
+            let listener = TcpListener::bind(at).unwrap();
+            thread::spawn(move || {
+                for connection in listener.incoming().flatten() {
+                    thread::spawn(move || {
+                        let mut back = connection.try_clone().unwrap();
+                        let _ = std::io::copy(&mut &connection, &mut back);
+                    });
+                }
+            });
+        });
+    }
+
+    /// Somebody who had the gate's port first.
+    pub fn real_server_on_host(&self, port: u16) {
+        self.inside(|| {
+            answer_real(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+            answer_real(SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), port));
+        });
+    }
+
+    /// These addresses are targets on [`PORT`].
+    pub fn target_at(&self, addresses: &[IpAddr]) -> Table {
+        let blocks = addresses.iter().copied().map(Block::from).collect();
+        Table { targets: vec![TargetRow { blocks, ports: vec![PORT] }], ..Table::default() }
+    }
+
+    /// A process in this cgroup with one connection, which says what it is told to.
+    pub fn keep_alive(&self, cgroup: &Path, to: SocketAddr) -> Keeper {
+        let mut child = self.actor(&["keep", cgroup.to_str().unwrap(), &to.to_string()], Stdio::piped());
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Keeper { child, output }
+    }
+
+    /// A process in this cgroup that serves "real" until the world ends.
+    pub fn answering_actor(&mut self, cgroup: &Path, at: SocketAddr) {
+        let mut child = self.actor(&["answer", cgroup.to_str().unwrap(), &at.to_string()], Stdio::piped());
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        self.gates.push(child);
+    }
+
     /// A service on the host that answers "real".
     pub fn real_service(&self, at: SocketAddr) {
         self.inside(|| answer_real(at));
@@ -185,6 +230,14 @@ impl World {
         path
     }
 
+    /// A cgroup below one of ours.
+    pub fn cgroup_below(&mut self, above: &Path, name: &str) -> PathBuf {
+        let path = above.join(name);
+        fs::create_dir(&path).unwrap();
+        self.cgroups.push(path.clone());
+        path
+    }
+
     pub fn counter(&self, name: &str) -> u64 {
         kernel::status(&self.pins()).unwrap().counters[name]
     }
@@ -204,6 +257,29 @@ impl World {
                 let _ = Command::new("ip").args(["netns", "del", &name]).status();
             }
         }
+    }
+}
+
+/// A process that keeps one connection.
+pub struct Keeper {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Keeper {
+    /// Has it send a word; what came back.
+    pub fn say(&mut self, word: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
