@@ -6,7 +6,7 @@
 mod calls;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -15,9 +15,11 @@ use tidegate::kernel::{Gate, identify};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The arguments live as long as the process.
+    let words: Vec<&'static str> = arguments.leak().iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["serve", pins, how] => serve(Path::new(pins), how),
+        ["serve", pins, how, cgroup] => serve(Path::new(pins), how, cgroup),
+        ["late", cgroup, address] => late(cgroup, address.parse().unwrap()),
         ["fake", address] => fake(address.parse().unwrap()),
         ["call", cgroup, uid, calls @ ..] => call(cgroup, uid, calls),
         ["give", cgroup] => give(cgroup),
@@ -31,11 +33,15 @@ fn main() {
     }
 }
 
-/// A gate. `reply` answers every connection with a line about it; `forward` dials what was dialled and relays.
-fn serve(pins: &Path, how: &str) {
+/// A gate. `reply` answers every connection with a line about it; `forward` dials what was dialled and relays;
+/// `forward-as-nobody` does so without any right; `forget` dials without marking its socket.
+fn serve(pins: &Path, how: &'static str, cgroup: &str) {
+    enter(cgroup);
     let gate = Arc::new(Gate::adopt(pins).unwrap());
     let listeners = gate.listen().unwrap();
-    let forward = how == "forward";
+    if how == "forward-as-nobody" {
+        calls::become_user(65_534);
+    }
     for (tag, listener) in listeners
         .outbound
         .into_iter()
@@ -43,20 +49,20 @@ fn serve(pins: &Path, how: &str) {
         .chain(listeners.inbound.into_iter().map(|l| ("in", l)))
     {
         let gate = Arc::clone(&gate);
-        thread::spawn(move || accept(&gate, tag, &listener, forward));
+        thread::spawn(move || accept(&gate, tag, &listener, how));
     }
     println!("ready");
     // Until the test closes our input, or kills us.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, forward: bool) {
+fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, how: &'static str) {
     listener.set_nonblocking(false).unwrap();
     for connection in listener.incoming() {
         let mut connection = connection.unwrap();
         let seen = identify(&connection).unwrap();
         let local = connection.local_addr().unwrap();
-        if !forward {
+        if how == "reply" {
             let answer = match &seen {
                 Some(seen) => format!(
                     "{tag} {} {} {} {} {} {} {}\n",
@@ -79,7 +85,10 @@ fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, forward: 
         }
         let to = seen.map_or(local, |seen| seen.original);
         let gate = Arc::clone(gate);
-        thread::spawn(move || relay(&gate, connection, to));
+        thread::spawn(move || match how {
+            "forget" => forget(connection, to),
+            _ => relay(&gate, connection, to),
+        });
     }
 }
 
@@ -97,6 +106,33 @@ fn relay(gate: &Gate, mut client: TcpStream, to: SocketAddr) {
     });
     let _ = std::io::copy(&mut back, &mut client);
     let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+/// Dials as if it were anybody, and says what came of it.
+fn forget(mut client: TcpStream, to: SocketAddr) {
+    let answer = match TcpStream::connect(to) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => "refused by the kernel".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let _ = client.write_all(answer.as_bytes());
+}
+
+/// Makes its sockets, waits for a word, then uses them.
+fn late(cgroup: &str, to: SocketAddr) {
+    enter(cgroup);
+    let (stream, other) = (calls::stream_socket(to), calls::stream_socket(to));
+    let datagram = UdpSocket::bind("0.0.0.0:0").unwrap();
+    println!("made");
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let any: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    for done in [
+        stream.connect(&to.into()),
+        datagram.send_to(b"out", to).map(drop),
+        other.bind(&any.into()),
+        UdpSocket::bind(any).map(drop),
+    ] {
+        println!("{}", done.map_or_else(|error| format!("refused: {error}"), |()| "done".to_owned()));
+    }
 }
 
 /// Somebody who wants to be taken for the gate.

@@ -152,7 +152,7 @@ fn a_guarded_server_still_answers_its_callers() {
 }
 
 #[test]
-fn a_lifted_guard_lets_its_sockets_go() {
+fn a_lifted_guard_holds_nobody() {
     let mut world = World::new();
     let cgroup = world.cgroup("agent");
     world.load(&world.guard(vec![cgroup.clone()], vec![], vec![]));

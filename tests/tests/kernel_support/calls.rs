@@ -324,3 +324,35 @@ fn is_for(packet: &[u8], to: SocketAddr) -> bool {
     let port = packet.get(ports + 2..ports + 4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
     to.port() == 0 || !matches!(protocol, 6 | 17 | 33 | 132 | 136) || port == to.port()
 }
+
+/// `SO_ORIGINAL_DST`, as a program that knows netfilter would ask.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    socket2::SockRef::from(stream).original_dst_v4().ok()?.as_socket()
+}
+
+fn bpf(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<OwnedFd> {
+    // SAFETY: 64 live bytes; pointers inside are of live values of the callers.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: commands that open something answer with a new descriptor; others with 0, which nobody here closes.
+    Ok(if fd == 0 { std::fs::File::open("/dev/null")?.into() } else { unsafe { OwnedFd::from_raw_fd(fd as i32) } })
+}
+
+/// Writes the only value of a pinned array map, past everything that guards it.
+pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let map = bpf(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let key = 0u32;
+    let fd = map.as_raw_fd() as u64;
+    bpf(2, &mut [fd, &raw const key as u64, value.as_ptr() as u64, 0, 0, 0, 0, 0]).unwrap();
+}
+
+/// Whether none of these programs exists any more, after a moment.
+pub fn programs_are_gone(ids: &[u32]) -> bool {
+    (0..50).any(|_| {
+        thread::sleep(Duration::from_millis(40));
+        ids.iter().all(|id| bpf(13, &mut [u64::from(*id), 0, 0, 0, 0, 0, 0, 0]).is_err())
+    })
+}

@@ -130,17 +130,12 @@ impl World {
 
     /// A server beyond that echoes.
     pub fn echo_server(&self, at: SocketAddr) {
-        self.beyond(|| {
-            let listener = TcpListener::bind(at).unwrap();
-            thread::spawn(move || {
-                for connection in listener.incoming().flatten() {
-                    thread::spawn(move || {
-                        let mut back = connection.try_clone().unwrap();
-                        let _ = std::io::copy(&mut &connection, &mut back);
-                    });
-                }
-            });
-        });
+        self.beyond(|| answer_echo(at));
+    }
+
+    /// A service on the host that echoes.
+    pub fn echo_service(&self, at: SocketAddr) {
+        self.inside(|| answer_echo(at));
     }
 
     /// Somebody who had the gate's port first.
@@ -185,8 +180,14 @@ impl World {
 
     /// Starts a gate and waits until it listens. `how`: reply or forward.
     pub fn gate(&mut self, how: &str) -> usize {
+        self.gate_in(how, Path::new("-"))
+    }
+
+    /// The same, in this cgroup.
+    pub fn gate_in(&mut self, how: &str, cgroup: &Path) -> usize {
         let pins = self.pins();
-        let mut child = self.actor(&["serve", pins.to_str().unwrap(), how], Stdio::piped());
+        let arguments = ["serve", pins.to_str().unwrap(), how, cgroup.to_str().unwrap()];
+        let mut child = self.actor(&arguments, Stdio::piped());
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -327,6 +328,19 @@ fn within<T: Send>(netns: &Path, act: impl FnOnce() -> T + Send) -> T {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Echoes until the test process ends.
+fn answer_echo(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut back = connection.try_clone().unwrap();
+                let _ = std::io::copy(&mut &connection, &mut back);
+            });
+        }
+    });
 }
 
 /// Serves until the test process ends.
