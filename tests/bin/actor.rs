@@ -9,9 +9,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tidegate::kernel::{Gate, identify};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+/// Set when our input closes.
+static ENOUGH: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +32,15 @@ fn main() {
         ["answer", cgroup, address] => answer(cgroup, address.parse().unwrap()),
         ["flood", threads, times, addresses @ ..] => {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-            println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses));
+            println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses, &NEVER));
+        }
+        ["storm", threads, addresses @ ..] => {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            thread::spawn(|| {
+                let _ = std::io::stdin().read(&mut [0]);
+                ENOUGH.store(true, Ordering::Relaxed);
+            });
+            println!("{}", calls::flood(threads.parse().unwrap(), usize::MAX, addresses, &ENOUGH));
         }
         other => panic!("unknown: {other:?}"),
     }

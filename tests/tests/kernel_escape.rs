@@ -81,7 +81,8 @@ fn the_gates_port_cannot_be_dialled_by_any_spelling_of_this_host() {
     world.load(&world.target());
     world.gate("reply");
     let port = tidegate::kernel::DEFAULT_PORT;
-    let spellings = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"];
+    let spellings =
+        ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"];
     for spelling in spellings {
         for how in ["tcp", "mptcp"] {
             let answer = world.call(how, format!("{spelling}:{port}").parse().unwrap());
@@ -114,7 +115,12 @@ fn nobody_takes_the_gates_port_while_the_gate_is_dead() {
     let gate = world.gate("reply");
     world.kill(gate);
     let port = tidegate::kernel::DEFAULT_PORT;
-    for at in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("[::]:{port}"), format!("[::1]:{port}")] {
+    for at in [
+        format!("127.0.0.1:{port}"),
+        format!("0.0.0.0:{port}"),
+        format!("[::]:{port}"),
+        format!("[::1]:{port}"),
+    ] {
         let lines = world.lines(&["fake", &at]);
         assert!(is_refused(&lines[0]), "{at}: {lines:?}");
     }
@@ -178,7 +184,8 @@ fn a_socket_passed_from_another_process_is_judged_by_who_dials() {
     world.gate("reply");
     let to: SocketAddr = world.there(PORT);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let mut giver = world.actor(&["give", cgroup.to_str().unwrap()], Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+    let mut giver =
+        world.actor(&["give", cgroup.to_str().unwrap()], Stdio::from(std::os::fd::OwnedFd::from(theirs)));
     let socket = calls::receive_socket(&ours);
     giver.wait().unwrap();
     let answer = calls::connect_and_read(socket, to).unwrap();

@@ -53,7 +53,17 @@ fn nothing_else_leaves_a_guarded_process() {
     world.gate("reply");
     let (v4, v6) = (world.there(UNDECLARED), world.there6(UNDECLARED));
     let sniffer = world.beyond(Sniffer::open);
-    let ways = ["udp", "udp-connected", "udp-mapped", "udplite", "udplite-connected", "raw-tcp", "raw-hdrincl", "icmp", "ping"];
+    let ways = [
+        "udp",
+        "udp-connected",
+        "udp-mapped",
+        "udplite",
+        "udplite-connected",
+        "raw-tcp",
+        "raw-hdrincl",
+        "icmp",
+        "ping",
+    ];
     for how in ways {
         let answers = guarded(&world, cgroup.to_str().unwrap(), "-", &[(how, v4), (how, v6)]);
         assert!(answers.iter().all(|answer| answer.starts_with("refused")), "{how}: {answers:?}");

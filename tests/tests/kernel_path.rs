@@ -71,7 +71,11 @@ fn a_clients_own_end_answers_no_record() {
     world.load(&world.target());
     world.gate("reply");
     let client = world.inside(|| TcpStream::connect(world.there(PORT)).unwrap());
-    assert_eq!(tidegate::kernel::identify(&client).unwrap(), None, "the client's own end is no proof of anything");
+    assert_eq!(
+        tidegate::kernel::identify(&client).unwrap(),
+        None,
+        "the client's own end is no proof of anything"
+    );
     assert_eq!(calls::original_destination(&client), None);
 }
 
@@ -148,7 +152,10 @@ fn the_gate_itself_reaches_the_real_service_without_capabilities() {
 #[test]
 fn a_service_on_every_address_is_met_on_every_address() {
     let mut world = World::new();
-    world.load(&Table { services: vec![ServiceRow { blocks: vec![], ports: vec![PORT] }], ..Table::default() });
+    world.load(&Table {
+        services: vec![ServiceRow { blocks: vec![], ports: vec![PORT] }],
+        ..Table::default()
+    });
     world.gate("reply");
     for to in [world.here(PORT), world.here6(PORT), format!("[::1]:{PORT}").parse().unwrap()] {
         let answer = world.call("tcp", to);

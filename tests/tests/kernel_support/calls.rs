@@ -11,12 +11,13 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -228,15 +229,20 @@ fn syn(port: u16) -> Vec<u8> {
 }
 
 /// Connects from several threads, half to each address, and counts the answers of the gate that name the right
-/// destination and this process.
-pub fn flood(threads: usize, times: usize, addresses: Vec<SocketAddr>) -> String {
+/// destination and this process; other answers; and refusals with connections that were cut.
+pub fn flood(
+    threads: usize,
+    times: usize,
+    addresses: Vec<SocketAddr>,
+    enough: &'static AtomicBool,
+) -> String {
     let addresses = Arc::new(addresses);
     let counts: Vec<[usize; 3]> = (0..threads)
         .map(|_| {
             let addresses = Arc::clone(&addresses);
             thread::spawn(move || {
                 let mut count = [0; 3];
-                for time in 0..times {
+                for time in (0..times).take_while(|_| !enough.load(Ordering::Relaxed)) {
                     let to = addresses[time % addresses.len()];
                     let expected = format!(
                         "out {} {} ",
@@ -245,6 +251,8 @@ pub fn flood(threads: usize, times: usize, addresses: Vec<SocketAddr>) -> String
                     );
                     count[match flood_one(to) {
                         Ok(answer) if answer.starts_with(&expected) => 0,
+                        // A gate killed between accept and answer.
+                        Ok(answer) if answer.is_empty() => 2,
                         Ok(_) => 1,
                         Err(_) => 2,
                     }] += 1;
@@ -332,12 +340,17 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
 
 fn bpf(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<OwnedFd> {
     // SAFETY: 64 live bytes; pointers inside are of live values of the callers.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: commands that open something answer with a new descriptor; others with 0, which nobody here closes.
-    Ok(if fd == 0 { std::fs::File::open("/dev/null")?.into() } else { unsafe { OwnedFd::from_raw_fd(fd as i32) } })
+    Ok(if fd == 0 {
+        std::fs::File::open("/dev/null")?.into()
+    } else {
+        unsafe { OwnedFd::from_raw_fd(fd as i32) }
+    })
 }
 
 /// Writes the only value of a pinned array map, past everything that guards it.

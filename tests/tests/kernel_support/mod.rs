@@ -243,6 +243,15 @@ impl World {
         kernel::status(&self.pins()).unwrap().counters[name]
     }
 
+    /// Waits until a counter has grown.
+    pub fn wait_for_more(&self, name: &str) {
+        let (before, until) = (self.counter(name), Instant::now() + Duration::from_secs(10));
+        while self.counter(name) == before {
+            assert!(Instant::now() < until, "{name} stays {before}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn fill(&self, name: &str) -> usize {
         let status = kernel::status(&self.pins()).unwrap();
         status.maps.iter().find(|map| map.name == name).unwrap().entries
