@@ -1,0 +1,74 @@
+//! Reads a policy directory whole: files, nouns, rules, cases. All mistakes at once, or a set.
+//!
+//! Refuses the directory if anything in it is wrong; no set is ever made of a part of it.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use cedar_policy::Schema;
+
+use super::check::check;
+use super::files::Files;
+use super::problem::{Problem, Problems};
+use super::set::Set;
+use super::{cases, declare, rules, schema};
+
+/// Reads a directory, checks everything, and runs its cases.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn read(dir: &Path) -> Result<Set, Problems> {
+    read_files(&Files::read(dir)?)
+}
+
+/// The same for files already in memory.
+///
+/// # Errors
+/// Every mistake in them.
+pub fn read_files(files: &Files) -> Result<Set, Problems> {
+    let set = without_cases(files)?;
+    let results = cases::run(files, &set)?;
+    let mut problems = Problems::default();
+    for result in results {
+        if let Some(problem) = result.problem {
+            problems.push(problem);
+        }
+    }
+    if problems.is_empty() { Ok(set) } else { Err(problems) }
+}
+
+/// Nouns and rules only; the cases are not looked at.
+///
+/// # Errors
+/// Every mistake in them.
+pub fn without_cases(files: &Files) -> Result<Set, Problems> {
+    let problems = RefCell::new(Problems::default());
+    let draft = declare::read(files, &problems);
+    check(&draft, &problems);
+    let text =
+        schema::text(draft.operations.iter().map(|entry| &entry.noun).filter(|noun| !noun.name.is_empty()));
+    let schema = if draft.broken { None } else { compiled(&text, &problems) };
+    let rules = rules::read(files, schema.as_ref(), &draft, &problems);
+    let about = (files.digest(), text, files.notes.clone());
+    let set = Set::index(draft, rules, about, &problems);
+    let mut problems = problems.into_inner();
+    if problems.is_empty() {
+        return Ok(set);
+    }
+    problems.sort();
+    Err(problems)
+}
+
+fn compiled(text: &str, problems: &RefCell<Problems>) -> Option<Schema> {
+    match Schema::from_cedarschema_str(text) {
+        Ok((schema, _)) => Some(schema),
+        Err(error) => {
+            let problem =
+                Problem::whole(format!("the nouns give a schema that Cedar does not take: {error}"));
+            problems
+                .borrow_mut()
+                .push(problem.help("this is a defect of Tidegate; please report it with the nouns"));
+            None
+        }
+    }
+}
