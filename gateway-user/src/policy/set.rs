@@ -137,7 +137,7 @@ impl Set {
             let text = "`@approval` on `reveal` is not supported yet";
             return Some(Problem::at(&rule.place, text).help("forbid it outright, or permit it to fewer"));
         }
-        if reached || !rule.names_known {
+        if reached || !rule.sound {
             return None;
         }
         let text = "this rule can never match: none of its actions exists on any of its targets or masks";
@@ -290,6 +290,12 @@ impl Set {
     #[must_use]
     pub fn rules_count(&self) -> usize {
         self.rules.len()
+    }
+
+    /// Digest of a rule's text, by its id `file#id`: whether it is still the rule that was asked.
+    #[must_use]
+    pub fn rule_digest(&self, id: &str) -> Option<Sha256> {
+        Some(Sha256::of(self.rule(id)?.policy.to_string().as_bytes()))
     }
 
     pub(super) fn rule(&self, id: &str) -> Option<&Arc<Rule>> {

@@ -26,6 +26,7 @@ const SEAL_TAG: &[u8] = b"tidegate record 1 seal\0";
 
 /// What one frame holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "frames pass by one at a time; most are events")]
 pub enum Frame {
     /// An event, as it was handed in. Never [`Event::Body`].
     Event(Event),
@@ -34,6 +35,7 @@ pub enum Frame {
     /// Small state was put.
     Put {
         /// Its key.
+        #[serde(with = "key_text")]
         key: Vec<u8>,
         /// Digest of the value.
         digest: Sha256,
@@ -43,8 +45,30 @@ pub enum Frame {
     /// Small state was removed.
     Removed {
         /// Its key.
+        #[serde(with = "key_text")]
         key: Vec<u8>,
     },
+}
+
+/// Keys are bytes in the record, and text for people.
+mod key_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            String::from_utf8_lossy(key).serialize(serializer)
+        } else {
+            key.serialize(serializer)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer).map(String::into_bytes)
+        } else {
+            Vec::deserialize(deserializer)
+        }
+    }
 }
 
 /// A stretch of a body, with its bytes elsewhere.

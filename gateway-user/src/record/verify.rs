@@ -54,6 +54,14 @@ impl Report {
         self.problems == 0
     }
 
+    /// Of a store that cannot even be opened.
+    #[must_use]
+    pub fn of_damage(damage: &StoreError) -> Self {
+        let mut report = Self::default();
+        report.say(None, damage);
+        report
+    }
+
     fn add(&mut self, problem: Problem) {
         self.problems += 1;
         if self.first.len() < PROBLEMS_SHOWN {
