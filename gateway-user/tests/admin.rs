@@ -407,7 +407,7 @@ async fn a_gate_that_is_not_there_is_exit_code_three() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_caller_does_not_keep_the_others_out() {
+async fn idle_callers_within_the_bound_keep_nobody_out() {
     let gate = Gate::start();
     let mut idle = Vec::new();
     for _ in 0..60 {
