@@ -1,6 +1,8 @@
 //! The admin socket with real callers: each person is a child process under its own uid, voting with the real command.
 //! Needs root, to become other people.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
