@@ -152,13 +152,13 @@ fn lose(ctx: &SockOpsContext, socket: *mut c_void) {
 fn accepted(ctx: &SockOpsContext, socket: *mut c_void) {
     let Some(config) = look::config() else { return };
     let tuple = tuple(ctx, false);
-    if look::out_of_scope(config, tuple.netns) {
-        return;
-    }
-    // An answer is no escape: egress must know it from a connection that was dialled. Without memory for the mark
-    // the packets are dropped, where it matters.
+    // An answer is no escape: egress must know it from a connection that was dialled. In every namespace, since
+    // egress does not know in which it is. Without memory for the mark the packets are dropped, where it matters.
     if let Some(mark) = MARKS.get_or_make(socket, core::ptr::null_mut()) {
         mark.accepted = 1;
+    }
+    if look::out_of_scope(config, tuple.netns) {
+        return;
     }
     hand_over(config, &tuple, socket);
 }

@@ -21,6 +21,9 @@ const _: () = assert!(LOOK_BEHIND > secret::LOOK_BEHIND && LOOK_BEHIND > email::
 /// The shortest text that anything but an e-mail address, a card or a social security number fits into.
 pub(super) const SECRET_BYTES_MIN: usize = 12;
 
+/// Digits of a social security number, the shortest number looked for.
+pub(super) const SSN_DIGITS: usize = 9;
+
 /// A set of detectors, and whether they look at text or at bytes of any kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Set(u8);
@@ -32,6 +35,10 @@ impl Set {
 
     pub(super) fn with(self, detector: Detector) -> Self {
         Self(self.0 | Self::bit(detector))
+    }
+
+    pub(super) fn without(self, detectors: &[Detector]) -> Self {
+        Self(detectors.iter().fold(self.0, |set, &one| set & !Self::bit(one)))
     }
 
     /// The same detectors for bytes that need not be text: fewer false hits in compressed or encoded media.
