@@ -1,4 +1,4 @@
-//! Masking, fed in pieces: the outcome never depends on where the body was cut, and nothing a detector finds is left.
+//! Masking, fed in pieces: what comes out, and whether it comes to an end, never depends on where the body was cut.
 
 #![no_main]
 
@@ -33,13 +33,15 @@ fn masked<'a>(media: Media, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>,
 
 fuzz_target!(|data: &[u8]| {
     let [size, kind, body @ ..] = data else { return };
-    let media = [Media::Json, Media::Text, Media::Opaque][usize::from(*kind) % 3];
-    let (once, whole) = masked(media, std::iter::once(body));
-    let (pieces, also_whole) = masked(media, body.chunks(usize::from(*size).max(1)));
+    let media = || match kind % 3 {
+        0 => Media::Json,
+        1 => Media::Text,
+        _ => Media::Opaque,
+    };
+    let (once, whole) = masked(media(), std::iter::once(body));
+    let (pieces, also_whole) = masked(media(), body.chunks(usize::from(*size).max(1)));
     assert_eq!(whole, also_whole, "where the network cuts decides over success");
     if whole {
         assert_eq!(once, pieces, "where the network cuts makes a difference");
-        let (again, _) = masked(media, std::iter::once(&once[..]));
-        assert_eq!(again, once, "something was left that masking finds");
     }
 });
