@@ -27,6 +27,12 @@ fn main() {
         ["late", cgroup, address] => late(cgroup, address.parse().unwrap()),
         ["fake", address] => fake(address.parse().unwrap()),
         ["call", cgroup, uid, calls @ ..] => call(cgroup, uid, calls),
+        ["probe", uid] => {
+            calls::become_user(uid.parse().unwrap());
+            for check in tidegate::kernel::probe().checks {
+                println!("{}: {:?}", check.name, check.found);
+            }
+        }
         ["give", cgroup] => give(cgroup),
         ["keep", cgroup, address] => keep(cgroup, address.parse().unwrap()),
         ["answer", cgroup, address] => answer(cgroup, address.parse().unwrap()),

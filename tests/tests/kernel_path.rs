@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use kernel_support::calls::{self, mapped};
 use kernel_support::{PORT, World, is_gate_answer};
-use tidegate::kernel::{Block, ServiceRow, Table, TargetRow};
+use tidegate::kernel::{Block, Gate, KernelLog, Options, ServiceRow, Table, TargetRow};
 
 #[test]
 fn a_connect_to_a_target_reaches_the_gate_with_its_destination_and_its_process() {
@@ -106,7 +106,7 @@ fn a_published_table_replaces_the_one_before() {
     world.load(&world.target());
     world.gate("reply");
     world.real_server(world.there(PORT));
-    let gate = tidegate::kernel::Gate::adopt(&world.pins()).unwrap();
+    let gate = Gate::adopt(&world.pins()).unwrap();
     let mut table = world.target();
     table.targets[0].ports = vec![81];
     let published = gate.publish(&table).unwrap();
@@ -174,6 +174,48 @@ fn a_connection_to_a_service_older_than_the_load_carries_no_more_answers() {
     world.gate("reply");
     assert_eq!(calls::echo(&old, b"after"), None);
     assert_ne!(world.counter("dropped_stale_packet"), 0);
+}
+
+#[test]
+fn a_service_protected_while_running_answers_on_new_connections_only() {
+    let mut world = World::new();
+    let to = world.here(PORT);
+    world.echo_service(to);
+    world.load(&Table::default());
+    world.gate("reply");
+    let old = world.beyond(|| TcpStream::connect(to).unwrap());
+    assert_eq!(calls::echo(&old, b"before"), Some(b"before".to_vec()));
+    Gate::adopt(&world.pins()).unwrap().publish(&world.service()).unwrap();
+    assert_eq!(calls::echo(&old, b"after"), None);
+    assert_eq!(world.beyond(|| calls::outcome("tcp", &to.to_string())), format!("in {to} nobody"));
+}
+
+#[test]
+fn the_programs_log_where_they_were_asked_to() {
+    let world = World::new();
+    let options = Options { log: true, ..Options::default() };
+    tidegate::kernel::load_with(&world.place(), &world.target(), &options).unwrap();
+    let mut log = KernelLog::open(&world.pins()).unwrap();
+    assert!(!calls::is_readable(&log));
+    assert!(world.call("udp", world.there(PORT)).starts_with("refused"));
+    assert!(calls::is_readable(&log), "one line waits");
+    log.pass_on();
+    assert!(!calls::is_readable(&log), "it was taken");
+    world.load(&world.target());
+    let log = KernelLog::open(&world.pins()).unwrap();
+    assert!(world.call("udp", world.there(PORT)).starts_with("refused"));
+    assert!(!calls::is_readable(&log), "a load without logging is silent");
+}
+
+#[test]
+fn without_rights_the_probe_says_what_it_could_not_find_out() {
+    let world = World::new();
+    let lines = world.lines(&["probe", "65534"]);
+    let found = |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap().clone();
+    assert_eq!(found("kernel:"), "kernel: Ok");
+    assert_eq!(found("rights:"), "rights: Unknown");
+    assert_eq!(found("inbound steering (sk_lookup):"), "inbound steering (sk_lookup): Unknown");
+    assert!(lines.iter().all(|line| !line.ends_with("Missing")), "{lines:?}");
 }
 
 #[test]

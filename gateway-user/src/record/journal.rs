@@ -196,12 +196,13 @@ impl Journal {
         if lateness != self.lateness {
             meta.push((META_LATENESS, encode(&lateness)?));
         }
+        // Before the checkpoint: it also notes what this commit means for open sessions.
+        let index = self.rows.finish(number, &mut self.ledger);
         let since = self.since_checkpoint.saturating_add(blob.len());
         let mark = since >= CHECKPOINT_BYTES.max(self.checkpoint_bytes.saturating_mul(CHECKPOINT_PART));
         if mark {
             meta.push((META_CHECKPOINT, encode(&Checkpoint { link, ledger: self.ledger.clone() })?));
         }
-        let index = self.rows.finish(number);
         self.store.commit(&Batch {
             commit: Some((number, blob)),
             index: &index,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use redb::{
     Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, ReadableTableMetadata, TableDefinition,
+    ReadableTable, ReadableTableMetadata, Table, TableDefinition,
 };
 
 use self::disk::{Access, Disk};
@@ -176,25 +176,24 @@ impl Store {
             {
                 let mut commits = transaction.open_table(COMMITS)?;
                 let mut index = transaction.open_table(INDEX)?;
-                let mut times = transaction.open_table(TIMES)?;
-                let mut state = transaction.open_table(STATE)?;
                 let mut meta = transaction.open_table(META)?;
                 if let Some((number, bytes)) = batch.commit {
                     for (bytes, part) in bytes.chunks(PART_BYTES).zip(0_u32..) {
                         commits.insert((number, part), bytes)?;
                     }
                     if let Some(second) = batch.second {
-                        times.insert(second, number)?;
+                        transaction.open_table(TIMES)?.insert(second, number)?;
                     }
                 }
                 for (key, value) in batch.index {
                     index.insert(key.as_slice(), value.as_slice())?;
                 }
-                for (key, value) in batch.state {
-                    match value {
-                        Some(value) => drop(state.insert(key.as_slice(), value.as_slice())?),
-                        None => drop(state.remove(key.as_slice())?),
-                    }
+                // Opening a table costs; a new store gets them all.
+                if batch.commit.is_none() {
+                    transaction.open_table(TIMES)?;
+                }
+                if batch.commit.is_none() || !batch.state.is_empty() {
+                    put_state(&mut transaction.open_table(STATE)?, batch.state)?;
                 }
                 for (key, value) in batch.meta {
                     meta.insert(*key, value.as_slice())?;
@@ -217,6 +216,19 @@ impl Store {
     pub fn viewer(&self) -> Viewer {
         Viewer(Arc::downgrade(&self.database))
     }
+}
+
+fn put_state(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &[(Vec<u8>, Option<Vec<u8>>)],
+) -> Result<(), redb::Error> {
+    for (key, value) in rows {
+        match value {
+            Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+            None => drop(table.remove(key.as_slice())?),
+        }
+    }
+    Ok(())
 }
 
 /// Drops what holds an open store. The engine walks pages when it closes, and they may be damaged.

@@ -338,25 +338,31 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     socket2::SockRef::from(stream).original_dst_v4().ok()?.as_socket()
 }
 
-fn bpf(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<OwnedFd> {
+/// Whether something can be read right now.
+pub fn is_readable(what: &impl AsFd) -> bool {
+    let mut wait = [rustix::event::PollFd::new(what, rustix::event::PollFlags::IN)];
+    let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut wait, Some(&none)).unwrap() > 0
+}
+
+/// What bpf(2) answers: a new descriptor, for commands that open something.
+fn bpf(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<i32> {
     // SAFETY: 64 live bytes; pointers inside are of live values of the callers.
-    let fd =
+    let answer =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: commands that open something answer with a new descriptor; others with 0, which nobody here closes.
-    Ok(if fd == 0 {
-        std::fs::File::open("/dev/null")?.into()
-    } else {
-        unsafe { OwnedFd::from_raw_fd(fd as i32) }
-    })
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
+}
+
+fn bpf_open(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the descriptor was opened just now and is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Writes the only value of a pinned array map, past everything that guards it.
 pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let map = bpf(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let map = bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     let key = 0u32;
     let fd = map.as_raw_fd() as u64;
     bpf(2, &mut [fd, &raw const key as u64, value.as_ptr() as u64, 0, 0, 0, 0, 0]).unwrap();
@@ -366,6 +372,6 @@ pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
 pub fn programs_are_gone(ids: &[u32]) -> bool {
     (0..50).any(|_| {
         thread::sleep(Duration::from_millis(40));
-        ids.iter().all(|id| bpf(13, &mut [u64::from(*id), 0, 0, 0, 0, 0, 0, 0]).is_err())
+        ids.iter().all(|id| bpf_open(13, &mut [u64::from(*id), 0, 0, 0, 0, 0, 0, 0]).is_err())
     })
 }

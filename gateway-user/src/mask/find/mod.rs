@@ -129,7 +129,7 @@ impl Run {
     }
 }
 
-/// Finds everything in `set` that starts at `from` or later, in order of start, and gives the offset before which
+/// Finds everything in `set` that ends after `from`, in order of start, and gives the offset before which
 /// that is final. `more` says that text may follow. `text[..from]` is what stands in front (at least [`LOOK_BEHIND`]
 /// bytes of it, or all).
 pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut Vec<Span>) -> usize {
@@ -149,7 +149,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
         for span in spans.iter().filter(|span| span.run.is_some()) {
             certain = certain.min(span.end.max(from));
         }
-        spans.retain(|span| span.start >= from && span.start < certain);
+        spans.retain(|span| span.end > from && span.start < certain);
         spans.sort_unstable_by_key(|span| (span.start, span.end));
     }
     certain
