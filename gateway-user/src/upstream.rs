@@ -59,6 +59,15 @@ impl UpstreamError {
         }
     }
 
+    /// Why the request body ended early, where that is what broke the exchange: not the upstream's fault.
+    #[must_use]
+    pub fn in_request_body(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Exchange(error) if error.is_user() => std::error::Error::source(error),
+            _ => None,
+        }
+    }
+
     /// The status that tells a client (RFC 9110 sections 15.6.3 and 15.6.5).
     #[must_use]
     pub fn status(&self) -> u16 {

@@ -118,11 +118,7 @@ fn a_remote_user_with_a_token_gets_through_on_v4_and_v6_and_the_record_names_the
 }
 
 fn session_of(path: &str) -> tidegate::record::entry::SessionOpened {
-    let sessions = WORLD.gate.sessions();
-    let found = sessions
-        .into_iter()
-        .find(|session| session.entries.iter().any(|entry| entry.intent.head.line.contains(path)));
-    found.expect("a session with this path").summary.opened
+    WORLD.gate.session_of(&WORLD.gate.entry_of(path)).summary.opened
 }
 
 #[test]
@@ -336,19 +332,10 @@ fn the_service_hears_the_true_client_and_never_a_forged_one() {
 
 #[test]
 fn a_port_that_no_target_names_is_left_alone() {
-    let sessions = |port: u16| {
-        let ends = format!(":{port}");
-        WORLD
-            .gate
-            .sessions()
-            .iter()
-            .filter(|session| session.summary.opened.destination.ends_with(&ends))
-            .count()
-    };
     let mut client = dial(&WORLD.host.remote(), at(HOST4, UNPROTECTED));
     assert_eq!(get(&mut client, "/free", None).status, 200);
     assert!(reached(&WORLD.unprotected, "/free"));
-    assert_eq!(sessions(UNPROTECTED), 0);
+    assert!(WORLD.gate.sessions_to(&at(HOST4, UNPROTECTED).to_string()).is_empty());
 }
 
 #[test]

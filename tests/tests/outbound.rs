@@ -131,12 +131,7 @@ fn the_record_names_the_process_its_unit_and_where_it_meant_to_go() {
     let entry = WORLD.gate.entry_of(&path);
     assert_eq!(entry.intent.workload.as_deref(), Some("unit:react-worker.service"));
     assert_eq!(entry.intent.target.as_deref(), Some("crm"));
-    let session = WORLD
-        .gate
-        .sessions()
-        .into_iter()
-        .find(|session| session.summary.opened.session == entry.intent.session);
-    let opened = session.unwrap().summary.opened;
+    let opened = WORLD.gate.session_of(&entry).summary.opened;
     assert_eq!((opened.direction, opened.destination.as_str()), (Direction::Outbound, CRM[0]));
     let workload = opened.workload.unwrap();
     assert_eq!(workload.pid, seat.dialer().pid());
@@ -202,8 +197,7 @@ fn a_guarded_process_reaches_no_undeclared_destination_by_tcp_and_each_try_is_re
 }
 
 fn denied_opens(address: &str) -> Vec<tidegate::record::read::EntryView> {
-    let sessions = WORLD.gate.sessions();
-    let there = sessions.into_iter().filter(|session| session.summary.opened.destination == address);
+    let there = WORLD.gate.sessions_to(address).into_iter();
     let entries = there.flat_map(|session| {
         assert!(session.summary.opened.guard.is_some(), "{:?}", session.summary.opened);
         session.entries
@@ -259,9 +253,7 @@ fn a_guarded_process_reaches_a_target_by_its_declared_address_and_is_judged_ther
     let path = unique("guarded");
     let mut client = dial(&seat, CRM[0]);
     assert_eq!(client.get("192.0.2.10", &path).unwrap().status, 200);
-    let session = WORLD.gate.entry_of(&path).intent.session;
-    let sessions = WORLD.gate.sessions();
-    let opened = &sessions.iter().find(|view| view.summary.opened.session == session).unwrap().summary.opened;
+    let opened = WORLD.gate.session_of(&WORLD.gate.entry_of(&path)).summary.opened;
     assert_eq!(opened.guard.as_deref(), Some("agents"));
 }
 

@@ -17,8 +17,8 @@ use super::io::{Answering, Wire};
 use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Held, Judge, Verdict, recorded_head};
 use crate::limits::HELD_BODY_BYTES_MAX;
 use crate::mask::Media;
-use crate::record::Durable;
 use crate::record::entry::{Ending, Side};
+use crate::record::{Durable, RecordError};
 use crate::upstream::{Dialer, Line, UpstreamError};
 use crate::wire::fault::Fault;
 use crate::wire::http1::Seen;
@@ -255,7 +255,14 @@ impl Exchange {
         mut recorded: Option<Durable>,
         error: &UpstreamError,
     ) -> Denial {
+        let unwritten = error.in_request_body().and_then(|cause| cause.downcast_ref::<RecordError>());
+        if let Some(unwritten) = unwritten {
+            drop(entry.close(Ending::ByGate("the request body could not be recorded".into())));
+            return Denial::unrecorded(entry.id(), unwritten);
+        }
         let fault = self.wire.body_fault();
+        let broken = error.in_request_body().is_some();
+        let fault = fault.or_else(|| broken.then(|| Fault::bad("the request body broke off")));
         let (denial, ending) = match &fault {
             Some(fault) => {
                 (Denial::malformed(fault).with_entry(entry.id()), Ending::ByClient(fault.reason.into()))
