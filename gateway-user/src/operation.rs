@@ -258,3 +258,31 @@ pub struct HttpRequest {
     /// Declared length of the body in bytes; `None` when chunked; `Some(0)` when there is none.
     pub body_length: Option<u64>,
 }
+
+/// Proof that the judge allowed one operation. Made in one place (the judge), spent in one place (the upstream);
+/// without one nothing reaches a target.
+#[derive(Debug)]
+#[must_use = "an operation that was allowed is either forwarded or recorded as broken"]
+pub struct Permit {
+    entry: EntryId,
+    target: String,
+}
+
+impl Permit {
+    /// Only the judge calls this (`cargo xtask tidy` checks it).
+    pub(crate) fn issue(entry: EntryId, target: String) -> Self {
+        Self { entry, target }
+    }
+
+    /// The entry the operation is recorded under.
+    #[must_use]
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// The target it may reach.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+}
