@@ -36,6 +36,17 @@ pub const DEMANDS_PER_SUBJECT_MAX: usize = 100;
 pub const DEMANDS_MAX: usize = 10_000;
 /// Events waiting for the journal's writer. Above it operations are refused with 503.
 pub const JOURNAL_QUEUE_MAX: usize = 8 * 1024;
+/// Bytes of events waiting for the journal's writer: as much as a slow disk takes within the commit timeout.
+pub const JOURNAL_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one event, beside the bytes of a body. Two whole heads, and room.
+pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Ends of entries and sessions kept in memory while the record cannot be written. What is beyond is closed as
+/// recovered by the next start.
+pub const ENDS_KEPT_MAX: usize = 64 * 1024;
+/// Bytes of one key of the small durable state.
+pub const STATE_KEY_BYTES_MAX: usize = 512;
+/// Bytes of one value of the small durable state. A held operation with its whole body, and room.
+pub const STATE_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of one executable that is hashed. Larger ones have no digest.
 pub const EXECUTABLE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Executable digests remembered.
@@ -48,6 +59,12 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Files in a policy directory.
 pub const POLICY_FILES_MAX: usize = 1024;
+/// Brackets and `if`s inside each other in one rule. Cedar's parser recurses on them, and people stop reading far earlier.
+pub const RULE_DEPTH_MAX: usize = 64;
+/// Operators and member accesses in one rule. Cedar's validator recurses on them, and beyond its stack says nothing.
+pub const RULE_OPERATORS_MAX: usize = 512;
+/// Stack of the thread that reads policy files: ten times what a rule at both bounds was seen to need.
+pub const POLICY_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of a request body on the admin socket.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -69,3 +86,21 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// To one commit of the record. Longer means the disk is gone: 503.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of demands kept for one asking subject, bodies included: sixteen of the largest.
+pub const DEMAND_BYTES_PER_SUBJECT_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of demands kept in all.
+pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of what an approver says with a vote. A paragraph.
+pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
+/// Requests on the admin socket at once. More wait their turn in the listen queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// From accept to the end of one request on the admin socket.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a demand to its expiry, where the approval does not say.
+pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The longest expiry an approval may state. Nobody remembers a question for longer.
+pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Between two tries to write the record after a failure.
+pub const RECORD_RETRY: Duration = Duration::from_millis(250);
+/// To the lock on a record that a reader or a stopping enforcer still holds.
+pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);

@@ -60,8 +60,28 @@ id!(EntryId);
 id!(DemandId);
 
 /// A SHA-256 digest. Shown as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Sha256(pub [u8; 32]);
+
+impl Serialize for Sha256 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha256 {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Self);
+        }
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not 64 hexadecimal digits"))
+    }
+}
 
 impl Sha256 {
     /// The digest of these bytes.
@@ -237,4 +257,32 @@ pub struct HttpRequest {
     pub headers: Vec<(String, Vec<u8>)>,
     /// Declared length of the body in bytes; `None` when chunked; `Some(0)` when there is none.
     pub body_length: Option<u64>,
+}
+
+/// Proof that the judge allowed one operation. Made in one place (the judge), spent in one place (the upstream);
+/// without one nothing reaches a target.
+#[derive(Debug)]
+#[must_use = "an operation that was allowed is either forwarded or recorded as broken"]
+pub struct Permit {
+    entry: EntryId,
+    target: String,
+}
+
+impl Permit {
+    /// Only the judge calls this (`cargo xtask tidy` checks it).
+    pub(crate) fn issue(entry: EntryId, target: String) -> Self {
+        Self { entry, target }
+    }
+
+    /// The entry the operation is recorded under.
+    #[must_use]
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// The target it may reach.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
 }

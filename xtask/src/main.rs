@@ -1,2 +1,80 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: builds, loads and tests Tidegate. Every command first brings what it needs, and does nothing twice.
+
+#![expect(clippy::print_stdout, reason = "what tests say, and their sum, is the output of this command")]
+
+mod build;
+mod check;
+mod fuzz;
+mod gate;
+mod layers;
+mod packages;
+mod place;
+mod rust_text;
+mod setup;
+mod test;
+mod tidy;
+mod traces;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, loads and tests Tidegate", max_term_width = 100)]
+struct Line {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring what is missing on this machine for building and testing; says what, why and for how long.
+    Setup,
+    /// Build the kernel programs and `tidegate`.
+    Build(build::Build),
+    /// Load the kernel programs, pin them, and leave (asks for root).
+    Load(gate::Words),
+    /// Remove everything that `load` pinned.
+    Unload(gate::Words),
+    /// Replace the loaded programs and tables in place, without an open window.
+    Reload(gate::Words),
+    /// Show programs, links, maps, counters and the enforcer's health.
+    Status(gate::Words),
+    /// Build, load, and run the enforcer in the foreground.
+    Run(gate::Words),
+    /// Run every test: what CI runs.
+    Test(test::Test),
+    /// Everything without running: formatting, lints, tidy, licences and bans, documentation.
+    Check,
+    /// The project's own rules: layers, owners of names, lengths, openings.
+    Tidy,
+    /// Hostile bytes for every parser, for a while.
+    Fuzz(fuzz::Fuzz),
+}
+
+fn main() -> ExitCode {
+    match run(Line::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::everything(),
+        Task::Build(build) => build.run().map(drop),
+        Task::Load(words) => words.run("load"),
+        Task::Unload(words) => words.run("unload"),
+        Task::Reload(words) => words.run("load"),
+        Task::Status(words) => words.run("status"),
+        Task::Run(words) => words.run("run"),
+        Task::Test(test) => test.run(),
+        Task::Check => check::run(),
+        Task::Tidy => tidy::run(),
+        Task::Fuzz(fuzz) => fuzz.run().map(drop),
+    }
+}

@@ -1,1 +1,99 @@
-//! intercept.
+//! Takes flows from the kernel: who is behind one, and where it meant to go. Refuses local flows the kernel does not
+//! vouch for, and flows past the bounds.
+
+mod names;
+mod route;
+
+pub use names::Names;
+pub use route::{Misrouted, Route, by_address, route};
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::kernel::{self, Seen};
+use crate::operation::{Direction, SessionId, Workload};
+
+/// One intercepted connection.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// Its session.
+    pub session: SessionId,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Where the client meant to go.
+    pub destination: SocketAddr,
+    /// The process behind it, for local flows.
+    pub workload: Option<Arc<Workload>>,
+    /// The guard that holds the process.
+    pub guard: Option<String>,
+}
+
+/// Why a connection is not a flow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// A local client without a kernel record: it did not come through the hooks.
+    #[error("a local connection from {0} that the kernel programs did not see")]
+    Unvouched(SocketAddr),
+    /// A record of the other direction: somebody brought a redirected socket to the wrong listener.
+    #[error("a connection from {0} that came to the wrong listener")]
+    Misplaced(SocketAddr),
+    /// It cannot be told whether the client is local.
+    #[error("it cannot be told whether {peer} is this host: {why}")]
+    Undecided {
+        /// The client's address.
+        peer: SocketAddr,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// What the kernel knows of one accepted connection, mapped addresses unmapped.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Which listener accepted it.
+    pub direction: Direction,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address it was accepted on.
+    pub local: SocketAddr,
+    /// The kernel's record of the process.
+    pub seen: Option<Seen>,
+}
+
+impl Arrival {
+    /// Where the client meant to go.
+    ///
+    /// # Errors
+    /// [`Unknown::Unvouched`] for a local flow without a kernel record.
+    pub fn destination(&self) -> Result<SocketAddr, Unknown> {
+        match (&self.seen, self.direction) {
+            (Some(seen), direction) if of(seen.kind) == direction => Ok(unmapped(seen.original)),
+            (Some(_), _) => Err(Unknown::Misplaced(self.peer)),
+            (None, Direction::Outbound) => Err(Unknown::Unvouched(self.peer)),
+            (None, Direction::Inbound) => {
+                let undecided =
+                    |error: io::Error| Unknown::Undecided { peer: self.peer, why: error.to_string() };
+                match kernel::is_own_address(self.peer.ip()).map_err(undecided)? {
+                    true => Err(Unknown::Unvouched(self.peer)),
+                    false => Ok(unmapped(self.local)),
+                }
+            }
+        }
+    }
+}
+
+/// `::ffff:a.b.c.d` as `a.b.c.d`.
+#[must_use]
+pub fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn of(kind: kernel::Kind) -> Direction {
+    match kind {
+        kernel::Kind::Outbound => Direction::Outbound,
+        kernel::Kind::Inbound => Direction::Inbound,
+    }
+}

@@ -1,2 +1,37 @@
-//! policy.
+//! What may be done, by whom: a directory of Cedar rules and TOML nouns, read, checked, and asked.
+//!
+//! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
+
+pub mod cases;
+mod check;
+mod decide;
+mod declare;
+mod document;
+mod entities;
+mod explain;
+pub mod files;
+mod json_path;
+mod last_good;
+mod lex;
 pub mod nouns;
+mod parse;
+pub mod problem;
+mod read;
+mod rules;
+pub mod sample;
+mod schema;
+mod set;
+mod shelf;
+mod watching;
+mod words;
+
+pub use decide::{Answer, Cause, Decision, Question};
+pub use explain::{Considered, Explanation, Met};
+pub use problem::{Problem, Problems};
+pub use read::{read, read_files, without_cases};
+pub use sample::Sample;
+pub use set::{Captures, Set};
+pub use shelf::{NoPolicy, Reloaded, Shelf, State};
+
+#[cfg(test)]
+mod examples;

@@ -33,6 +33,58 @@ pub enum Event {
     PolicyChanged(PolicyChanged),
     /// The enforcer started, or took over a record that an earlier one left open.
     Started(Started),
+    /// The record could not be written for a while, and everything was refused.
+    Interrupted(Interrupted),
+}
+
+impl Event {
+    /// When it happened. A stretch of a body says no time of its own.
+    #[must_use]
+    pub fn at(&self) -> Option<Micros> {
+        Some(match self {
+            Self::SessionOpened(event) => event.at,
+            Self::Intent(event) => event.at,
+            Self::Decided(event) => event.at,
+            Self::Responded(event) => event.at,
+            Self::Body(_) => return None,
+            Self::EntryClosed(event) => event.at,
+            Self::SessionClosed(event) => event.at,
+            Self::Voted(event) => event.at,
+            Self::PolicyChanged(event) => event.at,
+            Self::Started(event) => event.at,
+            Self::Interrupted(event) => event.at,
+        })
+    }
+
+    /// Whether it ends an entry or a session. An end is never given up while its beginning stands in the record.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::EntryClosed(_) | Self::SessionClosed(_))
+    }
+
+    /// About how many bytes it takes in memory and in the record.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const BASE: usize = 256;
+        BASE + match self {
+            Self::Intent(event) => {
+                let texts = event.operations.iter().chain(&event.rules).map(String::len).sum::<usize>();
+                let groups = event.user.iter().flat_map(|user| &user.groups).map(|group| group.len() + 16);
+                event.head.weight() + texts + event.reason.len() + groups.sum::<usize>()
+            }
+            Self::Responded(event) => event.head.weight(),
+            Self::Body(event) => event.bytes.len(),
+            Self::SessionOpened(event) => event.workload.as_ref().map_or(0, |workload| {
+                let paths = workload.parents.iter().filter_map(|parent| parent.executable.as_ref());
+                512 + workload.parents.len() * 128 + paths.map(|program| program.path.len()).sum::<usize>()
+            }),
+            Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
+            Self::Decided(event) => event.reason.len(),
+            Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
+            Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
+            Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) => 0,
+        }
+    }
 }
 
 /// A flow was accepted.
@@ -68,6 +120,19 @@ pub enum Verdict {
     Deny,
     /// Refused before it could be judged: malformed, unauthenticated, out of bounds.
     Refuse,
+}
+
+impl Verdict {
+    /// Its name in indexes and filters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Hold => "hold",
+            Self::Deny => "deny",
+            Self::Refuse => "refuse",
+        }
+    }
 }
 
 /// An operation, its verdict, and why.
@@ -127,6 +192,12 @@ pub struct Decided {
     pub reason: String,
     /// Digest of the policy set that judged again.
     pub policy: Option<Sha256>,
+}
+
+impl Head {
+    fn weight(&self) -> usize {
+        self.line.len() + self.fields.iter().map(|(name, value)| name.len() + value.len() + 48).sum::<usize>()
+    }
 }
 
 /// A response head, masked.
@@ -262,4 +333,19 @@ pub struct Started {
     pub version: String,
     /// Entries that an earlier enforcer left open, closed now as broken by the gate.
     pub recovered: u64,
+}
+
+/// A time without a record. Nothing was forwarded in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// When the record could be written again.
+    pub at: Micros,
+    /// When the first write failed.
+    pub since: Micros,
+    /// Why.
+    pub reason: String,
+    /// Flows that were refused and of which nothing else is recorded.
+    pub flows: u64,
+    /// Operations that were refused and of which nothing else is recorded.
+    pub operations: u64,
 }

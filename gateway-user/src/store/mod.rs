@@ -1,1 +1,491 @@
-//! store.
+//! Rows in redb and bodies beside them: one durable batch at a time. The only module that names redb; never repairs,
+//! truncates or overwrites what it finds damaged.
+//!
+//! A batch is durable in this order: the bytes of its bodies are synced to their segment, then one redb transaction
+//! with the packed commit, its index rows and the small state is committed (two-phase, quick repair). What a commit
+//! refers to is on disk before the commit is. The layout is written down byte by byte in `docs/RECORD.md`.
+
+pub mod disk;
+mod overlay;
+mod segments;
+#[cfg(test)]
+pub(crate) mod sim;
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use redb::{
+    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+};
+
+use self::disk::{Access, Disk};
+pub use self::overlay::Rehearsal;
+use self::overlay::{Boxed, Overlay};
+pub(crate) use self::segments::Appender;
+pub use self::segments::{Bodies, Placed};
+
+/// Names and single rows about the whole store.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Commit number and part to a part of the packed commit.
+const COMMITS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("commits");
+/// Index key and commit number to positions in that commit.
+const INDEX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("index");
+/// Second of writing to the first commit written in it.
+const TIMES: TableDefinition<'_, i64, u64> = TableDefinition::new("times");
+/// Small durable state.
+const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+
+/// Bytes of one part of a packed commit. The engine rounds a value's page up to a power of two, so that one large value
+/// wastes up to half; this just fits 64 KiB, and many of them waste little.
+pub const PART_BYTES: usize = 64 * 1024 - 256;
+
+/// Bytes of pages the writer keeps in memory.
+const WRITER_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of pages a reader keeps in memory.
+const READER_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// There is no store.
+    #[error("there is no record here ({0}): start the enforcer once, or name its state directory")]
+    Missing(String),
+    /// Another process has it open for writing.
+    #[error("another process is writing this record; only one enforcer may, so stop that one first")]
+    InUse,
+    /// Its bytes contradict themselves.
+    #[error(
+        "the record is damaged: {what}: {detail}. Nothing was changed. Keep the directory as evidence, and move it away to start a new record"
+    )]
+    Damaged {
+        /// Which part.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The disk or the file system refused.
+    #[error("cannot {doing}: {cause}; check space, permissions and the disk")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        cause: Arc<io::Error>,
+    },
+}
+
+impl StoreError {
+    /// A system error while doing something.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |cause| Self::Io { doing, cause: Arc::new(cause) }
+    }
+
+    /// Bytes that contradict themselves.
+    pub(crate) fn damaged(what: impl Into<String>, detail: impl fmt::Display) -> Self {
+        Self::Damaged { what: what.into(), detail: detail.to_string() }
+    }
+}
+
+/// Runs engine code. Its errors, and its panics over damaged pages, come back as one clear error.
+fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse),
+        Ok(Err(redb::Error::Io(cause))) if cause.kind() == io::ErrorKind::InvalidData => {
+            Err(StoreError::damaged(format!("the database, trying to {doing}"), cause))
+        }
+        Ok(Err(redb::Error::Io(cause))) => Err(StoreError::io(doing)(cause)),
+        Ok(Err(redb::Error::PreviousIo)) => {
+            Err(StoreError::io(doing)(io::Error::other("an earlier write failed")))
+        }
+        Ok(Err(other)) => Err(StoreError::damaged(format!("the database, trying to {doing}"), other)),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it gave no reason");
+            Err(StoreError::damaged(format!("the database's own pages, trying to {doing}"), said))
+        }
+    }
+}
+
+fn builder(cache: usize) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter).set_cache_size(cache);
+    builder
+}
+
+/// What one durable batch changes.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    /// The packed commit's number and bytes.
+    pub commit: Option<(u64, &'a [u8])>,
+    /// Index rows.
+    pub index: &'a [(Vec<u8>, Vec<u8>)],
+    /// The second it was written in, where no earlier commit was.
+    pub second: Option<i64>,
+    /// State put (`Some`) and removed (`None`), in order.
+    pub state: &'a [(Vec<u8>, Option<Vec<u8>>)],
+    /// Rows about the whole store.
+    pub meta: &'a [(&'a str, Vec<u8>)],
+}
+
+/// The store, open for writing.
+#[derive(Debug)]
+pub struct Store {
+    database: Arc<Database>,
+}
+
+impl Store {
+    /// Makes a new store that holds these rows, whole or not at all.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn create(disk: &dyn Disk, first: &Batch<'_>) -> Result<(), StoreError> {
+        let backend = disk.scratch().map_err(StoreError::io("make the record's database"))?;
+        let store = guarded("make a new database", || {
+            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed(backend))?;
+            Ok(Self { database: Arc::new(database) })
+        })?;
+        store.commit(first)?;
+        close(store)?;
+        disk.adopt().map_err(StoreError::io("name the record's new database"))
+    }
+
+    /// Opens it for writing. The engine's own recovery runs; nothing else is changed.
+    ///
+    /// # Errors
+    /// Another process has it open; it is damaged; the disk refuses.
+    pub fn open(disk: &dyn Disk) -> Result<Self, StoreError> {
+        let backend = disk.database(Access::Write).map_err(StoreError::io("open the record's database"))?;
+        guarded("open the database", || {
+            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed(backend))?;
+            Ok(Self { database: Arc::new(database) })
+        })
+    }
+
+    /// Writes one batch and returns when it is durable.
+    ///
+    /// # Errors
+    /// The disk refuses. The batch may or may not be there then; the store must be opened again to find out.
+    pub fn commit(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
+        guarded("write to the database", || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
+            {
+                let mut commits = transaction.open_table(COMMITS)?;
+                let mut index = transaction.open_table(INDEX)?;
+                let mut meta = transaction.open_table(META)?;
+                if let Some((number, bytes)) = batch.commit {
+                    for (bytes, part) in bytes.chunks(PART_BYTES).zip(0_u32..) {
+                        commits.insert((number, part), bytes)?;
+                    }
+                    if let Some(second) = batch.second {
+                        transaction.open_table(TIMES)?.insert(second, number)?;
+                    }
+                }
+                for (key, value) in batch.index {
+                    index.insert(key.as_slice(), value.as_slice())?;
+                }
+                // Opening a table costs; a new store gets them all.
+                if batch.commit.is_none() {
+                    transaction.open_table(TIMES)?;
+                }
+                if batch.commit.is_none() || !batch.state.is_empty() {
+                    put_state(&mut transaction.open_table(STATE)?, batch.state)?;
+                }
+                for (key, value) in batch.meta {
+                    meta.insert(*key, value.as_slice())?;
+                }
+            }
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// What is committed now.
+    ///
+    /// # Errors
+    /// The database is damaged or the disk refuses.
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        guarded("read the database", || Snapshot::of(self.database.begin_read()?))
+    }
+
+    /// A handle for readers in this process that does not keep the store open.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        Viewer(Arc::downgrade(&self.database))
+    }
+}
+
+fn put_state(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &[(Vec<u8>, Option<Vec<u8>>)],
+) -> Result<(), redb::Error> {
+    for (key, value) in rows {
+        match value {
+            Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+            None => drop(table.remove(key.as_slice())?),
+        }
+    }
+    Ok(())
+}
+
+/// Drops what holds an open store. The engine walks pages when it closes, and they may be damaged.
+///
+/// # Errors
+/// They are.
+pub fn close<T>(holder: T) -> Result<(), StoreError> {
+    guarded("close the database", move || {
+        drop(holder);
+        Ok(())
+    })
+}
+
+/// Reads a store that this process has open for writing.
+#[derive(Debug, Clone, Default)]
+pub struct Viewer(std::sync::Weak<Database>);
+
+impl Viewer {
+    /// What is committed now, or `None` while the store is closed.
+    ///
+    /// # Errors
+    /// The database is damaged or the disk refuses.
+    pub fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        let Some(database) = self.0.upgrade() else { return Ok(None) };
+        guarded("read the database", || Snapshot::of(database.begin_read()?)).map(Some)
+    }
+}
+
+enum Handle {
+    /// Beside a running writer, or after a clean end.
+    Beside(ReadOnlyDatabase),
+    /// After an unclean end: recovered in memory.
+    Recovered(Database),
+}
+
+/// The store, open for reading.
+pub struct ReadStore {
+    /// `None` only while it is dropped.
+    handle: Option<Handle>,
+}
+
+impl fmt::Debug for ReadStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadStore").field("recovered", &self.is_recovered()).finish_non_exhaustive()
+    }
+}
+
+impl ReadStore {
+    /// Opens it. Changes nothing on disk, whatever state the store is in.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or the disk refuses.
+    pub fn open(disk: &dyn Disk) -> Result<Self, StoreError> {
+        let there = disk.exists().map_err(StoreError::io("look for the record's database"))?;
+        if !there {
+            return Err(StoreError::Missing(format!("{disk:?}")));
+        }
+        let doing = "open the record's database to read";
+        let backend = disk.database(Access::Read).map_err(StoreError::io(doing))?;
+        let beside = guarded("open the database to read", || {
+            match builder(READER_CACHE_BYTES).open_read_only_with_backend(Boxed(backend)) {
+                Ok(database) => Ok(Some(Handle::Beside(database))),
+                Err(redb::DatabaseError::RepairAborted) => Ok(None),
+                Err(other) => Err(other.into()),
+            }
+        })?;
+        if beside.is_some() {
+            return Ok(Self { handle: beside });
+        }
+        let doing = "open the record's database, which was not closed, for a look";
+        let backend = disk.database(Access::Probe).and_then(Overlay::over).map_err(StoreError::io(doing))?;
+        let handle = guarded("recover the database in memory", || {
+            Ok(Handle::Recovered(builder(READER_CACHE_BYTES).create_with_backend(backend)?))
+        })?;
+        Ok(Self { handle: Some(handle) })
+    }
+
+    /// Whether it shows a store that was not closed, recovered in memory. It follows no commits then, and keeps an
+    /// enforcer from starting until it is dropped.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        matches!(self.handle, Some(Handle::Recovered(_)))
+    }
+
+    /// What is committed now.
+    ///
+    /// # Errors
+    /// The database is damaged or the disk refuses.
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        guarded("read the database", || match &self.handle {
+            Some(Handle::Beside(database)) => Snapshot::of(database.begin_read()?),
+            Some(Handle::Recovered(database)) => Snapshot::of(database.begin_read()?),
+            None => Err(redb::Error::DatabaseClosed),
+        })
+    }
+}
+
+impl Drop for ReadStore {
+    fn drop(&mut self) {
+        let _ = close(self.handle.take());
+    }
+}
+
+/// The store as it was after one commit.
+pub struct Snapshot {
+    commits: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    index: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    times: ReadOnlyTable<i64, u64>,
+    state: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    meta: ReadOnlyTable<&'static str, &'static [u8]>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+impl Snapshot {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the tables keep the transaction alive; nobody else needs it"
+    )]
+    fn of(transaction: ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            commits: transaction.open_table(COMMITS)?,
+            index: transaction.open_table(INDEX)?,
+            times: transaction.open_table(TIMES)?,
+            state: transaction.open_table(STATE)?,
+            meta: transaction.open_table(META)?,
+        })
+    }
+
+    /// One row about the whole store.
+    ///
+    /// # Errors
+    /// The database is damaged or the disk refuses; so for every method here.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded("read a row about the store", || Ok(self.meta.get(name)?.map(|value| value.value().to_vec())))
+    }
+
+    /// One packed commit.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn commit(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded(&format!("read commit {number}"), || {
+            let mut whole: Option<Vec<u8>> = None;
+            for part in self.commits.range((number, 0)..=(number, u32::MAX))? {
+                whole.get_or_insert_default().extend_from_slice(part?.1.value());
+            }
+            Ok(whole)
+        })
+    }
+
+    /// The number of the first commit at or after this one.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn commit_from(&self, number: u64) -> Result<Option<u64>, StoreError> {
+        guarded(&format!("look for commits from {number}"), || {
+            Ok(self.commits.range((number, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0))
+        })
+    }
+
+    /// The number of the last commit.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn last_commit(&self) -> Result<Option<u64>, StoreError> {
+        guarded("look for the last commit", || Ok(self.commits.last()?.map(|(key, _)| key.value().0)))
+    }
+
+    /// The first commit written in this second or a later one.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn commit_at(&self, second: i64) -> Result<Option<u64>, StoreError> {
+        guarded("read the time index", || {
+            Ok(self.times.range(second..)?.next().transpose()?.map(|(_, commit)| commit.value()))
+        })
+    }
+
+    /// The rows of the time index.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn time(&self, second: i64) -> Result<Option<u64>, StoreError> {
+        guarded("read the time index", || Ok(self.times.get(second)?.map(|commit| commit.value())))
+    }
+
+    /// One index row.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn index(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded("read an index row", || Ok(self.index.get(key)?.map(|value| value.value().to_vec())))
+    }
+
+    /// The last index row with `from <= key <= to`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn index_before(&self, from: &[u8], to: &[u8]) -> Result<Option<Row>, StoreError> {
+        guarded("search the index", || {
+            let row = self.index.range(from..=to)?.next_back().transpose()?;
+            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        })
+    }
+
+    /// The first index row with `from <= key`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn index_after(&self, from: &[u8]) -> Result<Option<Row>, StoreError> {
+        guarded("search the index", || {
+            let row = self.index.range(from..)?.next().transpose()?;
+            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        })
+    }
+
+    /// One value of the small state.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn state(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded("read the state", || Ok(self.state.get(key)?.map(|value| value.value().to_vec())))
+    }
+
+    /// All state whose key starts with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn state_scan(&self, prefix: &[u8]) -> Result<Vec<Row>, StoreError> {
+        guarded("scan the state", || {
+            let mut rows = Vec::new();
+            for row in self.state.range(prefix..)? {
+                let (key, value) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(rows)
+        })
+    }
+
+    /// How many rows there are: parts of commits, index, seconds, state.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn counts(&self) -> Result<[u64; 4], StoreError> {
+        guarded("count the rows", || {
+            Ok([self.commits.len()?, self.index.len()?, self.times.len()?, self.state.len()?])
+        })
+    }
+}

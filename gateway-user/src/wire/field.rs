@@ -4,7 +4,7 @@
 use super::fault::Fault;
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1, and the de facto `Proxy-Connection`, `Keep-Alive`).
-pub const HOP_BY_HOP: [&str; 9] = [
+pub const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -13,7 +13,6 @@ pub const HOP_BY_HOP: [&str; 9] = [
     "te",
     "transfer-encoding",
     "upgrade",
-    "trailer",
 ];
 
 /// Fields by which a client could name another client, address or scheme than its own; the gate writes its own.

@@ -71,11 +71,13 @@ pub struct Screen {
     /// How far `pending` has been searched for its end.
     searched: usize,
     seen: VecDeque<Seen>,
+    /// The fault that ended reading, where it lay inside a body.
+    cut: Option<Fault>,
 }
 
 impl Default for Screen {
     fn default() -> Self {
-        Self { expect: Expect::Head, pending: Vec::new(), searched: 0, seen: VecDeque::new() }
+        Self { expect: Expect::Head, pending: Vec::new(), searched: 0, seen: VecDeque::new(), cut: None }
     }
 }
 
@@ -111,7 +113,11 @@ impl Screen {
     pub fn refuse(&mut self, fault: Fault) {
         let line = self.pending.split(|&b| b == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(&line[..line.len().min(256)]).trim_end().to_owned();
-        self.seen.push_back(Seen::Fault(fault, line));
+        if self.expect == Expect::Head {
+            self.seen.push_back(Seen::Fault(fault, line));
+        } else {
+            self.cut = Some(fault);
+        }
         self.expect = Expect::Nothing;
         self.pending = Vec::new();
     }
@@ -126,6 +132,12 @@ impl Screen {
     #[must_use]
     pub fn between_messages(&self) -> bool {
         self.expect == Expect::Head && self.pending.is_empty()
+    }
+
+    /// The fault that ended reading inside a body. Such a fault ends that message, and is no message of its own.
+    #[must_use]
+    pub fn fault_in_body(&self) -> Option<Fault> {
+        self.cut.clone()
     }
 
     /// Whether a fault ended reading.
@@ -306,9 +318,11 @@ fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     if digits == 0 || digits > 15 {
         return Err(Fault::bad("a chunk size is not a hexadecimal number"));
     }
-    let padded = extension.trim_ascii_start();
-    if !padded.is_empty() && padded[0] != b';' || !extension.is_empty() && padded.is_empty() {
-        return Err(Fault::bad("a chunk size is not a hexadecimal number"));
+    let named = extension.trim_ascii_start().strip_prefix(b";").map(<[u8]>::trim_ascii_start);
+    if !extension.is_empty()
+        && !named.is_some_and(|rest| rest.first().is_some_and(|&b| field::is_token_byte(b)))
+    {
+        return Err(Fault::bad("a chunk size is not a hexadecimal number with extensions"));
     }
     if extension.iter().any(|&b| b != b'\t' && (b < 0x20 || b == 0x7f)) {
         return Err(Fault::bad("a chunk extension has a control character"));

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Pushes `input` in pieces of `size` bytes; gives what passed and what was seen.
+/// Pushes `input` in pieces of `size` bytes; gives what passed and what was seen, a fault in a body last.
 fn screen(input: &[u8], size: usize) -> (Vec<u8>, Vec<Seen>) {
     let mut screen = Screen::default();
     let (mut passed, mut seen) = (Vec::new(), Vec::new());
@@ -12,6 +12,7 @@ fn screen(input: &[u8], size: usize) -> (Vec<u8>, Vec<Seen>) {
             seen.extend(std::iter::from_fn(|| screen.next_seen()));
         }
     }
+    seen.extend(screen.fault_in_body().map(|fault| Seen::Fault(fault, String::new())));
     (passed, seen)
 }
 
@@ -130,6 +131,8 @@ fn bodies_with_two_readings_are_refused_where_they_turn_bad() {
         "0\r\n folded\r\n\r\n",
         "0\r\nX-HTTP-Method-Override: PUT\r\n\r\n",
         "3 \r\nabc\r\n0\r\n\r\n",
+        "3;\r\nabc\r\n",
+        "3;=\r\nabc\r\n",
     ] {
         for size in [1, 4, usize::MAX] {
             let all = format!("{start}{body}");

@@ -1,0 +1,255 @@
+//! The admin socket and the optional metrics port. Replaces the socket of a dead gate, never that of a live one;
+//! removes only its own; serves a bounded number of callers for a bounded time.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::peer::Peer;
+use super::{Admin, api};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, HEAD_TIMEOUT};
+use crate::telemetry::Metrics;
+
+/// Members of this group may connect, where the host has it.
+const GROUP: &str = "tidegate";
+/// After a failed accept (no file descriptors left) the next try waits this long.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Why the operator's door does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another gate listens there.
+    #[error("another gate answers on {0}; stop it, or give this one its own --admin-socket")]
+    Live(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{0} is there and is no socket; it is left alone, give another --admin-socket or remove it")]
+    NotASocket(PathBuf),
+    /// The file system refused.
+    #[error("the admin socket {path}: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The metrics port cannot be had.
+    #[error("the metrics port 127.0.0.1:{port}: {source}; give another --metrics-port")]
+    Metrics {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The bound admin socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our file, so that a successor's is never removed.
+    identity: (u64, u64),
+}
+
+impl Socket {
+    /// Binds the socket (0660), making its directory (0750) where it is missing. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// A live gate or something that is no socket is there, or the file system refuses.
+    pub fn bind(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Io { path: path.to_owned(), source };
+        let group = match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => directory(parent).map_err(failed)?,
+            None => None,
+        };
+        clear(path)?;
+        // Nobody may connect between the bind and the change of mode: it gets its name only when it is ready.
+        let scratch = path.with_extension(format!("{}.new", std::process::id()));
+        let _ = fs::remove_file(&scratch);
+        let listener = UnixListener::bind(&scratch).map_err(failed)?;
+        chown(&scratch, None, group).map_err(failed)?;
+        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        let meta = fs::symlink_metadata(&scratch).map_err(failed)?;
+        fs::rename(&scratch, path).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned(), identity: (meta.dev(), meta.ino()) })
+    }
+
+    /// Answers until the task is dropped.
+    pub async fn serve(self, admin: Arc<Admin>) {
+        let (router, rooms) = (api::router(admin), Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)));
+        loop {
+            let Ok(room) = Arc::clone(&rooms).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => greet(stream, &router, room),
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the admin socket could not be removed");
+        }
+    }
+}
+
+/// Serves `GET /metrics`, and nothing else, on a loopback port until the task is dropped.
+///
+/// # Errors
+/// The port cannot be had.
+pub async fn serve_metrics(port: u16, metrics: Metrics) -> Result<impl Future<Output = ()>, AdminError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = TcpListener::bind(address).await.map_err(|source| AdminError::Metrics { port, source })?;
+    let router = api::metrics_router(metrics);
+    Ok(async move {
+        let rooms = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        loop {
+            let Ok(room) = Arc::clone(&rooms).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => converse(stream, router.clone(), room),
+                Err(error) => pause(&error).await,
+            }
+        }
+    })
+}
+
+/// Makes the socket's directory where it is missing, for the group `tidegate` if this host has it. Gives the group of
+/// the directory: whoever may enter it may connect.
+fn directory(path: &Path) -> io::Result<Option<u32>> {
+    if !path.try_exists()? {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        if rustix::process::geteuid().is_root()
+            && let Some(group) = group_id(&groups, GROUP)
+        {
+            chown(path, None, Some(group))?;
+        }
+    }
+    Ok(Some(fs::metadata(path)?.gid()))
+}
+
+/// The id of a group in text of the form of `/etc/group`.
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Removes what a dead gate left.
+fn clear(path: &Path) -> Result<(), AdminError> {
+    let failed = |source| AdminError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(meta) if !meta.file_type().is_socket() => return Err(AdminError::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+        Ok(_) => Err(AdminError::Live(path.to_owned())),
+    }
+}
+
+fn greet(stream: UnixStream, router: &Router, room: OwnedSemaphorePermit) {
+    match Peer::of(&stream) {
+        Some(peer) => converse(stream, router.clone().layer(Extension(peer)), room),
+        None => tracing::warn!("closed an admin connection: the kernel does not say who it is"),
+    }
+}
+
+/// Serves one connection for a bounded time.
+fn converse<S>(stream: S, router: Router, room: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        match tokio::time::timeout(ADMIN_TIMEOUT, served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin connection broke"),
+            Err(_) => tracing::debug!("an admin connection took too long"),
+        }
+        drop(room);
+    });
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept an admin connection");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_private_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/admin.sock");
+        let socket = Socket::bind(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+        drop(socket);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_dead_gate_is_replaced_and_that_of_a_live_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind");
+        let live = Socket::bind(&path).unwrap();
+        assert!(matches!(Socket::bind(&path), Err(AdminError::Live(_))));
+        drop(live);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(AdminError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let old = Socket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _new = Socket::bind(&path).unwrap();
+        drop(old);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\ntidegate-x:x:7:\ntidegate:x:990:ann,bob\n";
+        assert_eq!(group_id(groups, "tidegate"), Some(990));
+        assert_eq!(group_id(groups, "tide"), None);
+    }
+}

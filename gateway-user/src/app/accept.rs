@@ -1,0 +1,189 @@
+//! Accepts what the kernel sends and makes flows of it, within bounds. Refuses connections past the bounds and local
+//! ones that the kernel does not vouch for.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::identity::process::{Facts, Processes};
+use crate::intercept::{Arrival, Flow, unmapped};
+use crate::kernel;
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX};
+use crate::operation::{Direction, SessionId};
+use crate::session::{self, Gateway};
+
+/// After a failed accept (no file descriptors left) the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts flows.
+#[derive(Clone)]
+pub(super) struct Door {
+    gateway: Arc<Gateway>,
+    processes: Arc<Processes>,
+    rooms: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<String, usize>>>,
+    flows: TaskTracker,
+    /// Ends flows that outlive the drain.
+    cut: CancellationToken,
+}
+
+impl Door {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        processes: Processes,
+        flows: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
+        Self {
+            gateway,
+            processes: Arc::new(processes),
+            rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            peers: Arc::default(),
+            flows,
+            cut,
+        }
+    }
+
+    /// Accepts on one listener until the task is dropped.
+    pub(super) async fn accept(self, listener: TcpListener, direction: Direction) {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(room) = self.rooms.clone().try_acquire_owned() else {
+                self.gateway.bench.metrics.refused(direction);
+                tracing::warn!(%peer, "closed a connection: as many are open as the gate serves at once");
+                continue;
+            };
+            self.flows.spawn(self.clone().serve(stream, peer, direction, room));
+        }
+    }
+
+    async fn serve(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        direction: Direction,
+        _room: OwnedSemaphorePermit,
+    ) {
+        let flow = match self.flow(&stream, peer, direction).await {
+            Ok(flow) => flow,
+            Err(why) => {
+                self.gateway.bench.metrics.refused(direction);
+                return tracing::warn!(%peer, %why, "closed a connection");
+            }
+        };
+        let who =
+            flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
+        let Some(_place) = Place::take(&self.peers, who) else {
+            self.gateway.bench.metrics.refused(direction);
+            return tracing::warn!(%peer, "closed a connection: this peer has as many open as one peer may");
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        self.cut.run_until_cancelled(session::serve(self.gateway.clone(), flow, stream)).await;
+    }
+
+    async fn flow(&self, stream: &TcpStream, peer: SocketAddr, direction: Direction) -> Result<Flow, String> {
+        let seen = kernel::identify(stream)
+            .map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
+        let local = stream.local_addr().map_err(|error| error.to_string())?;
+        let arrival = Arrival { direction, peer: unmapped(peer), local: unmapped(local), seen };
+        let destination = arrival.destination().map_err(|unknown| unknown.to_string())?;
+        let (guard, workload) = match arrival.seen {
+            None => (None, None),
+            Some(seen) => {
+                let guard = self.guard_name(seen.guard);
+                let processes = self.processes.clone();
+                // Reads /proc, and hashes a program the first time it is seen.
+                let resolved = tokio::task::spawn_blocking(move || processes.resolve(facts(seen))).await;
+                (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
+            }
+        };
+        Ok(Flow { session: SessionId::now(), direction, peer: arrival.peer, destination, workload, guard })
+    }
+
+    fn guard_name(&self, id: u32) -> Option<String> {
+        if id == 0 {
+            return None;
+        }
+        let set = self.gateway.bench.shelf.current();
+        let guard = set.guards().iter().find(|guard| kernel::guard_id(&guard.name) == id);
+        // A guard that policy no longer has still holds its process until the tables follow.
+        Some(guard.map_or_else(|| format!("guard {id}"), |guard| guard.name.clone()))
+    }
+}
+
+/// The facts of the kernel's record that name a process.
+fn facts(seen: kernel::Seen) -> Facts {
+    Facts {
+        pid: seen.tgid,
+        started: seen.started,
+        uid: seen.uid,
+        cgroup: seen.cgroup,
+        command: seen.command,
+        program_inode: seen.executable_inode,
+        program_device: seen.executable_device,
+    }
+}
+
+/// One of the connections that one peer may have.
+struct Place {
+    peers: Arc<Mutex<HashMap<String, usize>>>,
+    who: String,
+}
+
+impl Place {
+    fn take(peers: &Arc<Mutex<HashMap<String, usize>>>, who: String) -> Option<Self> {
+        let mut counts = peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(who.clone()).or_default();
+        if *count >= CONNECTIONS_PER_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Self { peers: peers.clone(), who })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.who);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_cannot_take_more_than_its_places_and_gets_them_back() {
+        let peers = Arc::default();
+        let mut taken: Vec<Place> =
+            (0..CONNECTIONS_PER_PEER_MAX).map(|_| Place::take(&peers, "uid:1".into()).unwrap()).collect();
+        assert!(Place::take(&peers, "uid:1".into()).is_none());
+        assert!(Place::take(&peers, "uid:2".into()).is_some());
+        taken.pop();
+        assert!(Place::take(&peers, "uid:1".into()).is_some());
+        taken.clear();
+        assert!(peers.lock().unwrap().is_empty());
+    }
+}

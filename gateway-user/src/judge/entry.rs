@@ -1,0 +1,280 @@
+//! The record of one operation while it happens. Whatever becomes of the operation, exactly one closing event is
+//! written: when nobody gives an ending, the entry writes one as it is dropped. Refuses to write after its end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Bench;
+use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
+use crate::mask;
+use crate::operation::{EntryId, SessionId};
+use crate::record::entry::{
+    BodyEnd, BodyStretch, Decided, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, Side,
+};
+use crate::record::{Durable, RecordError, Recorder};
+use crate::telemetry::Metrics;
+
+/// Microseconds since the Unix epoch, now.
+#[must_use]
+pub fn now() -> Micros {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// One operation's live record.
+pub struct Entry {
+    id: EntryId,
+    session: SessionId,
+    recorder: Recorder,
+    draining: Draining,
+    metrics: Metrics,
+    progress: Mutex<Progress>,
+}
+
+/// Set once, when the gate stops; tells a client that left from a gate that did.
+#[derive(Debug, Clone, Default)]
+pub struct Draining(CancellationToken);
+
+impl Draining {
+    /// The gate stops.
+    pub fn begin(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until it does.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    /// The intent was handed to the journal, so a close must follow.
+    begun: bool,
+    closed: bool,
+    target: Option<String>,
+    status: Option<u16>,
+    request: BodyEnd,
+    response: BodyEnd,
+    masks: Vec<(String, u64)>,
+}
+
+impl Entry {
+    /// A new entry; nothing is written before its intent is.
+    #[must_use]
+    pub fn open(session: SessionId, bench: &Bench) -> Arc<Self> {
+        let (recorder, draining, metrics) =
+            (bench.recorder.clone(), bench.draining.clone(), bench.metrics.clone());
+        Arc::new(Self {
+            id: EntryId::now(),
+            session,
+            recorder,
+            draining,
+            metrics,
+            progress: Mutex::default(),
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> EntryId {
+        self.id
+    }
+
+    /// The session it belongs to.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Writes what is about to happen.
+    ///
+    /// # Errors
+    /// When the record cannot take it; the operation must then be refused.
+    pub fn intend(&self, intent: Intent) -> Result<Durable, RecordError> {
+        let target = intent.target.clone();
+        let durable = self.recorder.append(Event::Intent(Box::new(intent)))?;
+        let mut progress = self.progress();
+        (progress.begun, progress.target) = (true, target);
+        Ok(durable)
+    }
+
+    /// Writes the end of a hold.
+    ///
+    /// # Errors
+    /// When the record cannot take it.
+    pub fn decide(&self, decided: Decided) -> Result<Durable, RecordError> {
+        self.recorder.append(Event::Decided(decided))
+    }
+
+    /// Writes the response head the client is about to get.
+    ///
+    /// # Errors
+    /// When the record cannot take it.
+    pub fn responded(&self, status: u16, head: Head) -> Result<Durable, RecordError> {
+        self.progress().status = Some(status);
+        self.recorder.append(Event::Responded(Responded { entry: self.id, at: now(), status, head }))
+    }
+
+    /// Notes the status of an answer that the gate itself gives.
+    pub fn answered(&self, status: u16) {
+        self.progress().status = Some(status);
+    }
+
+    /// Adds hits of masks.
+    pub fn masked(&self, hits: Vec<(String, u64)>) {
+        let mut progress = self.progress();
+        for (name, count) in hits {
+            progress.response.masked += count;
+            self.metrics.masked(&name, progress.target.as_deref().unwrap_or_default(), count);
+            match progress.masks.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += count,
+                None => progress.masks.push((name, count)),
+            }
+        }
+    }
+
+    /// Counts a failure of the target; `fault` is one word.
+    pub fn upstream_failed(&self, fault: &'static str) {
+        self.metrics.upstream_failed(self.progress().target.as_deref().unwrap_or_default(), fault);
+    }
+
+    /// Writes the end. The first end given counts; later ones are not written.
+    ///
+    /// # Errors
+    /// When the record cannot take it.
+    pub fn close(&self, ending: Ending) -> Result<Option<Durable>, RecordError> {
+        let Some(event) = self.closing(ending) else { return Ok(None) };
+        self.recorder.append(event).map(Some)
+    }
+
+    fn closing(&self, ending: Ending) -> Option<Event> {
+        let mut progress = self.progress();
+        if !progress.begun || std::mem::replace(&mut progress.closed, true) {
+            return None;
+        }
+        Some(Event::EntryClosed(EntryClosed {
+            entry: self.id,
+            at: now(),
+            status: progress.status,
+            request: progress.request,
+            response: progress.response,
+            masks: std::mem::take(&mut progress.masks),
+            ending,
+        }))
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let ending = if std::thread::panicking() {
+            Ending::ByGate("a fault in the gate ended it".into())
+        } else if self.draining.is_on() {
+            Ending::ByGate("the gate was stopped before the answer ended".into())
+        } else {
+            Ending::ByClient("the client left before the answer ended".into())
+        };
+        if let Some(event) = self.closing(ending) {
+            // The record keeps an end until it can write it, also where it gives an error now.
+            drop(self.recorder.append(event));
+        }
+    }
+}
+
+/// Copies one body into the record as it streams: masked by every detector, in stretches, up to a bound.
+pub struct Capture {
+    entry: Arc<Entry>,
+    side: Side,
+    /// `None` once nothing more can be kept safely.
+    masker: Option<mask::Stream>,
+    pending: Vec<u8>,
+    end: BodyEnd,
+}
+
+impl Capture {
+    /// Captures one body; `masker` is what the record may hold of it.
+    #[must_use]
+    pub fn new(entry: Arc<Entry>, side: Side, masker: mask::Stream) -> Self {
+        Self { entry, side, masker: Some(masker), pending: Vec::new(), end: BodyEnd::default() }
+    }
+
+    /// Takes the next bytes of the body.
+    ///
+    /// # Errors
+    /// When the record cannot take a stretch; the body must then not go on.
+    pub fn saw(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+        self.end.bytes += bytes.len() as u64;
+        if let Some(masker) = &mut self.masker
+            && masker.push(bytes, &mut self.pending).is_err()
+        {
+            self.stop_keeping();
+        }
+        self.flush(BODY_STRETCH_BYTES)
+    }
+
+    /// The body ended: writes what is left of it.
+    ///
+    /// # Errors
+    /// When the record cannot take it.
+    pub fn finish(&mut self) -> Result<(), RecordError> {
+        if let Some(mut masker) = self.masker.take()
+            && masker.finish(&mut self.pending).is_err()
+        {
+            self.stop_keeping();
+        }
+        self.flush(1)
+    }
+
+    /// What follows cannot be kept without risk; it is counted, not kept.
+    fn stop_keeping(&mut self) {
+        self.masker = None;
+        self.end.truncated_at = Some(self.end.recorded + self.pending.len() as u64);
+    }
+
+    fn flush(&mut self, at_least: usize) -> Result<(), RecordError> {
+        let room = RECORDED_BODY_BYTES_MAX - self.end.recorded;
+        if self.pending.len() as u64 > room {
+            self.pending.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+            self.masker = None;
+            self.end.truncated_at = Some(RECORDED_BODY_BYTES_MAX);
+        }
+        let full = self.pending.len() >= at_least || self.masker.is_none();
+        let bytes = if full { std::mem::take(&mut self.pending) } else { Vec::new() };
+        if self.entry.progress().closed {
+            return Ok(());
+        }
+        self.end.recorded += bytes.len() as u64;
+        self.publish();
+        for stretch in bytes.chunks(BODY_STRETCH_BYTES) {
+            let stretch = BodyStretch { entry: self.entry.id, side: self.side, bytes: stretch.to_vec() };
+            drop(self.entry.recorder.append(Event::Body(stretch))?);
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let mut progress = self.entry.progress();
+        match self.side {
+            Side::Request => progress.request = self.end,
+            Side::Response => progress.response = BodyEnd { masked: progress.response.masked, ..self.end },
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // What the masker still holds back is not certain to be clean; what it let go is.
+        self.masker = None;
+        drop(self.flush(1));
+    }
+}

@@ -1,0 +1,200 @@
+//! An operation that waits for people. What they approve is the exact operation, body included; on release the judge
+//! asks again with the policy, the token and the rules of that moment. Refuses whatever changed meanwhile.
+
+use std::sync::Arc;
+
+use super::{Allowed, Asked, Case, Denial, Entry, Judge, now};
+use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
+use crate::intercept;
+use crate::mask::{Media, Plan};
+use crate::operation::{Kind, Operation};
+use crate::policy::{Answer, Decision};
+use crate::record::entry::{Decided, Ending, Verdict as Recorded};
+
+/// An operation that a rule holds, before its body is known.
+pub struct Held {
+    pub(super) entry: Arc<Entry>,
+    pub(super) case: Case,
+    pub(super) decision: Decision,
+    pub(super) approvals: Vec<String>,
+}
+
+impl Judge {
+    /// Refuses a held operation whose body cannot be shown to anybody.
+    pub async fn refuse_held(&self, held: Held, asked: &Asked, denial: Denial) -> Denial {
+        let why = denial.shown.clone().unwrap_or_default();
+        let decision = Decision { reason: why, ..held.decision };
+        self.deny(&held.entry, &held.case, &decision, asked, denial).await
+    }
+
+    /// Waits for people to decide about this exact operation with this exact body.
+    ///
+    /// # Errors
+    /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
+    pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
+        let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
+        let Some(shown) = shown(asked, body, &plan) else {
+            let denial = Denial::unshowable();
+            return Err(self.refuse_held(held, asked, denial).await);
+        };
+        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, body);
+        let draft = DemandDraft {
+            entry: held.entry.id(),
+            session: held.entry.session(),
+            subject: &held.case.subject,
+            target: held.case.target.name.clone(),
+            digest,
+            rules: held.decision.rules.clone(),
+            message: held.decision.shown.clone(),
+            approvals: held.approvals.clone(),
+            shown,
+        };
+        let waiting = match self.bench.desk.hold(draft, &*held.case.set).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                let denial = Denial::desk(&error);
+                let decision = Decision { reason: error.to_string(), ..held.decision.clone() };
+                return Err(self.deny(&held.entry, &held.case, &decision, asked, denial).await);
+            }
+        };
+        let about = Some((waiting.demand(), digest));
+        let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold, about);
+        let written = match held.entry.intend(intent) {
+            Ok(durable) => durable.await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            return Err(Denial::unrecorded(held.entry.id(), &error));
+        }
+        tracing::info!(entry = %held.entry.id(), demand = %waiting.demand(), "held for approval");
+        match waiting.outcome().await {
+            Outcome::Approved(approved) => self.release(held, asked, approved).await,
+            Outcome::Rejected { by, comment } => {
+                let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
+                let why = format!("rejected by {by}{said}");
+                Err(self
+                    .end_hold(&held.entry, why, Denial::forbidden(Some("an approver rejected this".into())))
+                    .await)
+            }
+            Outcome::Expired => {
+                let denial = Denial::forbidden(Some("no approver answered in time".into()));
+                Err(self.end_hold(&held.entry, "no approver answered in time".into(), denial).await)
+            }
+            Outcome::Superseded => Err(self.superseded(&held.entry).await),
+        }
+    }
+
+    async fn superseded(&self, entry: &Arc<Entry>) -> Denial {
+        let why = "the policy that asked for this approval has changed";
+        let denial = Denial::forbidden(Some(format!("{why}; ask again")));
+        self.end_hold(entry, why.into(), denial).await
+    }
+
+    /// Asks again, with everything as it is now, and spends the approval.
+    async fn release(&self, held: Held, asked: &Asked, approved: Approved) -> Result<Allowed, Denial> {
+        let entry = held.entry;
+        let set = self.bench.shelf.current();
+        let Ok(route) = intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await else {
+            return Err(self.superseded(&entry).await);
+        };
+        let target = route.target.clone();
+        let subject = match self.subject(&set, &target, asked).await {
+            Ok(subject) if subject.key() == held.case.subject.key() => subject,
+            Ok(_) => return Err(self.superseded(&entry).await),
+            Err(why) => return Err(self.end_hold(&entry, why, Denial::unauthorized()).await),
+        };
+        let operation = Operation {
+            target: target.name.clone(),
+            direction: target.direction,
+            kind: Kind::Http(asked.request.clone()),
+        };
+        let case = Case { set, target, subject, operation };
+        let decision = self.decide(&case, approved.approvals());
+        match decision.answer {
+            Answer::Allow => {}
+            Answer::Hold { .. } => return Err(self.superseded(&entry).await),
+            Answer::Deny => {
+                return Err(self.end_hold(&entry, decision.reason.clone(), Denial::of(&decision)).await);
+            }
+        }
+        let by = approved.by().join(", ");
+        if let Err(error) = approved.spend(&*case.set).await {
+            return Err(self.end_hold(&entry, error.to_string(), Denial::desk(&error)).await);
+        }
+        let decided = Decided {
+            entry: entry.id(),
+            at: now(),
+            verdict: Recorded::Allow,
+            reason: format!("approved by {by}"),
+            policy: Some(case.set.digest()),
+        };
+        let written = match entry.decide(decided) {
+            Ok(durable) => durable.await,
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => Ok(self.allowed(entry, &case, &decision, None)),
+            Err(error) => Err(Denial::unrecorded(entry.id(), &error)),
+        }
+    }
+
+    async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
+        entry.answered(denial.status);
+        let decided = Decided {
+            entry: entry.id(),
+            at: now(),
+            verdict: Recorded::Deny,
+            reason: why.clone(),
+            policy: Some(self.bench.shelf.current().digest()),
+        };
+        let written = entry.decide(decided).and_then(|_| entry.close(Ending::Refused(why)));
+        let durable = match written {
+            Ok(Some(durable)) => durable.await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match durable {
+            Ok(()) => denial.with_entry(entry.id()),
+            Err(error) => Denial::unrecorded(entry.id(), &error),
+        }
+    }
+}
+
+/// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
+fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
+    let content_type = asked.head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let mut stream = plan.stream(Media::of(content_type.map(|(_, value)| value.as_str())));
+    let mut masked = Vec::new();
+    stream.push(body, &mut masked).ok()?;
+    stream.finish(&mut masked).ok()?;
+    let (text, base64) = match String::from_utf8(masked) {
+        Ok(text) => (text, false),
+        Err(bytes) => (data_encoding::BASE64.encode(bytes.as_bytes()), true),
+    };
+    let request = &asked.request;
+    Some(Shown {
+        method: request.method.clone(),
+        host: request.host.clone(),
+        path: crate::mask::scrub(&request.path).into_owned(),
+        query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
+        headers: asked.head.fields.clone(),
+        body: (!body.is_empty()).then_some(ShownBody { bytes: body.len() as u64, text, base64 }),
+    })
+}
+
+impl Denial {
+    fn unshowable() -> Self {
+        let shown = "the body cannot be read, so nobody could be asked to approve it";
+        Self::malformed(&crate::wire::fault::Fault::bad(shown))
+    }
+
+    fn desk(error: &DeskError) -> Self {
+        match error {
+            DeskError::SubjectFull(_) | DeskError::Full => {
+                Self::busy("too many operations wait for approval")
+            }
+            DeskError::Ledger(_) => Self::busy("the gate cannot record this now"),
+            _ => Self::forbidden(Some("the approval no longer stands; ask again".into())),
+        }
+    }
+}

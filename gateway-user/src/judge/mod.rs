@@ -1,0 +1,361 @@
+//! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
+//! unreadable, or unable to be recorded; evaluates policy anew for every operation and again when a hold is released.
+
+mod denial;
+mod electorate;
+mod entry;
+mod head;
+mod hold;
+mod plans;
+mod subject;
+
+pub use denial::Denial;
+pub use entry::{Capture, Draining, Entry, now};
+pub use head::recorded as recorded_head;
+pub use hold::Held;
+pub use plans::Plans;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::approval::{Desk, Key};
+use crate::identity::token::Verifier;
+use crate::intercept::{self, Flow, Names};
+use crate::mask::Plan;
+use crate::operation::{DemandId, HttpRequest, Kind, Operation, Permit, Sha256, Subject};
+use crate::policy::nouns::Target;
+use crate::policy::{Answer, Decision, Question, Set, Shelf};
+use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
+use crate::record::{Durable, Recorder};
+use crate::telemetry::Metrics;
+use crate::wire::fault::Fault;
+use crate::wire::http1::RequestHead;
+
+/// What the judge needs, shared by all flows.
+pub struct Bench {
+    /// The policy in force.
+    pub shelf: Shelf,
+    /// The record.
+    pub recorder: Recorder,
+    /// Where held operations wait for people.
+    pub desk: Desk,
+    /// Checks tokens against the providers of one policy set, named by its digest.
+    pub tokens: ArcSwap<(Sha256, Verifier)>,
+    /// The gate's view of host names.
+    pub names: Names,
+    /// Names exact operations for approval.
+    pub key: Key,
+    /// Compiled masks.
+    pub plans: Plans,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The gate is being stopped.
+    pub draining: Draining,
+}
+
+/// Judges the operations of one flow.
+#[derive(Clone)]
+pub struct Judge {
+    bench: Arc<Bench>,
+    flow: Arc<Flow>,
+}
+
+/// An operation, as asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The request, with its end-to-end fields only.
+    pub request: HttpRequest,
+    /// The authority in its `Host`.
+    pub authority: crate::wire::uri::Authority,
+    /// Its head as the record may hold it.
+    pub head: Head,
+    /// The value of its `Authorization` field.
+    pub authorization: Option<Vec<u8>>,
+}
+
+impl Asked {
+    /// What a request head asks. `fields` are its end-to-end fields.
+    #[must_use]
+    pub fn new(head: RequestHead, fields: Vec<(String, Vec<u8>)>) -> Self {
+        let query = head.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
+        let line = format!("{} {}{} HTTP/1.{}", head.method, head.path, query, head.minor);
+        let recorded = recorded_head(&line, head.fields.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
+        let authorization = fields.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization"));
+        Self {
+            authorization: authorization.map(|(_, v)| v.clone()),
+            head: recorded,
+            request: HttpRequest {
+                method: head.method,
+                host: head.authority.host.clone(),
+                path: head.path,
+                query: head.query,
+                headers: fields,
+                body_length: match head.framing {
+                    crate::wire::http1::Framing::Length(length) => Some(length),
+                    crate::wire::http1::Framing::Chunked => None,
+                },
+            },
+            authority: head.authority,
+        }
+    }
+}
+
+/// The judge's word.
+pub enum Verdict {
+    /// Go on, within the duties.
+    Allow(Allowed),
+    /// A human decides, once the whole operation is known.
+    Hold(Box<Held>),
+    /// No.
+    Deny(Denial),
+}
+
+/// An allowed operation and what comes with it.
+pub struct Allowed {
+    /// Spent at the upstream.
+    pub permit: Permit,
+    /// Its record.
+    pub entry: Arc<Entry>,
+    /// What the gate owes while it runs.
+    pub duties: Duties,
+    /// Set where the intent may become durable while the upstream already works (GET and HEAD): nothing is answered
+    /// before it is.
+    pub recorded: Option<Durable>,
+}
+
+/// What a permit obliges the gate to.
+#[derive(Clone)]
+pub struct Duties {
+    /// What the client must not see.
+    pub masks: Plan,
+    /// What the record must not see.
+    pub recorded: Plan,
+    /// Whether the `Authorization` field goes on.
+    pub forward_token: bool,
+}
+
+/// Everything known when a decision is asked for.
+struct Case {
+    set: Arc<Set>,
+    target: Target,
+    subject: Subject,
+    operation: Operation,
+}
+
+impl Judge {
+    /// A judge for one flow.
+    #[must_use]
+    pub fn new(bench: Arc<Bench>, flow: Arc<Flow>) -> Self {
+        Self { bench, flow }
+    }
+
+    fn open(&self) -> Arc<Entry> {
+        Entry::open(self.flow.session, &self.bench)
+    }
+
+    /// The flow whose operations it judges.
+    #[must_use]
+    pub fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Whether and when the gate stops.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.bench.draining
+    }
+
+    /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
+    pub async fn judge(&self, asked: &Asked) -> Verdict {
+        let entry = self.open();
+        let set = self.bench.shelf.current();
+        let target = match intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await {
+            Ok(route) => route.target.clone(),
+            Err(misrouted) => {
+                let why = misrouted.to_string();
+                return Verdict::Deny(
+                    self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await,
+                );
+            }
+        };
+        let subject = match self.subject(&set, &target, asked).await {
+            Ok(subject) => subject,
+            Err(why) => {
+                let denial = Denial::unauthorized();
+                return Verdict::Deny(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
+            }
+        };
+        let operation = Operation {
+            target: target.name.clone(),
+            direction: target.direction,
+            kind: Kind::Http(asked.request.clone()),
+        };
+        let case = Case { set, target, subject, operation };
+        let decision = self.decide(&case, &[]);
+        let verdict = match decision.answer {
+            Answer::Allow => "allow",
+            Answer::Hold { .. } => "hold",
+            Answer::Deny => "deny",
+        };
+        self.bench.metrics.judged(&case.target.name, verdict);
+        match decision.answer.clone() {
+            Answer::Allow => self.allow(entry, &case, &decision, asked).await,
+            Answer::Hold { approvals } => Verdict::Hold(Box::new(Held { entry, case, decision, approvals })),
+            Answer::Deny => {
+                let denial = Denial::of(&decision);
+                Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
+            }
+        }
+    }
+
+    fn decide(&self, case: &Case, approved: &[String]) -> Decision {
+        case.set.decide(
+            jiff::Timestamp::now(),
+            &Question {
+                subject: &case.subject,
+                guard: self.flow.guard.as_deref(),
+                operation: &case.operation,
+                approved,
+            },
+        )
+    }
+
+    async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
+        let mut recorded =
+            match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
+                Ok(durable) => Some(durable),
+                Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
+            };
+        if !may_overlap(&asked.request)
+            && let Some(durable) = recorded.take()
+            && let Err(error) = durable.await
+        {
+            return Verdict::Deny(Denial::unrecorded(entry.id(), &error));
+        }
+        Verdict::Allow(self.allowed(entry, case, decision, recorded))
+    }
+
+    fn allowed(
+        &self,
+        entry: Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        recorded: Option<Durable>,
+    ) -> Allowed {
+        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
+        Allowed {
+            permit: Permit::issue(entry.id(), case.target.name.clone()),
+            entry,
+            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
+            recorded,
+        }
+    }
+
+    /// Records a refusal by policy, durably, before the client hears of it.
+    async fn deny(
+        &self,
+        entry: &Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        asked: &Asked,
+        denial: Denial,
+    ) -> Denial {
+        let intent = self.intent(entry, case, decision, asked, Recorded::Deny, None);
+        self.closed(entry, intent, denial).await
+    }
+
+    /// Records a refusal that came before policy was asked.
+    async fn refuse(
+        &self,
+        entry: &Arc<Entry>,
+        head: &Head,
+        denial: Denial,
+        why: &str,
+        verdict: Recorded,
+    ) -> Denial {
+        self.bench.metrics.refused(self.flow.direction);
+        let intent = Intent {
+            entry: entry.id(),
+            session: entry.session(),
+            at: now(),
+            target: None,
+            kind: "http".into(),
+            operations: Vec::new(),
+            user: None,
+            workload: self.flow.workload.as_ref().map(|w| w.key()),
+            verdict,
+            rules: Vec::new(),
+            reason: why.to_owned(),
+            policy: Some(self.bench.shelf.current().digest()),
+            demand: None,
+            digest: None,
+            head: head.clone(),
+        };
+        self.closed(entry, intent, denial).await
+    }
+
+    /// Refuses a message that has no single reading.
+    pub async fn refuse_fault(&self, fault: &Fault, line: &str) -> Denial {
+        let entry = self.open();
+        let head = recorded_head(line, std::iter::empty());
+        self.refuse(&entry, &head, Denial::malformed(fault), fault.reason, Recorded::Refuse).await
+    }
+
+    /// Refuses a destination that no target names, before any byte is read.
+    pub async fn refuse_destination(&self) -> Denial {
+        let entry = self.open();
+        let head = Head { line: format!("OPEN {}", self.flow.destination), fields: Vec::new() };
+        let why = format!("no target is declared for {}", self.flow.destination);
+        self.refuse(&entry, &head, Denial::forbidden(None), &why, Recorded::Deny).await
+    }
+
+    async fn closed(&self, entry: &Arc<Entry>, intent: Intent, denial: Denial) -> Denial {
+        entry.answered(denial.status);
+        let why = intent.reason.clone();
+        let written = entry.intend(intent).and_then(|_| entry.close(Ending::Refused(why)));
+        let durable = match written {
+            Ok(Some(durable)) => durable.await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match durable {
+            Ok(()) => denial.with_entry(entry.id()),
+            Err(error) => Denial::unrecorded(entry.id(), &error),
+        }
+    }
+
+    fn intent(
+        &self,
+        entry: &Entry,
+        case: &Case,
+        decision: &Decision,
+        asked: &Asked,
+        verdict: Recorded,
+        held: Option<(DemandId, Sha256)>,
+    ) -> Intent {
+        Intent {
+            entry: entry.id(),
+            session: entry.session(),
+            at: now(),
+            target: Some(case.target.name.clone()),
+            kind: "http".into(),
+            operations: decision.operations.clone(),
+            user: case.subject.user.clone(),
+            workload: case.subject.workload.as_ref().map(crate::operation::Workload::key),
+            verdict,
+            rules: decision.rules.clone(),
+            reason: decision.reason.clone(),
+            policy: Some(case.set.digest()),
+            demand: held.map(|(demand, _)| demand),
+            digest: held.map(|(_, digest)| digest),
+            head: asked.head.clone(),
+        }
+    }
+}
+
+/// Promise 5: only GET and HEAD without a body, without approval and without an injected credential may reach the
+/// upstream while their intent is still being written.
+fn may_overlap(request: &HttpRequest) -> bool {
+    matches!(request.method.as_str(), "GET" | "HEAD") && request.body_length == Some(0)
+}

@@ -1,0 +1,76 @@
+//! Who asks, for one operation: the flow's process, and the user whose token it carries where the target asks for
+//! one. An invalid token is refused, never taken for "nobody".
+
+use super::{Asked, Judge};
+use crate::limits::TOKEN_BYTES_MAX;
+use crate::operation::{Direction, Subject, User};
+use crate::policy::Set;
+use crate::policy::nouns::{Require, Target};
+
+impl Judge {
+    /// The subject, or why it is not established (for the operator).
+    pub(super) async fn subject(&self, set: &Set, target: &Target, asked: &Asked) -> Result<Subject, String> {
+        let user = match bearer(asked.authorization.as_deref())? {
+            Some(token) if looks_for_users(set, target) => Some(self.user(set, token).await?),
+            _ => None,
+        };
+        Ok(Subject { user, workload: self.flow.workload.as_deref().cloned(), peer: self.flow.peer })
+    }
+
+    async fn user(&self, set: &Set, token: &str) -> Result<User, String> {
+        let mut tokens = self.bench.tokens.load_full();
+        if tokens.0 != set.digest() {
+            // The first operation under a new policy set brings its providers' verifier.
+            tokens = std::sync::Arc::new((set.digest(), tokens.1.renewed(set.providers())));
+            self.bench.tokens.store(tokens.clone());
+        }
+        tokens.1.verify(token, jiff::Timestamp::now()).await.map_err(|error| error.to_string())
+    }
+}
+
+/// A bearer token is ours to check where users are asked for, and at our own services wherever a provider is
+/// declared. Elsewhere (the agent's own key for an outside API) it is the upstream's business.
+fn looks_for_users(set: &Set, target: &Target) -> bool {
+    match target.require {
+        Require::User | Require::Both => true,
+        _ => target.direction == Direction::Inbound && !set.providers().is_empty(),
+    }
+}
+
+/// The token of a `Bearer` credential (RFC 6750 section 2.1); `None` for no credential or another scheme.
+fn bearer(authorization: Option<&[u8]>) -> Result<Option<&str>, String> {
+    let Some(value) = authorization else { return Ok(None) };
+    let Ok(text) = std::str::from_utf8(value) else {
+        return Err("the Authorization header is not ASCII".into());
+    };
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(None);
+    }
+    let token = token.trim_matches(' ');
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        return Err("the bearer token is empty or larger than any real one".into());
+    }
+    Ok(Some(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_whatever_the_case_of_its_scheme() {
+        assert_eq!(bearer(Some(b"bearer abc")).unwrap(), Some("abc"));
+        assert_eq!(bearer(Some(b"Basic abc")).unwrap(), None);
+        assert_eq!(bearer(None).unwrap(), None);
+    }
+
+    #[test]
+    fn an_unreadable_bearer_credential_is_not_nobody() {
+        assert!(bearer(Some(b"Bearer ")).is_err());
+        assert!(bearer(Some(b"Bearer")).is_err());
+        assert!(bearer(Some(&[b'B', 0xff])).is_err());
+        let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES_MAX + 1));
+        assert!(bearer(Some(long.as_bytes())).is_err());
+    }
+}

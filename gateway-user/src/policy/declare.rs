@@ -1,0 +1,398 @@
+//! The nouns of all `*.toml` files, each read by itself: keys, types, shapes.
+//!
+//! Refuses by name what the design has and this version has not. What nouns say about each other is `check`'s.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::operation::Direction;
+
+use super::document::{At, Fields, not_yet, tables};
+use super::files::{FileKind, Files};
+use super::nouns::{
+    Approval, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
+};
+use super::parse::{self, Misread};
+use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::{json_path, schema, words};
+
+/// A noun, where its name stands, and where each of its keys' values stands.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<T> {
+    /// The noun.
+    pub noun: T,
+    /// Its name's place.
+    pub at: Place,
+    /// Its values' places.
+    pub places: BTreeMap<String, Place>,
+}
+
+impl<T> Entry<T> {
+    /// Where the value of a key stands; the name where it is not written.
+    pub(super) fn place(&self, key: &str) -> &Place {
+        self.places.get(key).unwrap_or(&self.at)
+    }
+}
+
+/// What a name in a file should be the name of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A `[[target]]`.
+    Target,
+    /// A `[[role]]`.
+    Role,
+    /// A `[[role]]` or a `[[person]]`.
+    Approver,
+    /// An `[[identity_provider]]`.
+    Provider,
+}
+
+/// Everything declared, not yet checked against each other.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// Targets.
+    pub targets: Vec<Entry<Target>>,
+    /// Operations.
+    pub operations: Vec<Entry<OperationNoun>>,
+    /// Guards.
+    pub guards: Vec<Entry<Guard>>,
+    /// Roles.
+    pub roles: Vec<Entry<Role>>,
+    /// Persons.
+    pub persons: Vec<Entry<Person>>,
+    /// Identity providers.
+    pub providers: Vec<Entry<IdentityProvider>>,
+    /// Masks.
+    pub masks: Vec<Entry<Mask>>,
+    /// Approvals.
+    pub approvals: Vec<Entry<Approval>>,
+    /// Names used, and what they should name.
+    pub references: Vec<(Wanted, At<String>)>,
+    /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
+    pub broken: bool,
+}
+
+const BUILT: [&str; 8] =
+    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval"];
+const LATER: [&str; 8] =
+    ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"];
+
+/// Reads all noun files.
+pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
+    let mut draft = Draft::default();
+    for file in files.of(FileKind::Nouns) {
+        let whole = tables(&file.source, problems, &BUILT, other_noun, |noun, fields| {
+            draft.entry(noun, fields, &files.home);
+        });
+        draft.broken |= !whole;
+    }
+    draft
+}
+
+fn other_noun(name: &str, place: &Place) -> Problem {
+    if LATER.contains(&name) {
+        return not_yet(place, &format!("`[[{name}]]`"));
+    }
+    let problem = Problem::at(place, format!("there is no noun `{name}`"));
+    match name {
+        "case" => problem.help("cases stand in files named *.cases.toml"),
+        _ => problem.help_if(did_you_mean(name, BUILT.iter().chain(&LATER).copied())),
+    }
+}
+
+impl Draft {
+    fn entry(&mut self, noun: &str, fields: &Fields<'_>, home: &Path) {
+        let name = fields.need_text("name").and_then(|text| fields.parse(&text, parse::name));
+        // A noun without a usable name is still read, so that its other mistakes are reported too.
+        let name = name.unwrap_or_else(|| At { value: String::new(), place: fields.place().clone() });
+        match noun {
+            "target" => self.targets.extend(target(fields, &name)),
+            "operation" => {
+                let operation = self.operation(fields, &name);
+                self.operations.push(entry(operation, name, fields));
+            }
+            "guard" => self.guards.push(guard(fields, name)),
+            "role" => {
+                let role = self.role(fields, &name);
+                self.roles.push(entry(role, name, fields));
+            }
+            "person" => {
+                let person = self.person(fields, &name);
+                self.persons.push(entry(person, name, fields));
+            }
+            "identity_provider" => self.providers.extend(provider(fields, name, home)),
+            "mask" => {
+                let mask = self.mask(fields, &name);
+                self.masks.push(entry(mask, name, fields));
+            }
+            _ => {
+                let approval = self.approval(fields, &name);
+                self.approvals.push(entry(approval, name, fields));
+            }
+        }
+    }
+
+    fn names(&mut self, wanted: Wanted, names: Vec<At<String>>) -> Vec<String> {
+        self.references.extend(names.iter().map(|name| (wanted, name.clone())));
+        values(names)
+    }
+
+    fn operation(&mut self, fields: &Fields<'_>, name: &At<String>) -> OperationNoun {
+        if schema::GENERAL.contains(&name.value.as_str()) {
+            let taken = format!("`{}` is an action of its own", name.value);
+            fields.report(Problem::at(&name.place, taken).help("give the operation another name"));
+        }
+        let target = fields.need_text("target").into_iter().collect();
+        let methods = fields.parsed("methods", parse::method);
+        fields.distinct("methods", &methods);
+        if !fields.has("paths") {
+            fields.need_texts("paths");
+        }
+        let paths = fields.parsed("paths", parse::path_pattern);
+        fields.distinct("paths", &paths);
+        fields.finish(&["hosts", "headers", "query", "body"]);
+        OperationNoun {
+            name: name.value.clone(),
+            target: self.names(Wanted::Target, target).pop().unwrap_or_default(),
+            methods: values(methods),
+            paths: values(paths),
+        }
+    }
+
+    fn role(&mut self, fields: &Fields<'_>, name: &At<String>) -> Role {
+        let provider = fields.text("provider").into_iter().collect();
+        let role = Role {
+            name: name.value.clone(),
+            groups: values(fields.texts("groups")),
+            provider: self.names(Wanted::Provider, provider).pop(),
+            units: values(fields.parsed("units", words::unit)),
+            uids: uids(fields),
+            executables: values(fields.parsed("executables", words::executable)),
+        };
+        fields.finish(&["claims", "max_token_life", "key_sha256", "containers"]);
+        let process = role.units.is_empty() && role.uids.is_empty();
+        if process && !role.executables.is_empty() {
+            let places = fields.places();
+            let place = places.get("executables").unwrap_or(&name.place);
+            fields.report(
+                Problem::at(place, "`executables` alone says nothing: every script is the same interpreter")
+                    .help("it narrows `units` or `uids`; add one of them"),
+            );
+        }
+        role
+    }
+
+    fn person(&mut self, fields: &Fields<'_>, name: &At<String>) -> Person {
+        let subjects = fields.one_or_more("subject");
+        let mut pairs = Vec::new();
+        for text in subjects {
+            let Some((provider, subject)) =
+                text.value.split_once('/').filter(|(_, subject)| !subject.is_empty())
+            else {
+                let wrong =
+                    Problem::at(&text.place, format!("`{}` is no subject", text.value.escape_debug()));
+                fields.report(wrong.help("write \"identity_provider/sub\""));
+                continue;
+            };
+            self.references
+                .push((Wanted::Provider, At { value: provider.to_owned(), place: text.place.clone() }));
+            pairs.push((provider.to_owned(), subject.to_owned()));
+        }
+        let uid = fields.number("uid", 0, u64::from(u32::MAX) - 1);
+        if let Some(root) = uid.as_ref().filter(|uid| uid.value == 0) {
+            let shared = Problem::at(&root.place, "uid 0 is nobody's own: root is shared, and cannot vote");
+            fields.report(shared.help("give the uid this person logs in with"));
+        }
+        let roles = fields.texts("roles");
+        fields.finish(&["slack", "email", "pagerduty"]);
+        Person {
+            name: name.value.clone(),
+            subjects: pairs,
+            uid: uid.and_then(|uid| u32::try_from(uid.value).ok()),
+            roles: self.names(Wanted::Role, roles),
+        }
+    }
+
+    fn mask(&mut self, fields: &Fields<'_>, name: &At<String>) -> Mask {
+        let targets = fields.need_texts("targets");
+        fields.distinct("targets", &targets);
+        fields.word("on", &[("response", ())], &["request", "both"]);
+        let find = fields.parsed("find", words::detector);
+        let (mut paths, mut keys) = (Vec::new(), Vec::new());
+        for field in fields.texts("fields") {
+            if field.value.starts_with('$') {
+                let path =
+                    |text: &str| json_path::parse(text).map_err(|message| Misread { message, help: None });
+                paths.extend(fields.parse(&field, path));
+            } else if field.value.is_empty()
+                || field.value.contains(['[', ']', '*'])
+                || field.value.contains("..")
+            {
+                let wrong = format!("`{}` is neither a key name nor a JSON path", field.value.escape_debug());
+                fields.report(
+                    Problem::at(&field.place, wrong).help("a JSON path starts with `$`: `$.items[*].card`"),
+                );
+            } else {
+                keys.push(field);
+            }
+        }
+        let later = ["keyed-hash", "hash", "token", "reversible-token", "drop"];
+        let style =
+            fields.word("style", &[("stars", Style::Stars), ("keep-last-4", Style::KeepLast4)], &later);
+        if !fields.has("find") && !fields.has("fields") {
+            fields.report(
+                Problem::at(&name.place, "this mask finds nothing")
+                    .help("give it `find` (detectors) or `fields`"),
+            );
+        }
+        fields.finish(&["columns", "headers"]);
+        Mask {
+            name: name.value.clone(),
+            targets: self.names(Wanted::Target, targets),
+            find: values(find),
+            paths: values(paths),
+            keys: values(keys),
+            style: style.map_or(Style::Stars, |style| style.value),
+        }
+    }
+
+    fn approval(&mut self, fields: &Fields<'_>, name: &At<String>) -> Approval {
+        let approvers = fields.need_texts("approvers");
+        fields.distinct("approvers", &approvers);
+        let needed = fields.number("needed", 1, 100);
+        let timeout = fields.text("timeout").and_then(|text| fields.parse(&text, parse::duration));
+        if let Some(long) =
+            timeout.as_ref().filter(|timeout| timeout.value > crate::limits::APPROVAL_TIMEOUT_MAX)
+        {
+            fields.report(Problem::at(&long.place, "nobody remembers a question for more than 7 days"));
+        }
+        fields.word("hold", &[("wait", ())], &["retry"]);
+        fields.finish(&["window", "reason", "on_timeout", "on_unavailable", "notify"]);
+        Approval {
+            name: name.value.clone(),
+            approvers: self.names(Wanted::Approver, approvers),
+            needed: needed.and_then(|needed| u32::try_from(needed.value).ok()).unwrap_or(1),
+            timeout: timeout.map_or(crate::limits::APPROVAL_TIMEOUT, |timeout| timeout.value),
+        }
+    }
+}
+
+fn entry<T>(noun: T, name: At<String>, fields: &Fields<'_>) -> Entry<T> {
+    Entry { noun, at: name.place, places: fields.places() }
+}
+
+fn values<T>(list: Vec<At<T>>) -> Vec<T> {
+    list.into_iter().map(|item| item.value).collect()
+}
+
+fn uids(fields: &Fields<'_>) -> Vec<u32> {
+    let uids = fields.numbers("uids", 0, u64::from(u32::MAX) - 1);
+    uids.into_iter().filter_map(|uid| u32::try_from(uid.value).ok()).collect()
+}
+
+fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
+    let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+    if !fields.has("direction") {
+        fields.need_text("direction");
+    }
+    let direction = fields.word("direction", &directions, &[]);
+    if !fields.has("ports") {
+        fields.report(Problem::at(fields.place(), "this `target` has no `ports`"));
+    }
+    let ports = fields.numbers("ports", 1, u64::from(u16::MAX));
+    fields.distinct("ports", &ports);
+    let addresses = fields.parsed("addresses", parse::block);
+    let hosts = fields.parsed("hosts", parse::host);
+    let later = [
+        "https",
+        "h2",
+        "http2",
+        "grpc",
+        "tcp",
+        "postgres",
+        "mysql",
+        "ssh",
+        "rdp",
+        "kubernetes",
+        "mcp",
+        "websocket",
+    ];
+    fields.word("protocol", &[("http", ())], &later);
+    fields.word(
+        "tls",
+        &[("off", ())],
+        &["terminate", "intercept", "passthrough", "pass-through", "on", "upstream"],
+    );
+    let requires = [
+        ("user", Require::User),
+        ("workload", Require::Workload),
+        ("both", Require::Both),
+        ("peer", Require::Peer),
+    ];
+    let require = fields.word("require", &requires, &[]);
+    let forward_token = fields.boolean("forward_token");
+    let labels = fields.parsed("labels", words::label);
+    fields.distinct("labels", &labels);
+    fields.word("mode", &[("enforce", ())], &["observe"]);
+    fields.finish(&["until", "transparent", "http", "credential", "upstream", "timeouts"]);
+    let target = Target {
+        name: name.value.clone(),
+        direction: direction?.value,
+        ports: ports.iter().filter_map(|port| u16::try_from(port.value).ok()).collect(),
+        addresses: values(addresses),
+        hosts: values(hosts),
+        protocol: Protocol::Http,
+        require: require.map_or(Require::Unstated, |require| require.value),
+        forward_token: forward_token.is_none_or(|forward| forward.value),
+        labels: values(labels),
+    };
+    Some(entry(target, name.clone(), fields))
+}
+
+fn guard(fields: &Fields<'_>, name: At<String>) -> Entry<Guard> {
+    let guard = Guard {
+        name: name.value.clone(),
+        units: values(fields.parsed("units", words::unit)),
+        containers: values(fields.parsed("containers", words::container)),
+        uids: uids(fields),
+        cgroups: values(fields.parsed("cgroups", words::cgroup)),
+        dns: values(fields.parsed("dns", |text| parse::server(text, 53))),
+    };
+    fields.finish(&["networks", "namespaces", "udp"]);
+    if !["units", "containers", "uids", "cgroups"].iter().any(|key| fields.has(key)) {
+        fields.report(
+            Problem::at(&name.place, "this guard holds no process")
+                .help("give it `units`, `containers`, `uids` or `cgroups`"),
+        );
+    }
+    entry(guard, name, fields)
+}
+
+fn provider(fields: &Fields<'_>, name: At<String>, home: &Path) -> Option<Entry<IdentityProvider>> {
+    let issuer = fields.need_text("issuer");
+    if let Some(empty) = issuer.as_ref().filter(|issuer| issuer.value.is_empty()) {
+        fields.report(Problem::at(&empty.place, "`issuer` is empty"));
+    }
+    if !fields.has("audience") {
+        fields.need_texts("audience");
+    }
+    let audience = fields.one_or_more("audience");
+    if !fields.has("algorithms") {
+        fields.need_texts("algorithms");
+    }
+    let algorithms = fields.parsed("algorithms", words::algorithm);
+    let jwks =
+        fields.need_text("jwks").and_then(|text| fields.parse(&text, |text| words::key_set(text, home)));
+    let groups_claim = fields.text("groups_claim");
+    fields.finish(&["leeway", "introspection", "client_id", "client_secret", "max_token_life"]);
+    let provider = IdentityProvider {
+        name: name.value.clone(),
+        issuer: issuer?.value,
+        audience: values(audience),
+        algorithms: values(algorithms),
+        jwks: jwks?.value,
+        groups_claim: groups_claim.map_or_else(|| "groups".to_owned(), |claim| claim.value),
+    };
+    Some(entry(provider, name, fields))
+}

@@ -1,0 +1,61 @@
+//! HTTP/1.1 (RFC 9110, RFC 9112): every request of a flow is screened, judged, carried out and answered, one after
+//! the other. Refuses what has two readings; passes nothing blindly.
+
+mod body;
+mod exchange;
+mod forward;
+mod io;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::net::TcpStream;
+
+use self::exchange::Exchange;
+use self::io::Screened;
+use super::{Broken, Served};
+use crate::judge::Judge;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::upstream::Dialer;
+
+/// Drives one flow to its end.
+///
+/// # Errors
+/// [`Broken`] when the connection ends in the middle of an exchange.
+pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<Served, Broken> {
+    let entries = Arc::new(AtomicU64::new(0));
+    let (io, wire) = Screened::new(client);
+    let exchange = Arc::new(Exchange::new(judge.clone(), dialer.clone(), wire));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .preserve_header_case(true)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX * 2)
+        .auto_date_header(false)
+        .serve_connection(
+            io,
+            service_fn(|request| {
+                entries.fetch_add(1, Ordering::Relaxed);
+                let exchange = exchange.clone();
+                async move { exchange.answer(request).await }
+            }),
+        );
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = judge.draining().begun() => {
+            // An exchange that has begun may end; an idle connection ends now.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    let entries = entries.load(Ordering::Relaxed);
+    match served {
+        Ok(()) => Ok(Served { entries }),
+        Err(error) => Err(Broken { entries, why: error.to_string() }),
+    }
+}

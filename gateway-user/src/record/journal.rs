@@ -1,0 +1,247 @@
+//! The open record: builds one commit at a time and makes it durable. After a failure it is thrown away and opened
+//! again, so that what is in memory never runs ahead of what is on disk.
+
+use std::sync::Arc;
+
+use super::RecordError;
+use super::chain::{
+    Checkpoint, FORMAT, Link, META_CHECKPOINT, META_FORMAT, META_HEAD, META_LATENESS, META_STORE, Tail,
+};
+use super::entry::{Event, Micros};
+use super::frame::{Frame, KeptBody, Packer};
+use super::index::{Place, Rows};
+use super::ledger::{Ledger, NotOpen};
+use crate::operation::Sha256;
+use crate::store::disk::Disk;
+use crate::store::{Appender, Batch, Rehearsal, Store, StoreError, Viewer, close};
+
+/// Bytes of commits after which what is open is written down again, so that recovery reads little.
+const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
+/// A checkpoint may cost at most this part of what is written between two.
+const CHECKPOINT_PART: usize = 16;
+
+/// A change of the small durable state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateOp {
+    /// Put this value under this key.
+    Put(Vec<u8>, Vec<u8>),
+    /// Remove what is under this key.
+    Remove(Vec<u8>),
+}
+
+/// Why something was not taken into the commit.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Its subject is not open. The rest of the commit is unharmed.
+    NotOpen(NotOpen),
+    /// The commit as a whole cannot be written.
+    Store(StoreError),
+}
+
+/// The record, open for writing.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    store: Store,
+    bodies: Appender,
+    ledger: Ledger,
+    link: Link,
+    lateness: Micros,
+    packer: Packer,
+    rows: Rows,
+    places: Vec<Place>,
+    state: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Earliest and latest time an event of this commit names.
+    times: Option<(Micros, Micros)>,
+    /// Bytes of commits since the last checkpoint, and bytes of that checkpoint.
+    since_checkpoint: usize,
+    checkpoint_bytes: usize,
+}
+
+impl Journal {
+    /// Opens the record on this disk, makes a new one where there is none, and writes the first commit with `first`.
+    ///
+    /// All of that is rehearsed in memory beforehand: the engine's own recovery writes, and a record that does not
+    /// verify, or that cannot be written on, must stay as it is.
+    ///
+    /// # Errors
+    /// It is damaged (and then nothing was changed), in use, or the disk refuses.
+    pub(crate) fn open<T>(
+        disk: &Arc<dyn Disk>,
+        first: impl Fn(&mut Self) -> Result<T, RecordError>,
+    ) -> Result<(Self, T), RecordError> {
+        if disk.exists().map_err(StoreError::io("look for the record's database"))? {
+            let stage: Arc<dyn Disk> = Arc::new(Rehearsal(Arc::clone(disk)));
+            let mut rehearsed = Self::reopen(&stage)?;
+            let tried = first(&mut rehearsed);
+            close(rehearsed)?;
+            tried?;
+        } else {
+            create(disk.as_ref())?;
+        }
+        let mut journal = Self::reopen(disk)?;
+        let done = first(&mut journal)?;
+        Ok((journal, done))
+    }
+
+    /// Opens it without rehearsal: this process closed it a moment ago.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub(crate) fn reopen(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+        let store = Store::open(disk.as_ref())?;
+        let tail = Tail::read(&store.snapshot()?)?;
+        let mut journal = Self {
+            store,
+            bodies: Appender::open(Arc::clone(disk))?,
+            ledger: tail.ledger,
+            link: tail.link,
+            lateness: tail.lateness,
+            packer: Packer::default(),
+            rows: Rows::default(),
+            places: Vec::new(),
+            state: Vec::new(),
+            times: None,
+            // The first commit writes a checkpoint, so that what recovery closed is not read again.
+            since_checkpoint: usize::MAX,
+            checkpoint_bytes: 0,
+        };
+        journal.begin();
+        Ok(journal)
+    }
+
+    pub(crate) fn viewer(&self) -> Viewer {
+        self.store.viewer()
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Takes changes of state and events into the commit: all or none.
+    pub(crate) fn add(&mut self, state: Vec<StateOp>, events: Vec<Event>) -> Result<(), Refused> {
+        // One alone is all or none by itself.
+        if state.len() + events.len() > 1 {
+            self.ledger.check(&events).map_err(Refused::NotOpen)?;
+        }
+        for change in state {
+            self.add_state(change)?;
+        }
+        for event in events {
+            self.add_event(event)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one event into the commit.
+    pub(crate) fn add_event(&mut self, event: Event) -> Result<(), Refused> {
+        let frame = match event {
+            Event::Body(body) if !self.ledger.has_entry(body.entry) => {
+                return Err(Refused::NotOpen(NotOpen(format!("entry {}", body.entry))));
+            }
+            Event::Body(body) => {
+                let placed = self.bodies.place(&body.bytes).map_err(Refused::Store)?;
+                Frame::Body(KeptBody { entry: body.entry, side: body.side, placed })
+            }
+            event => Frame::Event(event),
+        };
+        self.add_frame(&frame)
+    }
+
+    fn add_state(&mut self, change: StateOp) -> Result<(), Refused> {
+        let (frame, row) = match change {
+            StateOp::Put(key, value) => {
+                let (digest, bytes) = (Sha256::of(&value), value.len() as u32);
+                (Frame::Put { key: key.clone(), digest, bytes }, (key, Some(value)))
+            }
+            StateOp::Remove(key) => (Frame::Removed { key: key.clone() }, (key, None)),
+        };
+        self.add_frame(&frame)?;
+        self.state.push(row);
+        Ok(())
+    }
+
+    fn add_frame(&mut self, frame: &Frame) -> Result<(), Refused> {
+        self.ledger.admit(frame, &mut self.places).map_err(Refused::NotOpen)?;
+        self.rows.add(self.packer.count(), &mut self.places);
+        if let Some(at) = frame.at() {
+            let (first, last) = self.times.unwrap_or((at, at));
+            self.times = Some((first.min(at), last.max(at)));
+        }
+        let encoded = self.packer.push(frame);
+        encoded.map_err(|cause| Refused::Store(StoreError::damaged("an event in memory", cause)))
+    }
+
+    /// Whether the commit holds anything yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packer.count() == 0
+    }
+
+    /// Makes the commit durable. After an error the journal is of no more use: open it again.
+    pub(crate) fn commit(&mut self, now: Micros) -> Result<(), StoreError> {
+        let (first, last) = self.times.unwrap_or((now, now));
+        let written = now.max(self.link.written).max(last);
+        let lateness = self.lateness.max(written.saturating_sub(first));
+        let number = self.link.number;
+        let sequence = self.link.sequence + u64::from(self.packer.count());
+        self.bodies.sync()?;
+        let (blob, seal) = self.packer.finish(number, written);
+        let link = Link { number: number + 1, sequence, seal, written };
+        let second = written.div_euclid(1_000_000);
+        let new_second = number == 0 || second != self.link.written.div_euclid(1_000_000);
+        let mut meta = vec![(META_HEAD, encode(&link)?)];
+        if lateness != self.lateness {
+            meta.push((META_LATENESS, encode(&lateness)?));
+        }
+        // Before the checkpoint: it also notes what this commit means for open sessions.
+        let index = self.rows.finish(number, &mut self.ledger);
+        let since = self.since_checkpoint.saturating_add(blob.len());
+        let mark = since >= CHECKPOINT_BYTES.max(self.checkpoint_bytes.saturating_mul(CHECKPOINT_PART));
+        if mark {
+            meta.push((META_CHECKPOINT, encode(&Checkpoint { link, ledger: self.ledger.clone() })?));
+        }
+        self.store.commit(&Batch {
+            commit: Some((number, blob)),
+            index: &index,
+            second: new_second.then_some(second),
+            state: &self.state,
+            meta: &meta,
+        })?;
+        self.since_checkpoint = if mark { 0 } else { since };
+        if mark {
+            self.checkpoint_bytes = meta.last().map_or(0, |(_, bytes)| bytes.len());
+        }
+        (self.link, self.lateness) = (link, lateness);
+        self.begin();
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        self.packer.begin(self.link.seal, self.link.sequence);
+        self.state.clear();
+        self.times = None;
+    }
+}
+
+/// A new, empty store with a random name.
+fn create(disk: &dyn Disk) -> Result<(), StoreError> {
+    let mut store = [0; 32];
+    aws_lc_rs::rand::fill(&mut store)
+        .map_err(|_| StoreError::io("name the new record")(std::io::Error::other("no random numbers")))?;
+    let link = Link::first(&store);
+    let meta = [
+        (META_FORMAT, encode(&FORMAT)?),
+        (META_STORE, store.to_vec()),
+        (META_HEAD, encode(&link)?),
+        (META_LATENESS, encode(&Micros::default())?),
+        (META_CHECKPOINT, encode(&Checkpoint { link, ledger: Ledger::default() })?),
+    ];
+    Store::create(disk, &Batch { meta: &meta, ..Batch::default() })
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    postcard::to_allocvec(value).map_err(|cause| StoreError::damaged("a row in memory", cause))
+}

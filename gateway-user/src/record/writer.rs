@@ -1,0 +1,294 @@
+//! One thread that writes: takes everything that waits, makes one commit of it, wakes all who wait. Never tells a
+//! waiter that something is durable before it is, and never keeps one waiting for a disk that is gone.
+
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::desk::{Answer, Desk, Item, Owed, Shared, now, watch};
+use super::entry::{Event, Interrupted, Micros, Started};
+use super::journal::{Journal, Refused, StateOp};
+use super::{Health, RecordError, Row, Stats, Tuning};
+use crate::limits;
+use crate::store::disk::Disk;
+use crate::store::{StoreError, Viewer, close};
+
+/// Why entries and sessions were closed that nobody closed.
+const ABANDONED: &str = "the enforcer stopped before it ended";
+
+/// A handle on the writer's thread. Dropping it writes what waits and ends the thread.
+#[derive(Debug)]
+pub(crate) struct Writer(Arc<Shared>);
+
+impl Writer {
+    pub(crate) fn start(disk: Arc<dyn Disk>, tuning: Tuning) -> Result<Self, RecordError> {
+        let (journal, recovered) = open_patiently(&disk)?;
+        if recovered > 0 {
+            warn!(recovered, "an earlier enforcer stopped with entries open; they are closed in the record");
+        }
+        let shared = Arc::new(Shared {
+            desk: Mutex::new(Desk::new(recovered, journal.viewer())),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            tuning,
+        });
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+            spawned.map(drop).map_err(StoreError::io("start the record's writer"))
+        };
+        let mine = Arc::clone(&shared);
+        spawn("record-writer", Box::new(move || Loop { shared: mine, disk }.run(journal)))?;
+        let mine = Arc::clone(&shared);
+        spawn("record-watch", Box::new(move || watch(&mine)))?;
+        Ok(Self(shared))
+    }
+
+    pub(crate) fn append(
+        &self,
+        state: Vec<StateOp>,
+        events: Vec<Event>,
+    ) -> Result<oneshot::Receiver<Answer>, RecordError> {
+        self.0.append(state, events)
+    }
+
+    pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
+        let viewer = self.0.desk().viewer.clone();
+        match viewer.snapshot()? {
+            Some(snapshot) => Ok(snapshot.state_scan(prefix)?),
+            None => Err(RecordError::Unavailable(
+                self.0.desk().down.clone().unwrap_or_else(|| "it is closed".into()),
+            )),
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.0.desk().down.clone().map_or(Health::Up, Health::Down)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let desk = self.0.desk();
+        Stats { waiting: desk.queued_events as u64, ..desk.stats }
+    }
+
+    pub(crate) fn close(&self) {
+        let mut desk = self.0.desk();
+        desk.stopping = true;
+        self.0.work.notify_all();
+        let bound = Instant::now() + self.0.tuning.commit;
+        while !desk.stopped {
+            let Some(left) = bound.checked_duration_since(Instant::now()) else { break };
+            desk = self.0.done.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A reader of a record that was not closed keeps the writer's lock for a moment.
+fn open_patiently(disk: &Arc<dyn Disk>) -> Result<(Journal, u64), RecordError> {
+    let bound = Instant::now() + limits::RECORD_OPEN_TIMEOUT;
+    loop {
+        match Journal::open(disk, take_over) {
+            Err(RecordError::Store(StoreError::InUse)) if Instant::now() < bound => {
+                thread::sleep(Duration::from_millis(50))
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Closes what an earlier enforcer left open, and says that this one started.
+fn take_over(journal: &mut Journal) -> Result<u64, RecordError> {
+    let at = now();
+    let recovered = journal.ledger().entries() as u64;
+    let mut events = journal.ledger().abandoned(at, ABANDONED);
+    events.push(Event::Started(Started { at, version: env!("CARGO_PKG_VERSION").to_owned(), recovered }));
+    journal.add(Vec::new(), events).map_err(refusal)?;
+    journal.commit(at)?;
+    Ok(recovered)
+}
+
+fn refusal(refused: Refused) -> RecordError {
+    match refused {
+        Refused::NotOpen(cause) => cause.into(),
+        Refused::Store(cause) => cause.into(),
+    }
+}
+
+/// The writer's thread.
+struct Loop {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Loop {
+    fn run(self, journal: Journal) {
+        let mut journal = Some(journal);
+        loop {
+            let Some((items, ends)) = self.take() else { break };
+            let owed = Owed::of(&items, &ends);
+            let Some(open) = journal.as_mut() else { break };
+            let written = catch_unwind(AssertUnwindSafe(|| self.write(open, items, ends)));
+            let failed = match written {
+                Ok(Ok(())) => continue,
+                Ok(Err(failed)) => failed,
+                Err(_) => StoreError::damaged("the writer", "it panicked; see the log"),
+            };
+            let _ = close(journal.take());
+            journal = self.recover(&failed, owed);
+        }
+        let _ = close(journal);
+        let mut desk = self.shared.desk();
+        desk.stopped = true;
+        desk.stopping = true;
+        desk.go_down(&"it is closed".into());
+        self.shared.done.notify_all();
+    }
+
+    /// Waits for work and takes all of it; `None` when there is none and the writer shall stop.
+    fn take(&self) -> Option<(Vec<Item>, Vec<Event>)> {
+        let mut desk = self.shared.desk();
+        while desk.queue.is_empty() && desk.ends.is_empty() {
+            if desk.stopping {
+                return None;
+            }
+            desk = self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+        (desk.queued_events, desk.queued_bytes) = (0, 0);
+        desk.refused.clear();
+        let ends = mem::take(&mut desk.ends);
+        let items = mem::take(&mut desk.queue);
+        desk.writing = Some((Instant::now(), Vec::new()));
+        Some((items, ends))
+    }
+
+    /// One commit: what was queued, then the ends that no queue took (what they end was queued before them).
+    fn write(&self, journal: &mut Journal, items: Vec<Item>, ends: Vec<Event>) -> Result<(), StoreError> {
+        let before = journal.link().sequence;
+        let mut waiters = Vec::with_capacity(items.len());
+        let mut items = items.into_iter();
+        let mut failed = None;
+        for Item { state, events, waiter } in items.by_ref() {
+            match journal.add(state, events) {
+                Ok(()) => waiters.push(waiter),
+                Err(Refused::NotOpen(cause)) => drop(waiter.send(Err(cause.into()))),
+                Err(Refused::Store(cause)) => {
+                    waiters.push(waiter);
+                    failed = Some(cause);
+                    break;
+                }
+            }
+        }
+        waiters.extend(items.map(|item| item.waiter));
+        if let Some((_, slot)) = &mut self.shared.desk().writing {
+            *slot = waiters;
+        }
+        for end in ends {
+            match journal.add_event(end) {
+                Ok(()) | Err(Refused::NotOpen(_)) => {}
+                Err(Refused::Store(cause)) => failed = Some(cause),
+            }
+        }
+        if let Some(cause) = failed {
+            return Err(cause);
+        }
+        if !journal.is_empty() {
+            journal.commit(now())?;
+        }
+        self.written(journal, before);
+        Ok(())
+    }
+
+    fn written(&self, journal: &Journal, before: u64) {
+        let mut desk = self.shared.desk();
+        let waiters = desk.writing.take().map(|(_, waiters)| waiters).unwrap_or_default();
+        desk.stats.commits += 1;
+        desk.stats.frames += journal.link().sequence - before;
+        if let Some(since) = desk.hung.take() {
+            let reason = desk.down.take().unwrap_or_else(|| "the disk did not answer".into());
+            let (flows, operations) =
+                (mem::take(&mut desk.refused_flows), mem::take(&mut desk.refused_operations));
+            let gap = Interrupted { at: now(), since, reason: reason.to_string(), flows, operations };
+            desk.ends.push(Event::Interrupted(gap));
+            info!(flows, operations, "the disk answers again; the record is written");
+        }
+        drop(desk);
+        for waiter in waiters {
+            // Who no longer waits has dropped the other end.
+            let _ = waiter.send(Ok(()));
+        }
+    }
+
+    /// After a failure: refuses everything, and tries to open and to write until that works. `None` when the writer
+    /// shall stop.
+    fn recover(&self, failed: &StoreError, owed: Owed) -> Option<Journal> {
+        let since = now();
+        let reason: Arc<str> = failed.to_string().into();
+        error!(%reason, "the record cannot be written; nothing is forwarded until it can");
+        {
+            let mut desk = self.shared.desk();
+            desk.hung = None;
+            desk.viewer = Viewer::default();
+            desk.go_down(&reason);
+            desk.refused_flows += owed.flows;
+            desk.refused_operations += owed.operations;
+            let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.ends.len());
+            let later = mem::take(&mut desk.ends);
+            desk.ends = owed.ends.into_iter().take(room).chain(later).collect();
+        }
+        loop {
+            {
+                let desk = self.shared.desk();
+                let (desk, _) = self
+                    .shared
+                    .work
+                    .wait_timeout_while(desk, self.shared.tuning.retry, |desk| !desk.stopping)
+                    .unwrap_or_else(PoisonError::into_inner);
+                if desk.stopping {
+                    return None;
+                }
+            }
+            match catch_unwind(AssertUnwindSafe(|| self.come_back(since, &reason))) {
+                Ok(Ok(journal)) => return Some(journal),
+                Ok(Err(cause)) => warn!(%cause, "the record still cannot be written"),
+                Err(_) => error!("the record's recovery panicked"),
+            }
+        }
+    }
+
+    /// Opens the record again and writes what it owes: the ends that were kept, and that there was a gap.
+    fn come_back(&self, since: Micros, reason: &Arc<str>) -> Result<Journal, RecordError> {
+        let mut journal = Journal::reopen(&self.disk)?;
+        let (ends, flows, operations) = {
+            let desk = self.shared.desk();
+            (desk.ends.clone(), desk.refused_flows, desk.refused_operations)
+        };
+        let written = ends.len();
+        for end in ends {
+            match journal.add_event(end) {
+                Ok(()) | Err(Refused::NotOpen(_)) => {}
+                Err(Refused::Store(cause)) => return Err(cause.into()),
+            }
+        }
+        let gap = Interrupted { at: now(), since, reason: reason.to_string(), flows, operations };
+        journal.add_event(Event::Interrupted(gap)).map_err(refusal)?;
+        journal.commit(now())?;
+        let mut desk = self.shared.desk();
+        desk.ends.drain(..written);
+        desk.refused_flows -= flows;
+        desk.refused_operations -= operations;
+        desk.down = None;
+        desk.viewer = journal.viewer();
+        info!(flows, operations, "the record is written again");
+        Ok(journal)
+    }
+}
