@@ -29,3 +29,6 @@ pub use read::{read, read_files, without_cases};
 pub use sample::Sample;
 pub use set::{Captures, Set};
 pub use shelf::{NoPolicy, Reloaded, Shelf, State};
+
+#[cfg(test)]
+mod examples;
