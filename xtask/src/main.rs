@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, loads and tests Tidegate. Every command first brings what it needs, and does nothing twice.
 
 mod build;
+mod demo;
 mod gate;
 mod packages;
 mod place;
@@ -32,6 +33,8 @@ enum Task {
     Reload(gate::Words),
     /// Show programs, links, maps, counters and the enforcer's health.
     Status(gate::Words),
+    /// Show the gate at work, with real commands on hosts of its own (asks for root).
+    Demo(demo::Demo),
     /// Build, load, and run the enforcer in the foreground.
     Run(gate::Words),
 }
@@ -54,6 +57,7 @@ fn run(task: Task) -> Result<()> {
         Task::Unload(words) => words.run("unload"),
         Task::Reload(words) => words.run("reload"),
         Task::Status(words) => words.run("status"),
+        Task::Demo(demo) => demo.run(),
         Task::Run(words) => words.run("run"),
     }
 }
