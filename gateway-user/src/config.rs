@@ -31,6 +31,8 @@ pub struct Settings {
     pub cgroup: PathBuf,
     /// Path of the network namespace whose inbound traffic is steered.
     pub netns: PathBuf,
+    /// Watch only sockets of `netns`, although processes of other namespaces are in `cgroup` too.
+    pub only_netns: bool,
     /// The gate's own TCP port.
     pub port: u16,
     /// Path of the admin socket.
@@ -49,6 +51,7 @@ impl Default for Settings {
             pins: PINS.into(),
             cgroup: cgroup_root(),
             netns: NETNS.into(),
+            only_netns: false,
             port: PORT,
             admin_socket: ADMIN_SOCKET.into(),
             metrics_port: None,

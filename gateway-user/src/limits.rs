@@ -80,11 +80,21 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// To one commit of the record. Longer means the disk is gone: 503.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two tries to write the record after a failure.
-pub const RECORD_RETRY: Duration = Duration::from_millis(250);
-/// To the lock on a record that a reader or a stopping enforcer still holds.
-pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of demands kept for one asking subject, bodies included: sixteen of the largest.
+pub const DEMAND_BYTES_PER_SUBJECT_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of demands kept in all.
+pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of what an approver says with a vote. A paragraph.
+pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
+/// Requests on the admin socket at once. More wait their turn in the listen queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// From accept to the end of one request on the admin socket.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// From a demand to its expiry, where the approval does not say.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The longest expiry an approval may state. Nobody remembers a question for longer.
 pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Between two tries to write the record after a failure.
+pub const RECORD_RETRY: Duration = Duration::from_millis(250);
+/// To the lock on a record that a reader or a stopping enforcer still holds.
+pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);

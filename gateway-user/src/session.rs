@@ -9,8 +9,8 @@ use crate::intercept::{self, Flow};
 use crate::judge::{Bench, Judge, now};
 use crate::operation::{Direction, SessionId};
 use crate::protocol::{self, Broken, Served};
-use crate::record::entry::{Ending, Event, SessionClosed, SessionOpened};
 use crate::record::RecordError;
+use crate::record::entry::{Ending, Event, SessionClosed, SessionOpened};
 use crate::upstream::Dialer;
 
 /// What every flow needs.
@@ -25,7 +25,9 @@ pub struct Gateway {
 pub async fn serve(gateway: Arc<Gateway>, flow: Flow, client: TcpStream) {
     let session = match Session::open(&gateway.bench, &flow) {
         Ok(session) => session,
-        Err(error) => return tracing::error!(%error, peer = %flow.peer, "closed a flow that cannot be recorded"),
+        Err(error) => {
+            return tracing::error!(%error, peer = %flow.peer, "closed a flow that cannot be recorded");
+        }
     };
     let judge = Judge::new(gateway.bench.clone(), Arc::new(flow));
     if !is_declared(&gateway.bench, judge.flow()) {
@@ -86,7 +88,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let (entries, ending) = self.ending.take().unwrap_or_else(|| {
-            let why = if self.bench.draining.is_on() { "the gate was stopped" } else { "a fault in the gate ended it" };
+            let why = if self.bench.draining.is_on() {
+                "the gate was stopped"
+            } else {
+                "a fault in the gate ended it"
+            };
             (0, Ending::ByGate(why.into()))
         });
         let closed = SessionClosed { session: self.id, at: now(), entries, ending };

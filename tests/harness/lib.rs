@@ -7,8 +7,6 @@
 //! Nothing here gives up quietly: what the harness cannot do fails the test, with the logs of everything it started.
 //! A test that panics (asserts, unwraps) prints those logs; one that returns an error does not, so prefer the former.
 
-#![expect(clippy::expect_used, reason = "a failure of the harness is the failure of the test, and says so")]
-
 pub mod client;
 pub mod dialer;
 pub mod gate;

@@ -3,6 +3,9 @@
 
 use std::io::{self, Read};
 
+/// Header or trailer fields in order: name, value.
+pub type Fields = Vec<(String, String)>;
+
 /// A request as an upstream received it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
@@ -11,28 +14,28 @@ pub struct Request {
     /// As it stood in the request line: `/v1/runs?limit=1`.
     pub target: String,
     /// Fields in order, case kept.
-    pub headers: Vec<(String, String)>,
+    pub headers: Fields,
     /// The body, without chunk framing.
     pub body: Vec<u8>,
     /// Trailer fields.
-    pub trailers: Vec<(String, String)>,
+    pub trailers: Fields,
 }
 
 /// A response as a client received it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Response {
     /// Interim responses that came before it: status and fields.
-    pub interim: Vec<(u16, Vec<(String, String)>)>,
+    pub interim: Vec<(u16, Fields)>,
     /// Its status code.
     pub status: u16,
     /// Fields in order, case kept.
-    pub headers: Vec<(String, String)>,
+    pub headers: Fields,
     /// The body, without chunk framing.
     pub body: Vec<u8>,
     /// The sizes of its chunks, where it was chunked.
     pub chunks: Vec<usize>,
     /// Trailer fields.
-    pub trailers: Vec<(String, String)>,
+    pub trailers: Fields,
 }
 
 impl Request {
@@ -86,7 +89,7 @@ enum Framing {
 
 struct Head {
     line: String,
-    fields: Vec<(String, String)>,
+    fields: Fields,
 }
 
 impl<R: Read> Reader<R> {
@@ -193,11 +196,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(Head { line, fields: fields(lines)? }))
     }
 
-    fn framed(
-        &mut self,
-        framing: &Framing,
-        chunks: &mut Vec<usize>,
-    ) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn framed(&mut self, framing: &Framing, chunks: &mut Vec<usize>) -> io::Result<(Vec<u8>, Fields)> {
         match framing {
             Framing::Length(length) => Ok((self.exactly(*length)?, Vec::new())),
             Framing::ToEnd => Ok((self.to_end()?, Vec::new())),
@@ -205,7 +204,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn chunked(&mut self, chunks: &mut Vec<usize>) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn chunked(&mut self, chunks: &mut Vec<usize>) -> io::Result<(Vec<u8>, Fields)> {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
@@ -260,7 +259,7 @@ fn framing(headers: &[(String, String)]) -> io::Result<Option<Framing>> {
     }
 }
 
-fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> io::Result<Vec<(String, String)>> {
+fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> io::Result<Fields> {
     let lines = lines.filter(|line| !line.is_empty());
     let split = lines.map(|line| line.split_once(':').ok_or_else(|| invalid(line)));
     split.map(|pair| pair.map(|(name, value)| (name.to_owned(), value.trim().to_owned()))).collect()

@@ -84,11 +84,10 @@ def injected(record, steps):
 def conclude(task, record, thought):
     if "deleted" in record:
         return Answer(thought, f"Customer {record['deleted']} is deleted.")
-    words = {"card": "card", "pay": "card", "mail": "email", "contact": "email", "note": "notes"}
-    wanted = next((field for word, field in words.items() if word in task.lower()), None)
-    if wanted is None:
-        return Answer(thought, f"{record['name']}: {record['email']}, pays with {record['card']}.")
-    return Answer(thought, f"{record['name']}, {wanted}: {record[wanted]}")
+    words = {"pay": "card", "card": "card", "mail": "email", "reach": "email", "note": "notes"}
+    wanted = dict.fromkeys(field for word, field in words.items() if word in task.lower()) or record
+    facts = ", ".join(f"{field} {record[field]}" for field in wanted if field in ("card", "email", "notes"))
+    return Answer(thought, f"{record['name']}: {facts}")
 
 
 def perform(act):

@@ -45,7 +45,8 @@ pub(crate) fn without(command: Cmd<'_>, also_toolchain: bool) -> Cmd<'_> {
     place::leaked_settings(also_toolchain).iter().fold(command, |command, name| command.env_remove(name))
 }
 
-fn kernel_object(sh: &Shell, toolchain: KernelToolchain) -> Result<()> {
+/// Builds the kernel programs into the object that `gateway-user` embeds.
+pub(crate) fn kernel_object(sh: &Shell, toolchain: KernelToolchain) -> Result<()> {
     let target = place::root().join("target/bpf-build");
     let _there = sh.push_dir(place::root().join("gateway-ebpf"));
     let linker = format!("-Clinker={}", toolchain.linker().display());

@@ -66,8 +66,7 @@ impl Demo {
         }
         let screen = Screen::new(!self.no_color && std::io::stdout().is_terminal());
         let Some(program) = &self.program else {
-            screen.title("Tidegate, shown")?;
-            screen.text(INTRO)?;
+            screen.title("Tidegate, shown", INTRO)?;
             setup::for_demo()?;
             let program = match std::env::var_os("TIDEGATE_BIN") {
                 Some(built) => PathBuf::from(built),
@@ -115,11 +114,8 @@ impl Demo {
         if !left.is_empty() {
             bail!("this stays behind: {}", left.join("; "));
         }
-        screen.title("That was it")?;
-        screen.text(&format!(
-            "{checks} promises checked in {} s, all kept; everything is removed again.\n\n{}",
-            start.elapsed().as_secs(),
-            acts::NEXT
-        ))
+        let took = start.elapsed().as_secs();
+        let sum = format!("{checks} promises checked in {took} s, all kept. Everything is removed again.");
+        screen.title("That was it", &format!("{sum}\n{}", acts::NEXT))
     }
 }

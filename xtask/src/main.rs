@@ -1,11 +1,19 @@
 //! `cargo xtask`: builds, loads and tests Tidegate. Every command first brings what it needs, and does nothing twice.
 
+#![expect(clippy::print_stdout, reason = "what tests say, and their sum, is the output of this command")]
+
 mod build;
+mod check;
 mod demo;
 mod gate;
+mod layers;
 mod packages;
 mod place;
+mod rust_text;
 mod setup;
+mod test;
+mod tidy;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -37,6 +45,12 @@ enum Task {
     Demo(demo::Demo),
     /// Build, load, and run the enforcer in the foreground.
     Run(gate::Words),
+    /// Run every test: what CI runs.
+    Test(test::Test),
+    /// Everything without running: formatting, lints, tidy, licences and bans, documentation.
+    Check,
+    /// The project's own rules: layers, owners of names, lengths, openings.
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -55,9 +69,12 @@ fn run(task: Task) -> Result<()> {
         Task::Build(build) => build.run().map(drop),
         Task::Load(words) => words.run("load"),
         Task::Unload(words) => words.run("unload"),
-        Task::Reload(words) => words.run("reload"),
+        Task::Reload(words) => words.run("load"),
         Task::Status(words) => words.run("status"),
         Task::Demo(demo) => demo.run(),
         Task::Run(words) => words.run("run"),
+        Task::Test(test) => test.run(),
+        Task::Check => check::run(),
+        Task::Tidy => tidy::run(),
     }
 }

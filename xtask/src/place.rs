@@ -66,6 +66,10 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
+/// How a normal user becomes root for one command; what the tests look at goes with it.
+pub(crate) const SUDO: [&str; 2] =
+    ["sudo", "--preserve-env=PATH,CI,TIDEGATE_FULL,TIDEGATE_BIN,PROPTEST_CASES,RUST_LOG,RUST_BACKTRACE"];
+
 /// The command line prefix that makes the rest privileged: nothing for root, sudo otherwise.
 pub(crate) fn privileged() -> Result<Vec<String>> {
     if is_root() {
@@ -74,7 +78,7 @@ pub(crate) fn privileged() -> Result<Vec<String>> {
     if command("sudo").is_none() {
         bail!("this needs root and there is no sudo here: run it as root");
     }
-    Ok(vec!["sudo".to_owned(), "--preserve-env=PATH,CI,TIDEGATE_FULL,TIDEGATE_BIN,RUST_LOG".to_owned()])
+    Ok(SUDO.map(str::to_owned).to_vec())
 }
 
 /// Settings of the cargo that runs us, which would mislead another cargo or another toolchain. `CARGO_HOME`, network

@@ -23,7 +23,7 @@ pub(crate) enum KernelToolchain {
 const BPF_LINKER: &str = "0.13.0";
 /// The newest major that runs on Debian 12's node 18 and on 20.
 const OIDC_PROVIDER: &str = "8.8.1";
-const CARGO_DENY: &str = "0.18";
+const CARGO_DENY: &str = "0.20.2";
 /// LLVM majors that this bpf-linker can be built against, newest first.
 const LLVM: [u32; 3] = [23, 22, 21];
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::process::Processes;
@@ -28,16 +29,24 @@ pub(super) struct Door {
     rooms: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<String, usize>>>,
     flows: TaskTracker,
+    /// Ends flows that outlive the drain.
+    cut: CancellationToken,
 }
 
 impl Door {
-    pub(super) fn new(gateway: Arc<Gateway>, processes: Processes, flows: TaskTracker) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        processes: Processes,
+        flows: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             gateway,
             processes: Arc::new(processes),
             rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             peers: Arc::default(),
             flows,
+            cut,
         }
     }
 
@@ -61,7 +70,13 @@ impl Door {
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, direction: Direction, _room: OwnedSemaphorePermit) {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        direction: Direction,
+        _room: OwnedSemaphorePermit,
+    ) {
         let flow = match self.flow(&stream, peer, direction).await {
             Ok(flow) => flow,
             Err(why) => {
@@ -69,7 +84,8 @@ impl Door {
                 return tracing::warn!(%peer, %why, "closed a connection");
             }
         };
-        let who = flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
+        let who =
+            flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
         let Some(_place) = Place::take(&self.peers, who) else {
             self.gateway.bench.metrics.refused(direction);
             return tracing::warn!(%peer, "closed a connection: this peer has as many open as one peer may");
@@ -77,11 +93,12 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        session::serve(self.gateway.clone(), flow, stream).await;
+        self.cut.run_until_cancelled(session::serve(self.gateway.clone(), flow, stream)).await;
     }
 
     async fn flow(&self, stream: &TcpStream, peer: SocketAddr, direction: Direction) -> Result<Flow, String> {
-        let seen = kernel::identify(stream).map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
+        let seen = kernel::identify(stream)
+            .map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
         let local = stream.local_addr().map_err(|error| error.to_string())?;
         let arrival = Arrival { direction, peer: unmapped(peer), local: unmapped(local), seen };
         let destination = arrival.destination().map_err(|unknown| unknown.to_string())?;
@@ -98,12 +115,14 @@ impl Door {
         Ok(Flow { session: SessionId::now(), direction, peer: arrival.peer, destination, workload, guard })
     }
 
-    /// Guards are numbered from 1 in the order of the policy set.
-    fn guard_name(&self, number: u32) -> Option<String> {
-        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    fn guard_name(&self, id: u32) -> Option<String> {
+        if id == 0 {
+            return None;
+        }
         let set = self.gateway.bench.shelf.current();
-        // A guard that policy no longer has still guards its process until the tables follow.
-        Some(set.guards().get(index).map_or_else(|| format!("guard {number}"), |guard| guard.name.clone()))
+        let guard = set.guards().iter().find(|guard| kernel::guard_id(&guard.name) == id);
+        // A guard that policy no longer has still holds its process until the tables follow.
+        Some(guard.map_or_else(|| format!("guard {id}"), |guard| guard.name.clone()))
     }
 }
 

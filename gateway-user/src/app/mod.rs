@@ -1,1 +1,201 @@
-//! app.
+//! Puts the parts together, in the order that never opens a window: policy, record, approvals, tables, listeners; and
+//! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
+
+mod accept;
+mod follow;
+mod ledger;
+mod table;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::accept::Door;
+use self::follow::Follower;
+use self::ledger::RecordLedger;
+use crate::approval::{Desk, DeskError, Key, KeyError};
+use crate::config::Settings;
+use crate::identity::process::Processes;
+use crate::identity::token::Verifier;
+use crate::intercept::Names;
+use crate::judge::{Bench, Draining, Plans};
+use crate::kernel::{self, KernelError, Place};
+use crate::limits::DRAIN_TIMEOUT;
+use crate::operation::Direction;
+use crate::policy::{NoPolicy, Shelf};
+use crate::record::{RecordError, Recorder};
+use crate::session::Gateway;
+use crate::telemetry::Metrics;
+use crate::upstream::Dialer;
+
+pub use table::of as kernel_table;
+
+/// Where the last good policy files are, below the state directory.
+const LAST_GOOD: &str = "last-good";
+
+/// Why the enforcer does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// There is no policy to enforce.
+    #[error("no policy can be put in force, so the gate stays shut: {0}")]
+    Policy(#[from] NoPolicy),
+    /// The record cannot be opened.
+    #[error("the record cannot be opened, so the gate stays shut: {0}")]
+    Record(#[from] RecordError),
+    /// The approvals cannot be read.
+    #[error("the approvals cannot be read: {0}")]
+    Approvals(#[from] DeskError),
+    /// The approval key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The kernel programs cannot be loaded or adopted.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Something else the gate stands on is missing.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl AppError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        |source| Self::Io { what, source }
+    }
+}
+
+/// Where the programs are attached by these settings.
+#[must_use]
+pub fn place(settings: &Settings) -> Place {
+    Place {
+        pins: settings.pins.clone(),
+        cgroup: settings.cgroup.clone(),
+        netns: settings.netns.clone(),
+        port: settings.port,
+        only_netns: settings.only_netns,
+    }
+}
+
+/// Opens the policy of these settings, or the last good one.
+///
+/// # Errors
+/// When neither can be put in force.
+pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
+    Ok(Shelf::open(&settings.policies, &settings.state.join(LAST_GOOD))?)
+}
+
+/// Runs the enforcer until it is told to stop.
+///
+/// # Errors
+/// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
+pub async fn run(settings: Settings) -> Result<(), AppError> {
+    make_state_directory(&settings.state)?;
+    let shelf = Arc::new(open_policy(&settings)?);
+    let recorder = Recorder::open(&settings.state)?;
+    let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
+    let key = Key::open(&settings.state)?;
+    let set = shelf.current();
+    kernel::load(&place(&settings), &table::of(&set, &settings.cgroup))?;
+    let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
+    let metrics = Metrics::new();
+    let bench = Arc::new(Bench {
+        shelf: shelf.clone(),
+        recorder: recorder.clone(),
+        desk: desk.clone(),
+        tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers()))),
+        names: Names::default(),
+        key,
+        plans: Plans::default(),
+        metrics,
+        draining: Draining::default(),
+    });
+    let exempt = gate.clone();
+    let dialer = Dialer::new(Arc::new(move |socket: BorrowedFd<'_>| exempt.exempt(socket)));
+    let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
+    let follower = Follower::new(bench.clone(), gate.clone(), settings.clone());
+    follower.started();
+
+    let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
+    let mut work = JoinSet::new();
+    let door = Door::new(gateway.clone(), Processes::new(&settings.cgroup), flows.clone(), cut.clone());
+    open_doors(&gate, &door, &mut work)?;
+    shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
+    work.spawn(follower.follow());
+    admin::serve(&settings, &bench, &gate, &mut work).await?;
+    // Says so to systemd where there is one.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(policy = %set.digest(), "the gate is open");
+
+    let outcome = until_told(&shelf, &mut work).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    bench.draining.begin();
+    work.shutdown().await;
+    drain(flows, &cut).await;
+    drop((gateway, gate));
+    recorder.close();
+    tracing::info!("the gate is shut");
+    outcome
+}
+
+fn make_state_directory(state: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
+    made.map_err(AppError::io(format!("cannot make the state directory {}", state.display())))
+}
+
+fn open_doors(gate: &kernel::Gate, door: &Door, work: &mut JoinSet<()>) -> Result<(), AppError> {
+    let listeners = gate.listen()?;
+    let both = [(listeners.outbound, Direction::Outbound), (listeners.inbound, Direction::Inbound)];
+    for (listeners, direction) in both {
+        for listener in listeners {
+            let listener =
+                TcpListener::from_std(listener).map_err(AppError::io("cannot wait on a listener"))?;
+            work.spawn(door.clone().accept(listener, direction));
+        }
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT; SIGHUP reads the policy again. A part that ends by itself ends the gate.
+async fn until_told(shelf: &Arc<Shelf>, work: &mut JoinSet<()>) -> Result<(), AppError> {
+    let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                let shelf = shelf.clone();
+                drop(tokio::task::spawn_blocking(move || shelf.reload()).await);
+            }
+            ended = work.join_next() => {
+                let why = ended.map_or_else(String::new, |ended| ended.err().map(|e| e.to_string()).unwrap_or_default());
+                let source = io::Error::other(why);
+                return Err(AppError::Io { what: "a part of the gate ended by itself".into(), source });
+            }
+        }
+    }
+}
+
+/// Gives flows time to end by themselves; what still runs then is cut off, and recorded as such.
+async fn drain(flows: TaskTracker, cut: &CancellationToken) {
+    flows.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, flows.wait()).await.is_err() {
+        tracing::warn!(flows = flows.len(), "flows still run; they are cut off");
+        cut.cancel();
+        flows.wait().await;
+    }
+}

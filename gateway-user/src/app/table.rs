@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{GuardRow, ServiceRow, Table, TargetRow};
+use crate::kernel::{Block, GuardRow, ServiceRow, Table, TargetRow};
 use crate::operation::Direction;
 use crate::policy::Set;
 use crate::policy::nouns::Guard;
@@ -18,20 +18,12 @@ const DIRECTORIES_MAX: usize = 50_000;
 pub fn of(set: &Set, cgroup_root: &Path) -> Table {
     let mut table = Table::default();
     for target in set.targets() {
+        let blocks =
+            target.addresses.iter().map(|b| Block { address: b.address, prefix: b.prefix }).collect();
+        let ports = target.ports.clone();
         match target.direction {
-            Direction::Outbound => {
-                for block in &target.addresses {
-                    for &port in &target.ports {
-                        table.targets.push(TargetRow { address: block.address, prefix: block.prefix, port });
-                    }
-                }
-            }
-            Direction::Inbound => {
-                for &port in &target.ports {
-                    let addresses = target.addresses.iter().map(|block| (block.address, block.prefix)).collect();
-                    table.services.push(ServiceRow { port, addresses });
-                }
-            }
+            Direction::Outbound => table.targets.push(TargetRow { blocks, ports }),
+            Direction::Inbound => table.services.push(ServiceRow { blocks, ports }),
         }
     }
     let directories = match set.guards().iter().any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
@@ -45,7 +37,8 @@ pub fn of(set: &Set, cgroup_root: &Path) -> Table {
 fn row(guard: &Guard, root: &Path, directories: &[PathBuf]) -> GuardRow {
     let named = directories.iter().filter(|directory| {
         let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        guard.units.iter().any(|unit| unit == name) || guard.containers.iter().any(|id| name.contains(id.as_str()))
+        guard.units.iter().any(|unit| unit == name)
+            || guard.containers.iter().any(|id| name.contains(id.as_str()))
     });
     let listed = guard.cgroups.iter().map(|path| root.join(path.trim_start_matches('/')));
     GuardRow {

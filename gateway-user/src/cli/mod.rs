@@ -50,7 +50,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// Print JSON instead of text and tables.
-    #[arg(long, global = true, env = "TIDEGATE_JSON")]
+    #[arg(long, global = true, env = "TIDEGATE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// When to use colours. `auto`: only on a terminal, and never with NO_COLOR.
     #[arg(long, global = true, env = "TIDEGATE_COLOR", value_name = "WHEN", default_value = "auto")]
@@ -70,6 +70,9 @@ struct Global {
     /// Network namespace whose inbound traffic is steered.
     #[arg(long, global = true, env = "TIDEGATE_NETNS", value_name = "PATH", default_value = config::NETNS)]
     netns: PathBuf,
+    /// Watch only sockets of that namespace, although the cgroup holds processes of others too.
+    #[arg(long, global = true, env = "TIDEGATE_ONLY_NETNS")]
+    only_netns: bool,
     /// The gate's own TCP port.
     #[arg(long, global = true, env = "TIDEGATE_PORT", value_name = "N", default_value_t = config::PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -117,6 +120,7 @@ impl Context {
             pins: global.pins,
             cgroup: global.cgroup.unwrap_or_else(config::cgroup_root),
             netns: global.netns,
+            only_netns: global.only_netns,
             port: global.port,
             admin_socket: global.admin_socket,
             metrics_port: global.metrics_port,

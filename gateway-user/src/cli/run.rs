@@ -1,12 +1,26 @@
-//! `tidegate run`.
+//! `tidegate run`: the enforcer, in the foreground.
 
 use super::{Context, Failure};
+use crate::{app, telemetry};
 
-/// Enforce, in the foreground.
+/// Load the programs if need be, and enforce in the foreground until SIGTERM or Ctrl-C. SIGHUP reads the policy again.
+///
+/// When it ends, however it ends, the programs stay loaded and the gate is shut: `tidegate unload` takes them away.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464"
+)]
 pub(super) struct Args {}
 
 /// Runs the command.
-pub(super) fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::cannot("this command is not part of this build"))
+pub(super) fn run(_args: Args, context: &Context) -> Result<(), Failure> {
+    telemetry::init(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::cannot(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(app::run(context.settings.clone()));
+    // Flows that outlived the drain end here, and close their entries as they are dropped.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome.map_err(|error| Failure::cannot(error.to_string()))
 }

@@ -1,6 +1,23 @@
-//! `tidegate sessions`.
+//! `tidegate sessions`: lists, shows and follows what was recorded. Never prints captured data unescaped.
 
+use std::time::Duration;
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::output::{Tone, escape, escape_line, paint, time};
+use super::record::quiet_engine;
 use super::{Context, Failure};
+use crate::operation::{EntryId, SessionId};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, Micros, Side, Verdict};
+use crate::record::frame::{About, Frame};
+use crate::record::read::{EntryView, Filter, Line, Reader, SessionView, Summary};
+
+/// Between two looks at the record.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// List, show and follow recorded sessions.
 #[derive(Debug, clap::Args)]
@@ -11,11 +28,462 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List sessions.
-    List,
+    List(List),
+    Show(Show),
+    Tail(Tail),
+}
+
+/// List sessions, newest first. Every filter given must hold for one and the same operation of a session.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate sessions list --verdict deny --since 1h\n  \
+                        tidegate sessions list --user ann --target react --since 2026-11-21 --until 2026-11-22\n  \
+                        tidegate sessions list --workload react-worker.service --json")]
+struct List {
+    /// User: the subject, or the whole key `user:PROVIDER/SUBJECT`.
+    #[arg(long)]
+    user: Option<String>,
+    /// Workload: a systemd unit, container id or uid, or the whole key (`unit:…`, `container:…`, `uid:…`).
+    #[arg(long)]
+    workload: Option<String>,
+    /// Target.
+    #[arg(long)]
+    target: Option<String>,
+    /// Kind of operation: `http`, `open`.
+    #[arg(long)]
+    kind: Option<String>,
+    /// Verdict.
+    #[arg(long, value_enum)]
+    verdict: Option<VerdictName>,
+    /// Not before: a time (`2026-11-21T10:00:00Z`, `2026-11-21 10:00`, `2026-11-21`) or how long ago (`90m`, `2h`).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Micros>,
+    /// Before: as --since.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Micros>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+/// Show one session, or one entry, as it happened.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tidegate sessions show 0198c0de-…            the session, heads of each operation\n  \
+                        tidegate sessions show 0198c0de-… --bodies   and every recorded body"
+)]
+struct Show {
+    /// Id of a session or of an entry.
+    id: Uuid,
+    /// Show bodies too. Always shown for a single entry.
+    #[arg(long)]
+    bodies: bool,
+}
+
+/// Print the last events, and with -f those that follow.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate sessions tail -f\n  tidegate sessions tail -n 100 --json")]
+struct Tail {
+    /// Go on printing what happens, until interrupted.
+    #[arg(short, long)]
+    follow: bool,
+    /// So many events to begin with.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    lines: usize,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum VerdictName {
+    Allow,
+    Hold,
+    Deny,
+    Refuse,
 }
 
 /// Runs the command.
-pub(super) fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::cannot("this command is not part of this build"))
+pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    quiet_engine();
+    match args.command {
+        Command::List(args) => list(args, context),
+        Command::Show(args) => show(&args, context),
+        Command::Tail(args) => tail(&args, context),
+    }
+}
+
+fn open(context: &Context) -> Result<Reader, Failure> {
+    Reader::open(&context.settings.state).map_err(|error| Failure::from_error(&error))
+}
+
+fn list(args: List, context: &Context) -> Result<(), Failure> {
+    let verdict = args.verdict.map(|verdict| match verdict {
+        VerdictName::Allow => Verdict::Allow,
+        VerdictName::Hold => Verdict::Hold,
+        VerdictName::Deny => Verdict::Deny,
+        VerdictName::Refuse => Verdict::Refuse,
+    });
+    let List { user, workload, target, kind, since, until, limit, .. } = args;
+    let filter = Filter { user, workload, target, kind, verdict, since, until, limit };
+    let found = open(context)?.list(&filter).map_err(|error| Failure::from_error(&error))?;
+    if context.out.is_json() {
+        return context.out.json(&found);
+    }
+    if found.is_empty() {
+        context.out.note("no session matches");
+        return Ok(());
+    }
+    let header = ["session", "opened", "from", "who", "target", "ops", "verdicts", "end"];
+    context.out.table(&header, found.iter().map(row).collect())
+}
+
+fn row(found: &Summary) -> Vec<String> {
+    let verdicts = found.verdicts.iter().map(|(verdict, count)| format!("{verdict} {count}"));
+    vec![
+        found.opened.session.to_string(),
+        time(found.opened.at),
+        found.opened.peer.clone(),
+        who(found),
+        found.opened.target.clone().unwrap_or_else(|| found.opened.destination.clone()),
+        found.entries.to_string(),
+        verdicts.collect::<Vec<_>>().join(", "),
+        found.closed.as_ref().map_or_else(|| "open".to_owned(), |closed| ending(&closed.ending)),
+    ]
+}
+
+fn who(found: &Summary) -> String {
+    let both = [found.user.as_deref(), found.workload_key.as_deref()];
+    let both: Vec<&str> = both.into_iter().flatten().collect();
+    if both.is_empty() { "-".to_owned() } else { both.join(" via ") }
+}
+
+fn ending(ending: &Ending) -> String {
+    match ending {
+        Ending::Finished => "finished".to_owned(),
+        Ending::Refused(why) => format!("refused: {why}"),
+        Ending::ByClient(why) => format!("broken by the client: {why}"),
+        Ending::ByUpstream(why) => format!("broken by the upstream: {why}"),
+        Ending::ByGate(why) => format!("broken by the gate: {why}"),
+    }
+}
+
+/// What `show --json` prints of an operation.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    entry: &'a EntryView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bodies: Option<Bodies>,
+}
+
+#[derive(Serialize)]
+struct Bodies {
+    request: Body,
+    response: Body,
+}
+
+/// A body as text where it is text.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Body {
+    Text(String),
+    Base64(String),
+}
+
+impl Body {
+    fn of(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes)
+            .map_or_else(|error| Self::Base64(data_encoding::BASE64.encode(error.as_bytes())), Self::Text)
+    }
+}
+
+fn show(args: &Show, context: &Context) -> Result<(), Failure> {
+    let reader = open(context)?;
+    let failed = |error: crate::record::RecordError| Failure::from_error(&error);
+    if let Some(session) = reader.session(SessionId(args.id)).map_err(failed)? {
+        return show_session(&reader, &session, args.bodies, context);
+    }
+    let Some(entry) = reader.entry(EntryId(args.id)).map_err(failed)? else {
+        return Err(Failure::cannot(format!("no session and no entry has the id {}", args.id)));
+    };
+    if context.out.is_json() {
+        let bodies = Some(bodies(&reader, &entry)?);
+        return context.out.json(&Shown { entry: &entry, bodies });
+    }
+    show_entry(&reader, &entry, true, context)
+}
+
+fn bodies(reader: &Reader, entry: &EntryView) -> Result<Bodies, Failure> {
+    let body = |side| reader.body(entry, side).map(Body::of).map_err(|error| Failure::from_error(&error));
+    Ok(Bodies { request: body(Side::Request)?, response: body(Side::Response)? })
+}
+
+fn show_session(
+    reader: &Reader,
+    session: &SessionView,
+    with: bool,
+    context: &Context,
+) -> Result<(), Failure> {
+    if context.out.is_json() {
+        let mut entries = Vec::new();
+        for entry in &session.entries {
+            let bodies = if with { Some(bodies(reader, entry)?) } else { None };
+            entries.push(serde_json::to_value(Shown { entry, bodies }).map_err(|e| Failure::from_error(&e))?);
+        }
+        return context.out.json(&serde_json::json!({ "session": &session.summary, "entries": entries }));
+    }
+    let found = &session.summary;
+    let mut lines = vec![
+        ("session", found.opened.session.to_string()),
+        ("opened", time(found.opened.at)),
+        ("from", found.opened.peer.clone()),
+        ("to", found.opened.destination.clone()),
+        ("target", found.opened.target.clone().unwrap_or_else(|| "none".to_owned())),
+        ("who", who(found)),
+    ];
+    if let Some(workload) = &found.opened.workload {
+        let program = workload.executable.as_ref().map_or("unknown program", |program| program.path.as_str());
+        lines.push((
+            "process",
+            format!("{} (pid {}, uid {}), {program}", workload.command, workload.pid, workload.uid),
+        ));
+    }
+    if let Some(closed) = &found.closed {
+        lines.push(("closed", format!("{}, {}", time(closed.at), ending(&closed.ending))));
+    }
+    for (name, value) in lines {
+        field(context, name, &value)?;
+    }
+    for entry in &session.entries {
+        context.out.line("")?;
+        show_entry(reader, entry, with, context)?;
+    }
+    Ok(())
+}
+
+fn field(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
+    context.out.line(format_args!("{} {}", paint(Tone::Dim, format_args!("{name:>9}")), escape_line(value)))
+}
+
+fn show_entry(reader: &Reader, entry: &EntryView, with: bool, context: &Context) -> Result<(), Failure> {
+    let intent = &entry.intent;
+    let title = format!("{} {}", intent.verdict.name(), intent.head.line);
+    context.out.line(paint(tone(intent.verdict), escape_line(&title)))?;
+    field(context, "entry", &intent.entry.to_string())?;
+    field(context, "judged", &time(intent.at))?;
+    let user = intent.user.as_ref().map(crate::operation::User::key);
+    for (name, value) in [("user", &user), ("workload", &intent.workload), ("target", &intent.target)] {
+        if let Some(value) = value {
+            field(context, name, value)?;
+        }
+    }
+    field(context, "is", &format!("{} {}", intent.kind, intent.operations.join(", ")))?;
+    field(context, "reason", &intent.reason)?;
+    for rule in &intent.rules {
+        field(context, "rule", rule)?;
+    }
+    if let Some(policy) = intent.policy {
+        field(context, "policy", &policy.to_string())?;
+    }
+    for vote in &entry.votes {
+        let word = if vote.approve { "approved" } else { "rejected" };
+        let comment = vote.comment.as_deref().unwrap_or_default();
+        field(context, "vote", &format!("{word} by {} at {} {comment}", vote.person, time(vote.at)))?;
+    }
+    for decided in &entry.decided {
+        let text = format!("{} at {}: {}", decided.verdict.name(), time(decided.at), decided.reason);
+        field(context, "then", &text)?;
+    }
+    head(context, ">", &intent.head)?;
+    if with {
+        body(reader, entry, Side::Request, context)?;
+    }
+    for responded in &entry.responded {
+        head(context, "<", &responded.head)?;
+    }
+    if with {
+        body(reader, entry, Side::Response, context)?;
+    }
+    show_end(entry, context)
+}
+
+fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
+    let Some(closed) = &entry.closed else { return field(context, "end", "not yet") };
+    for (name, count) in &closed.masks {
+        field(context, "masked", &format!("{count} by {name}"))?;
+    }
+    field(context, "request", &body_end(&closed.request))?;
+    field(context, "response", &body_end(&closed.response))?;
+    let status = closed.status.map_or_else(String::new, |status| format!(", status {status}"));
+    field(context, "end", &format!("{}{status}, {}", ending(&closed.ending), time(closed.at)))
+}
+
+fn body_end(end: &BodyEnd) -> String {
+    let cut = end.truncated_at.map_or_else(String::new, |at| format!(", record truncated at byte {at}"));
+    format!("{} bytes, {} recorded{cut}", end.bytes, end.recorded)
+}
+
+fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
+    let mark = paint(Tone::Dim, format_args!("{mark:>9}"));
+    let fields = head.fields.iter().map(|(name, value)| format!("{name}: {value}"));
+    for line in std::iter::once(head.line.clone()).chain(fields).filter(|line| !line.is_empty()) {
+        context.out.line(format_args!("{mark} {}", escape_line(&line)))?;
+    }
+    Ok(())
+}
+
+fn body(reader: &Reader, entry: &EntryView, side: Side, context: &Context) -> Result<(), Failure> {
+    let bytes = reader.body(entry, side).map_err(|error| Failure::from_error(&error))?;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => context.out.line(escape(&text)),
+        Err(error) => {
+            let note = format!("({} bytes that are not text; --json shows them)", error.as_bytes().len());
+            context.out.line(paint(Tone::Dim, note))
+        }
+    }
+}
+
+fn tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Allow => Tone::Good,
+        Verdict::Hold => Tone::Warn,
+        Verdict::Deny | Verdict::Refuse => Tone::Bad,
+    }
+}
+
+fn tail(args: &Tail, context: &Context) -> Result<(), Failure> {
+    let failed = |error: crate::record::RecordError| Failure::from_error(&error);
+    let mut reader = Some(open(context)?);
+    let mut next = 0;
+    if let Some(reader) = &reader {
+        next = reader.end().map_err(failed)?;
+        for line in reader.last(args.lines).map_err(failed)? {
+            print(&line, context)?;
+        }
+    }
+    while args.follow {
+        // A record that nobody closed is only looked at for a moment: the enforcer must be able to start.
+        reader = reader.filter(|reader| !reader.is_recovered());
+        if reader.is_none() {
+            std::thread::sleep(FOLLOW_EVERY * 5);
+        }
+        let current = match reader.take() {
+            Some(current) => current,
+            None => open(context)?,
+        };
+        match current.follow(next) {
+            Ok(Some((lines, after))) => {
+                next = after;
+                lines.iter().try_for_each(|line| print(line, context))?;
+            }
+            Ok(None) => std::thread::sleep(FOLLOW_EVERY),
+            Err(error) => return Err(failed(error)),
+        }
+        reader = Some(current);
+    }
+    Ok(())
+}
+
+fn print(line: &Line, context: &Context) -> Result<(), Failure> {
+    if context.out.is_json() {
+        return context.out.json_line(line);
+    }
+    let at = time(line.frame.at().unwrap_or(line.written));
+    let (_, about) = line.frame.about();
+    let (word, tone, text) = in_words(&line.frame);
+    let id = match about {
+        About::Session(id) => id.to_string(),
+        About::Entry(id) => id.to_string(),
+        About::Gate => String::new(),
+    };
+    let word = paint(tone, format_args!("{word:<8}"));
+    context.out.line(format_args!("{at} {word} {id:36} {}", escape_line(&text)))
+}
+
+fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
+    match frame {
+        Frame::Event(event) => event_in_words(event),
+        Frame::Body(body) => {
+            ("body", Tone::Dim, format!("{} bytes of the {:?}", body.placed.length, body.side))
+        }
+        Frame::Put { key, bytes, .. } => {
+            ("state", Tone::Dim, format!("{} ({bytes} bytes)", String::from_utf8_lossy(key)))
+        }
+        Frame::Removed { key } => ("state", Tone::Dim, format!("{} removed", String::from_utf8_lossy(key))),
+    }
+}
+
+fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
+    match event {
+        Event::SessionOpened(event) => {
+            let target = event.target.as_deref().unwrap_or("no target");
+            ("open", Tone::Strong, format!("{} to {} ({target})", event.peer, event.destination))
+        }
+        Event::Intent(event) => {
+            (event.verdict.name(), tone(event.verdict), format!("{}: {}", event.head.line, event.reason))
+        }
+        Event::Decided(event) => (event.verdict.name(), tone(event.verdict), event.reason.clone()),
+        Event::Responded(event) => ("answer", Tone::Dim, event.head.line.clone()),
+        Event::Body(event) => ("body", Tone::Dim, format!("{} bytes", event.bytes.len())),
+        Event::EntryClosed(event) => ("end", Tone::Dim, ending(&event.ending)),
+        Event::SessionClosed(event) => {
+            ("close", Tone::Dim, format!("{} operations, {}", event.entries, ending(&event.ending)))
+        }
+        Event::Voted(event) => {
+            let word = if event.approve { "approves" } else { "rejects" };
+            ("vote", Tone::Warn, format!("{} {word}", event.person))
+        }
+        Event::PolicyChanged(event) => match &event.refused {
+            None => ("policy", Tone::Strong, format!("{} is in force", event.policy)),
+            Some(why) => ("policy", Tone::Bad, format!("a reload was refused: {why}")),
+        },
+        Event::Started(event) => (
+            "start",
+            Tone::Strong,
+            format!("tidegate {}, {} entries recovered", event.version, event.recovered),
+        ),
+        Event::Interrupted(event) => {
+            let text = format!(
+                "no record since {}: {}; refused {} flows, {} operations",
+                time(event.since),
+                event.reason,
+                event.flows,
+                event.operations
+            );
+            ("gap", Tone::Bad, text)
+        }
+    }
+}
+
+/// A time, or how long ago.
+fn moment(text: &str) -> Result<Micros, String> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.as_microsecond());
+    }
+    if let Ok(at) = text.parse::<DateTime>() {
+        let at = at.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
+        return Ok(at.timestamp().as_microsecond());
+    }
+    let ago: SignedDuration = text.parse().map_err(|_| {
+        format!("{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h)")
+    })?;
+    let at = Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())?;
+    Ok(at.as_microsecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_documented_form_and_others_refused() {
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert!(moment("2026-11-21").is_ok() && moment("2026-11-21 10:00").is_ok());
+        let now = Timestamp::now().as_microsecond();
+        let hour_ago = moment("1h").unwrap();
+        assert!((now - hour_ago - 3_600_000_000).abs() < 5_000_000);
+        for bad in ["yesterday-ish", "", "-"] {
+            assert!(moment(bad).is_err(), "{bad:?}");
+        }
+    }
 }

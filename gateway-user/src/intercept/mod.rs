@@ -5,12 +5,13 @@ mod names;
 mod route;
 
 pub use names::Names;
-pub use route::{Misrouted, Route, route};
+pub use route::{Misrouted, Route, by_address, route};
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::kernel::Seen;
+use crate::kernel::{self, Seen};
 use crate::operation::{Direction, SessionId, Workload};
 
 /// One intercepted connection.
@@ -36,6 +37,17 @@ pub enum Unknown {
     /// A local client without a kernel record: it did not come through the hooks.
     #[error("a local connection from {0} that the kernel programs did not see")]
     Unvouched(SocketAddr),
+    /// A record of the other direction: somebody brought a redirected socket to the wrong listener.
+    #[error("a connection from {0} that came to the wrong listener")]
+    Misplaced(SocketAddr),
+    /// It cannot be told whether the client is local.
+    #[error("it cannot be told whether {peer} is this host: {why}")]
+    Undecided {
+        /// The client's address.
+        peer: SocketAddr,
+        /// What the system said.
+        why: String,
+    },
 }
 
 /// What the kernel knows of one accepted connection, mapped addresses unmapped.
@@ -58,9 +70,17 @@ impl Arrival {
     /// [`Unknown::Unvouched`] for a local flow without a kernel record.
     pub fn destination(&self) -> Result<SocketAddr, Unknown> {
         match (&self.seen, self.direction) {
-            (Some(seen), _) => Ok(unmapped(seen.destination)),
-            (None, Direction::Inbound) if !is_own_address(self.peer.ip()) => Ok(unmapped(self.local)),
-            (None, _) => Err(Unknown::Unvouched(self.peer)),
+            (Some(seen), direction) if of(seen.kind) == direction => Ok(unmapped(seen.original)),
+            (Some(_), _) => Err(Unknown::Misplaced(self.peer)),
+            (None, Direction::Outbound) => Err(Unknown::Unvouched(self.peer)),
+            (None, Direction::Inbound) => {
+                let undecided =
+                    |error: io::Error| Unknown::Undecided { peer: self.peer, why: error.to_string() };
+                match kernel::is_own_address(self.peer.ip()).map_err(undecided)? {
+                    true => Err(Unknown::Unvouched(self.peer)),
+                    false => Ok(unmapped(self.local)),
+                }
+            }
         }
     }
 }
@@ -71,7 +91,9 @@ pub fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether this address belongs to this host: only then can a socket be bound to it.
-fn is_own_address(address: IpAddr) -> bool {
-    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+fn of(kind: kernel::Kind) -> Direction {
+    match kind {
+        kernel::Kind::Outbound => Direction::Outbound,
+        kernel::Kind::Inbound => Direction::Inbound,
+    }
 }

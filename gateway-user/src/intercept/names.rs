@@ -56,7 +56,11 @@ impl Names {
     fn remembers(&self, name: &str, address: IpAddr) -> Option<bool> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.get(name)?;
-        if entry.addresses.iter().any(|(known, at)| *known == address.to_canonical() && at.elapsed() < REMEMBERED) {
+        if entry
+            .addresses
+            .iter()
+            .any(|(known, at)| *known == address.to_canonical() && at.elapsed() < REMEMBERED)
+        {
             return Some(true);
         }
         (entry.asked.elapsed() < FRESH).then_some(false)
@@ -71,7 +75,8 @@ impl Names {
                 return;
             }
         }
-        let entry = known.entry(name.to_owned()).or_insert_with(|| Known { asked: now, addresses: Vec::new() });
+        let entry =
+            known.entry(name.to_owned()).or_insert_with(|| Known { asked: now, addresses: Vec::new() });
         entry.asked = now;
         entry.addresses.retain(|(address, at)| at.elapsed() < REMEMBERED && !found.contains(address));
         entry.addresses.extend(found.iter().map(|address| (*address, now)));
@@ -107,7 +112,8 @@ mod tests {
             names.learn(&format!("h{n}"), &[IpAddr::from([127, 0, 0, 1])]);
         }
         assert!(names.known.lock().unwrap().len() <= NAMES_MAX);
-        let many: Vec<IpAddr> = (0..=u8::MAX).flat_map(|a| (0..2).map(move |b| IpAddr::from([10, 0, b, a]))).collect();
+        let many: Vec<IpAddr> =
+            (0..=u8::MAX).flat_map(|a| (0..2).map(move |b| IpAddr::from([10, 0, b, a]))).collect();
         names.learn("h1", &many);
         assert_eq!(names.known.lock().unwrap()["h1"].addresses.len(), ADDRESSES_MAX);
     }

@@ -87,9 +87,10 @@ pub async fn route<'a>(
 
 fn names_target(target: &Target, host: &str) -> bool {
     target.hosts.iter().any(|pattern| match pattern.strip_prefix("*.") {
-        Some(suffix) => {
-            host.strip_suffix(suffix).and_then(|front| front.strip_suffix('.')).is_some_and(|front| !front.is_empty())
-        }
+        Some(suffix) => host
+            .strip_suffix(suffix)
+            .and_then(|front| front.strip_suffix('.'))
+            .is_some_and(|front| !front.is_empty()),
         None => pattern == host,
     })
 }

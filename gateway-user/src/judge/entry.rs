@@ -1,16 +1,17 @@
 //! The record of one operation while it happens. Whatever becomes of the operation, exactly one closing event is
 //! written: when nobody gives an ending, the entry writes one as it is dropped. Refuses to write after its end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
     BodyEnd, BodyStretch, Decided, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
-use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 
 /// Microseconds since the Unix epoch, now.
 #[must_use]
@@ -29,18 +30,23 @@ pub struct Entry {
 
 /// Set once, when the gate stops; tells a client that left from a gate that did.
 #[derive(Debug, Clone, Default)]
-pub struct Draining(Arc<AtomicBool>);
+pub struct Draining(CancellationToken);
 
 impl Draining {
     /// The gate stops.
     pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.cancel();
     }
 
     /// Whether it does.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_cancelled()
+    }
+
+    /// Waits until it does.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
     }
 }
 

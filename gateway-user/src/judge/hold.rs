@@ -32,7 +32,7 @@ impl Judge {
     /// # Errors
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
     pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
-        let plan = Plan::everything(held.case.set.masks_of(&held.case.target.name));
+        let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
         let Some(shown) = shown(asked, body, &plan) else {
             let denial = Denial::unshowable();
             return Err(self.refuse_held(held, asked, denial).await);
@@ -72,7 +72,9 @@ impl Judge {
             Outcome::Rejected { by, comment } => {
                 let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
                 let why = format!("rejected by {by}{said}");
-                Err(self.end_hold(&held.entry, why, Denial::forbidden(Some("an approver rejected this".into()))).await)
+                Err(self
+                    .end_hold(&held.entry, why, Denial::forbidden(Some("an approver rejected this".into())))
+                    .await)
             }
             Outcome::Expired => {
                 let denial = Denial::forbidden(Some("no approver answered in time".into()));
@@ -111,7 +113,9 @@ impl Judge {
         match decision.answer {
             Answer::Allow => {}
             Answer::Hold { .. } => return Err(self.superseded(&entry).await),
-            Answer::Deny => return Err(self.end_hold(&entry, decision.reason.clone(), Denial::of(&decision)).await),
+            Answer::Deny => {
+                return Err(self.end_hold(&entry, decision.reason.clone(), Denial::of(&decision)).await);
+            }
         }
         let by = approved.by().join(", ");
         if let Err(error) = approved.spend(&*case.set).await {
@@ -186,7 +190,9 @@ impl Denial {
 
     fn desk(error: &DeskError) -> Self {
         match error {
-            DeskError::SubjectFull(_) | DeskError::Full => Self::busy("too many operations wait for approval"),
+            DeskError::SubjectFull(_) | DeskError::Full => {
+                Self::busy("too many operations wait for approval")
+            }
             DeskError::Ledger(_) => Self::busy("the gate cannot record this now"),
             _ => Self::forbidden(Some("the approval no longer stands; ask again".into())),
         }

@@ -6,12 +6,14 @@ mod electorate;
 mod entry;
 mod head;
 mod hold;
+mod plans;
 mod subject;
 
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
 pub use head::recorded as recorded_head;
 pub use hold::Held;
+pub use plans::Plans;
 
 use std::sync::Arc;
 
@@ -44,6 +46,8 @@ pub struct Bench {
     pub names: Names,
     /// Names exact operations for approval.
     pub key: Key,
+    /// Compiled masks.
+    pub plans: Plans,
     /// Counters.
     pub metrics: Metrics,
     /// The gate is being stopped.
@@ -124,9 +128,9 @@ pub struct Allowed {
 #[derive(Clone)]
 pub struct Duties {
     /// What the client must not see.
-    pub masks: Arc<Plan>,
+    pub masks: Plan,
     /// What the record must not see.
-    pub recorded: Arc<Plan>,
+    pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
 }
@@ -156,6 +160,12 @@ impl Judge {
         &self.flow
     }
 
+    /// Whether and when the gate stops.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.bench.draining
+    }
+
     /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
     pub async fn judge(&self, asked: &Asked) -> Verdict {
         let entry = self.open();
@@ -164,7 +174,9 @@ impl Judge {
             Ok(route) => route.target.clone(),
             Err(misrouted) => {
                 let why = misrouted.to_string();
-                return Verdict::Deny(self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await);
+                return Verdict::Deny(
+                    self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await,
+                );
             }
         };
         let subject = match self.subject(&set, &target, asked).await {
@@ -205,10 +217,11 @@ impl Judge {
     }
 
     async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
-        let mut recorded = match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
-            Ok(durable) => Some(durable),
-            Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
-        };
+        let mut recorded =
+            match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
+                Ok(durable) => Some(durable),
+                Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
+            };
         if !may_overlap(&asked.request)
             && let Some(durable) = recorded.take()
             && let Err(error) = durable.await
@@ -218,13 +231,20 @@ impl Judge {
         Verdict::Allow(self.allowed(entry, case, decision, recorded))
     }
 
-    fn allowed(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, recorded: Option<Durable>) -> Allowed {
+    fn allowed(
+        &self,
+        entry: Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        recorded: Option<Durable>,
+    ) -> Allowed {
+        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
             duties: Duties {
-                masks: Arc::new(Plan::new(&decision.masks)),
-                recorded: Arc::new(Plan::everything(case.set.masks_of(&case.target.name))),
+                masks,
+                recorded: recorded_masks,
                 forward_token: case.target.forward_token,
             },
             recorded,

@@ -41,7 +41,9 @@ fn looks_for_users(set: &Set, target: &Target) -> bool {
 /// The token of a `Bearer` credential (RFC 6750 section 2.1); `None` for no credential or another scheme.
 fn bearer(authorization: Option<&[u8]>) -> Result<Option<&str>, String> {
     let Some(value) = authorization else { return Ok(None) };
-    let Ok(text) = std::str::from_utf8(value) else { return Err("the Authorization header is not ASCII".into()) };
+    let Ok(text) = std::str::from_utf8(value) else {
+        return Err("the Authorization header is not ASCII".into());
+    };
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Ok(None);

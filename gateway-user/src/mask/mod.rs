@@ -1,1 +1,70 @@
-//! mask.
+//! Hides what policy names in bodies while they stream: by JSON path, by key name, and by detectors.
+//!
+//! Every byte outside a hidden value is passed on unchanged, and the result does not depend on where the body was cut.
+//! Never holds a whole body, and lets nothing go that is not certain to be clean: a body it cannot read is a
+//! [`MaskError`]. `docs/MASKING.md` has the rules in full.
+
+mod escape;
+mod find;
+mod json;
+mod media;
+mod path;
+mod plan;
+mod scrub;
+mod stream;
+mod window;
+
+pub use media::Media;
+pub use plan::Plan;
+pub use scrub::{scrub, scrub_header};
+pub use stream::{Hits, Stream};
+
+#[cfg(test)]
+mod tests;
+
+/// Why a body cannot be masked. What had been let go before is clean; nothing may follow it. The upstream sent what
+/// policy cannot control: answer 502, or abort where the response has begun.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MaskError {
+    /// The body is not JSON where it must be.
+    #[error(
+        "the body is not JSON: {what} at byte {at}; a body under a mask must be readable, so it was stopped here"
+    )]
+    NotJson {
+        /// Offset in the body.
+        at: u64,
+        /// What was met.
+        what: &'static str,
+    },
+    /// The body ends in the middle of a JSON value.
+    #[error("the JSON body ends in the middle of a value, after {at} bytes")]
+    Truncated {
+        /// Length of the body.
+        at: u64,
+    },
+    /// Deeper than [`crate::limits::JSON_DEPTH_MAX`].
+    #[error("the JSON body nests deeper than {max} levels at byte {at}", max = crate::limits::JSON_DEPTH_MAX)]
+    TooDeep {
+        /// Offset in the body.
+        at: u64,
+    },
+    /// A key name or number longer than [`crate::limits::MASK_HOLD_BACK_BYTES_MAX`].
+    #[error("a JSON {what} at byte {at} is longer than {max} bytes", max = crate::limits::MASK_HOLD_BACK_BYTES_MAX)]
+    TooLong {
+        /// Offset in the body.
+        at: u64,
+        /// `key` or `number`.
+        what: &'static str,
+    },
+    /// A mask by path or key name met a body that is not JSON.
+    #[error(
+        "a mask by path or key applies here and the body is not JSON, so it cannot be honoured; use a mask with `find` \
+         for bodies of other kinds, or narrow its targets"
+    )]
+    NoFields,
+    /// The text is in an encoding that detectors cannot read.
+    #[error(
+        "the body's encoding cannot be read ({0}); bodies under a mask must be UTF-8 or another superset of ASCII"
+    )]
+    Encoding(String),
+}

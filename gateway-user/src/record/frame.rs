@@ -34,6 +34,7 @@ pub enum Frame {
     /// Small state was put.
     Put {
         /// Its key.
+        #[serde(with = "key_text")]
         key: Vec<u8>,
         /// Digest of the value.
         digest: Sha256,
@@ -43,8 +44,30 @@ pub enum Frame {
     /// Small state was removed.
     Removed {
         /// Its key.
+        #[serde(with = "key_text")]
         key: Vec<u8>,
     },
+}
+
+/// Keys are bytes in the record, and text for people.
+mod key_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            String::from_utf8_lossy(key).serialize(serializer)
+        } else {
+            key.serialize(serializer)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer).map(String::into_bytes)
+        } else {
+            Vec::deserialize(deserializer)
+        }
+    }
 }
 
 /// A stretch of a body, with its bytes elsewhere.

@@ -10,8 +10,10 @@ pub mod frame;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod read;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod writer;
 
 use std::future::Future;

@@ -318,9 +318,9 @@ fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     if digits == 0 || digits > 15 {
         return Err(Fault::bad("a chunk size is not a hexadecimal number"));
     }
-    let padded = extension.trim_ascii_start();
-    if !padded.is_empty() && padded[0] != b';' || !extension.is_empty() && padded.is_empty() {
-        return Err(Fault::bad("a chunk size is not a hexadecimal number"));
+    let named = extension.trim_ascii_start().strip_prefix(b";").map(<[u8]>::trim_ascii_start);
+    if !extension.is_empty() && !named.is_some_and(|rest| rest.first().is_some_and(|&b| field::is_token_byte(b))) {
+        return Err(Fault::bad("a chunk size is not a hexadecimal number with extensions"));
     }
     if extension.iter().any(|&b| b != b'\t' && (b < 0x20 || b == 0x7f)) {
         return Err(Fault::bad("a chunk extension has a control character"));

@@ -104,7 +104,8 @@ pub(super) fn watch(name: &str) -> Result<()> {
 
 /// Every demo of which something is there.
 fn names() -> BTreeSet<String> {
-    let places = [Some(PathBuf::from(NETNS)), Some(BPFFS.into()), cgroup_root().ok(), Some(std::env::temp_dir())];
+    let places =
+        [Some(PathBuf::from(NETNS)), Some(BPFFS.into()), cgroup_root().ok(), Some(std::env::temp_dir())];
     let entries = places.iter().flatten().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten();
     entries.filter_map(|entry| name_of(&entry.file_name().to_string_lossy())).collect()
 }
@@ -127,7 +128,8 @@ fn end_processes(cgroup: &Path) {
         return;
     }
     let start = Instant::now();
-    let populated = || fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|it| it.contains("populated 1"));
+    let populated =
+        || fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|it| it.contains("populated 1"));
     while populated() && start.elapsed() < PATIENCE {
         sleep(Duration::from_millis(5));
     }
@@ -168,7 +170,9 @@ mod tests {
     fn only_names_of_the_demo_are_its_own() {
         assert_eq!(name_of("tidegate-demo-12"), Some("tidegate-demo-12".to_owned()));
         assert_eq!(name_of("tidegate-demo-12-far"), Some("tidegate-demo-12".to_owned()));
-        for other in ["tidegate", "tidegate-demo-", "tidegate-demo-x", "tidegate-demo-12-x", "tg12-1", "user.slice"] {
+        for other in
+            ["tidegate", "tidegate-demo-", "tidegate-demo-x", "tidegate-demo-12-x", "tg12-1", "user.slice"]
+        {
             assert_eq!(name_of(other), None, "{other}");
         }
     }

@@ -21,19 +21,14 @@ impl Screen {
         Self { colour }
     }
 
-    /// A heading across the screen.
-    pub(super) fn title(self, text: &str) -> Result<()> {
-        put(&format!("\n{}\n\n", self.paint(TITLE, &format!("  {text:<98}"))))
-    }
-
-    /// Words of explanation.
-    pub(super) fn text(self, text: &str) -> Result<()> {
-        put(&format!("{}\n", text.trim_end()))
+    /// A heading across the screen, and what it is about.
+    pub(super) fn title(self, text: &str, lead: &str) -> Result<()> {
+        put(&format!("\n{}\n{}\n", self.paint(TITLE, &format!("  {text:<98}")), self.dim(lead)))
     }
 
     /// Words of explanation, before or between commands.
     pub(super) fn aside(self, text: &str) -> Result<()> {
-        put(&format!("\n{}\n", self.paint(DIM, &format!("# {text}").replace('\n', "\n# "))))
+        put(&format!("\n{}\n", self.dim(text)))
     }
 
     /// A command, after the prompt of whoever types it.
@@ -50,6 +45,12 @@ impl Screen {
     /// A promise that was checked and kept.
     pub(super) fn kept(self, promise: &str) -> Result<()> {
         put(&format!("{}\n", self.paint(GREEN, &format!("  \u{2713} {promise}"))))
+    }
+
+    fn dim(self, text: &str) -> String {
+        let lines: Vec<String> =
+            text.trim_end().lines().map(|line| self.paint(DIM, &format!("# {line}"))).collect();
+        lines.join("\n")
     }
 
     fn paint(self, code: &str, text: &str) -> String {

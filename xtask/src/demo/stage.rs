@@ -189,7 +189,11 @@ impl Stage {
     }
 
     /// Waits for an answer, at most so long.
-    pub(super) fn eventually<T>(&self, awaited: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    pub(super) fn eventually<T>(
+        &self,
+        awaited: &str,
+        mut ask: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
         let start = Instant::now();
         loop {
             self.go_on()?;
@@ -208,6 +212,21 @@ impl Stage {
             self.go_on()?;
             thread::sleep(LOOK);
         }
+        Ok(())
+    }
+
+    /// Waits for Enter or an interrupt; both are as good.
+    pub(super) fn await_enter(&self) -> Result<()> {
+        let pressed = Arc::new(AtomicBool::new(false));
+        let press = pressed.clone();
+        thread::spawn(move || {
+            std::io::stdin().lines().next();
+            press.store(true, Ordering::Relaxed);
+        });
+        while !pressed.load(Ordering::Relaxed) && !self.is_interrupted() {
+            thread::sleep(LOOK);
+        }
+        self.interrupted.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -380,10 +399,8 @@ impl Stage {
             let started = line.stdout(open(out)?).stderr(open(err)?).spawn();
             self.services.push(started.with_context(|| format!("cannot start {service}"))?);
             let log = self.folder().join(err);
-            self.eventually(service, || {
-                Ok(fs::read_to_string(&log)?.contains("listening").then_some(()))
-            })
-            .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+            self.eventually(service, || Ok(fs::read_to_string(&log)?.contains("listening").then_some(())))
+                .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
         }
         Ok(())
     }

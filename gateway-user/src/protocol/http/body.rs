@@ -69,7 +69,10 @@ impl Body for AskBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(gate) = &mut self.gate {
             ready!(gate.poll_open(cx));
             self.gate = None;
@@ -113,8 +116,13 @@ pub struct AnswerBody {
 enum State {
     Streaming,
     /// Everything was seen; the rest waits for the record.
-    Recording { durable: Durable, rest: VecDeque<Frame<Bytes>> },
-    Ending { rest: VecDeque<Frame<Bytes>> },
+    Recording {
+        durable: Durable,
+        rest: VecDeque<Frame<Bytes>>,
+    },
+    Ending {
+        rest: VecDeque<Frame<Bytes>>,
+    },
     Over,
 }
 
@@ -162,11 +170,12 @@ impl AnswerBody {
 
     /// The body is whole: what the masker held back, then the entry's end, then the wait for the disk.
     fn finish(&mut self, last: Option<Bytes>, trailers: Option<Frame<Bytes>>) -> Result<(), BodyError> {
-        let mut rest: VecDeque<Frame<Bytes>> = last.filter(|bytes| !bytes.is_empty()).map(Frame::data).into_iter().collect();
+        let mut rest: VecDeque<Frame<Bytes>> =
+            last.filter(|bytes| !bytes.is_empty()).map(Frame::data).into_iter().collect();
         if let Some(mut masker) = self.masker.take() {
             let mut tail = Vec::new();
             let hits = masker.finish(&mut tail)?;
-            self.entry.masked(hits);
+            self.entry.masked(hits.0);
             self.capture.saw(&tail)?;
             if !tail.is_empty() {
                 rest.push_back(Frame::data(tail.into()));
@@ -189,7 +198,10 @@ impl AnswerBody {
         Poll::Ready(Some(Err(error)))
     }
 
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, (BodyError, Ending)>> {
+    fn poll_upstream(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Frame<Bytes>>, (BodyError, Ending)>> {
         let by_upstream = |error: BodyError| {
             let why = error.to_string();
             (error, Ending::ByUpstream(why))
@@ -198,7 +210,9 @@ impl AnswerBody {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.patience.as_mut().poll(cx));
-                return Poll::Ready(Err(by_upstream("the upstream sent no byte of the body for too long".into())));
+                return Poll::Ready(Err(by_upstream(
+                    "the upstream sent no byte of the body for too long".into(),
+                )));
             }
         };
         self.patience.as_mut().reset(Instant::now() + BODY_IDLE_TIMEOUT);
@@ -221,7 +235,10 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         loop {
             match &mut this.state {

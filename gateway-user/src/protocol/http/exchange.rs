@@ -100,7 +100,12 @@ impl Exchange {
         self.forward(parts, ask, asked, allowed, expects_continue, answering).await
     }
 
-    async fn read_whole(&self, held: Box<Held>, asked: &Asked, mut body: Incoming) -> Result<(Box<Held>, Bytes), Denial> {
+    async fn read_whole(
+        &self,
+        held: Box<Held>,
+        asked: &Asked,
+        mut body: Incoming,
+    ) -> Result<(Box<Held>, Bytes), Denial> {
         let mut whole = BytesMut::new();
         if asked.request.body_length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
             return Err(self.judge.refuse_held(*held, asked, Denial::too_large(HELD_BODY_BYTES_MAX)).await);
@@ -115,7 +120,10 @@ impl Exchange {
                 }
             };
             if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
-                return Err(self.judge.refuse_held(*held, asked, Denial::too_large(HELD_BODY_BYTES_MAX)).await);
+                return Err(self
+                    .judge
+                    .refuse_held(*held, asked, Denial::too_large(HELD_BODY_BYTES_MAX))
+                    .await);
             }
             whole.extend_from_slice(&data);
         }
@@ -222,8 +230,14 @@ impl Exchange {
                 AskBody::new(body, capture, gate)
             }
         };
-        forward::request(&mut parts.headers, self.judge.flow(), duties.forward_token, !duties.masks.is_empty());
-        parts.uri = http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+        forward::request(
+            &mut parts.headers,
+            self.judge.flow(),
+            duties.forward_token,
+            !duties.masks.is_empty(),
+        );
+        parts.uri =
+            http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
         parts.version = http::Version::HTTP_11;
         let mut request = Request::from_parts(parts, body);
         let (tell, interim) = mpsc::channel(INTERIM_MAX);
@@ -235,12 +249,23 @@ impl Exchange {
     }
 
     /// The upstream did not answer: the entry says so, the client gets 502, 503 or 504.
-    async fn upstream_failed(&self, entry: &Arc<Entry>, mut recorded: Option<Durable>, error: &UpstreamError) -> Denial {
+    async fn upstream_failed(
+        &self,
+        entry: &Arc<Entry>,
+        mut recorded: Option<Durable>,
+        error: &UpstreamError,
+    ) -> Denial {
         let fault = self.wire.body_fault();
         let (denial, ending) = match &fault {
-            Some(fault) => (Denial::malformed(fault).with_entry(entry.id()), Ending::ByClient(fault.reason.into())),
+            Some(fault) => {
+                (Denial::malformed(fault).with_entry(entry.id()), Ending::ByClient(fault.reason.into()))
+            }
             None => {
-                let shown = if error.status() == 504 { "the upstream did not answer in time" } else { "the upstream cannot be reached or broke off" };
+                let shown = if error.status() == 504 {
+                    "the upstream did not answer in time"
+                } else {
+                    "the upstream cannot be reached or broke off"
+                };
                 (Denial::upstream(error.status(), entry.id(), shown), Ending::ByUpstream(error.to_string()))
             }
         };
@@ -263,13 +288,18 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         let bodiless = method == Method::HEAD || body.is_end_stream();
         let masked = !duties.masks.is_empty() && !body.is_end_stream();
-        if let Err(unfit) = forward::response(parts.status, &mut parts.headers, masked || (!duties.masks.is_empty() && bodiless)) {
+        if let Err(unfit) = forward::response(
+            parts.status,
+            &mut parts.headers,
+            masked || (!duties.masks.is_empty() && bodiless),
+        ) {
             close(entry, &mut recorded, 502, Ending::ByUpstream(unfit.to_string())).await?;
             return Err(Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"));
         }
         let status = parts.status.as_u16();
         let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
-        let head = recorded_head(line.trim_end(), parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
+        let head =
+            recorded_head(line.trim_end(), parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
         entry.responded(status, head).map_err(|error| Denial::unrecorded(entry.id(), &error))?;
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
@@ -277,10 +307,13 @@ impl Exchange {
         }
         durably(&mut recorded, entry).await?;
         let media = Media::of(content_type(&parts.headers));
-        let capture = Capture::new(entry.clone(), Side::Response, duties.recorded.stream(media));
+        let capture = Capture::new(entry.clone(), Side::Response, duties.recorded.stream(media.clone()));
         let masker = masked.then(|| duties.masks.stream(media));
         let length = if masked { None } else { body.size_hint().exact() };
-        Ok(Response::from_parts(parts, AnswerBody::new(body, masker, capture, entry.clone(), length, answering)))
+        Ok(Response::from_parts(
+            parts,
+            AnswerBody::new(body, masker, capture, entry.clone(), length, answering),
+        ))
     }
 }
 

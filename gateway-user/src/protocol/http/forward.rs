@@ -53,7 +53,8 @@ fn name_client(headers: &mut HeaderMap, flow: &Flow) {
     let host = headers.get(header::HOST).cloned();
     let peer = flow.peer.ip();
     let node = if peer.is_ipv6() { format!("\"[{peer}]\"") } else { peer.to_string() };
-    let shown = host.as_ref().and_then(|h| h.to_str().ok()).map(|h| format!(";host=\"{h}\"")).unwrap_or_default();
+    let shown =
+        host.as_ref().and_then(|h| h.to_str().ok()).map(|h| format!(";host=\"{h}\"")).unwrap_or_default();
     let values = [
         ("forwarded", format!("for={node}{shown};proto=http")),
         ("x-forwarded-for", peer.to_string()),
@@ -89,14 +90,19 @@ pub fn response(status: http::StatusCode, headers: &mut HeaderMap, masked: bool)
     if !masked {
         return Ok(());
     }
-    let coded = headers.get_all(header::CONTENT_ENCODING).iter().any(|c| !c.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let coded = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|c| !c.as_bytes().eq_ignore_ascii_case(b"identity"));
     if coded {
         return Err(Unfit("the upstream compressed a body that must be masked, though asked not to"));
     }
     if status == http::StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
         return Err(Unfit("the upstream sent a part of a body that must be masked whole"));
     }
-    for name in ["content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"] {
+    for name in
+        ["content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"]
+    {
         headers.remove(name);
     }
     Ok(())
@@ -142,7 +148,12 @@ mod tests {
 
     #[test]
     fn a_client_cannot_name_another_client() {
-        let mut sent = headers(&[("host", "react"), ("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"), ("x-real-ip", "1.1.1.1")]);
+        let mut sent = headers(&[
+            ("host", "react"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-real-ip", "1.1.1.1"),
+        ]);
         request(&mut sent, &flow(Direction::Inbound), true, false);
         assert_eq!(sent["x-forwarded-for"], "192.0.2.7");
         assert_eq!(sent["forwarded"], "for=192.0.2.7;host=\"react\";proto=http");
@@ -153,10 +164,22 @@ mod tests {
 
     #[test]
     fn hop_by_hop_fields_end_here() {
-        let mut sent = headers(&[("connection", "x-hop, keep-alive"), ("x-hop", "1"), ("keep-alive", "5"), ("te", "trailers"), ("upgrade", "h2c"), ("x-end", "2")]);
+        let mut sent = headers(&[
+            ("connection", "x-hop, keep-alive"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("x-end", "2"),
+        ]);
         request(&mut sent, &flow(Direction::Outbound), true, false);
-        assert!(!sent.contains_key("x-hop") && !sent.contains_key("keep-alive") && !sent.contains_key("upgrade"));
-        assert_eq!((&sent["x-end"], &sent["te"]), (&HeaderValue::from_static("2"), &HeaderValue::from_static("trailers")));
+        assert!(
+            !sent.contains_key("x-hop") && !sent.contains_key("keep-alive") && !sent.contains_key("upgrade")
+        );
+        assert_eq!(
+            (&sent["x-end"], &sent["te"]),
+            (&HeaderValue::from_static("2"), &HeaderValue::from_static("trailers"))
+        );
     }
 
     #[test]
@@ -181,7 +204,10 @@ mod tests {
             assert!(response(ok, &mut headers(bad), true).is_err());
             assert!(response(ok, &mut headers(bad), false).is_ok());
         }
-        assert!(response(ok, &mut headers(&[("content-length", "1"), ("transfer-encoding", "chunked")]), false).is_err());
+        assert!(
+            response(ok, &mut headers(&[("content-length", "1"), ("transfer-encoding", "chunked")]), false)
+                .is_err()
+        );
         let mut plain = headers(&[("content-length", "5"), ("etag", "x"), ("content-type", "text/plain")]);
         response(ok, &mut plain, true).unwrap();
         assert_eq!(plain.len(), 1);

@@ -233,12 +233,19 @@ impl Screened {
     fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let alarm = self.write_alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_IDLE_TIMEOUT)));
         ready!(alarm.as_mut().poll(cx));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client read no byte of the answer for too long"))
+        Poll::Ready(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client read no byte of the answer for too long",
+        ))
     }
 }
 
 impl Read for Screened {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let mut buffer = [std::mem::MaybeUninit::uninit(); READ_BYTES];
         loop {

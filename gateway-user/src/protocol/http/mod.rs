@@ -29,7 +29,7 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
     let entries = Arc::new(AtomicU64::new(0));
     let (io, wire) = Screened::new(client);
     let exchange = Arc::new(Exchange::new(judge.clone(), dialer.clone(), wire));
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .preserve_header_case(true)
@@ -43,8 +43,16 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
                 let exchange = exchange.clone();
                 async move { exchange.answer(request).await }
             }),
-        )
-        .await;
+        );
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = judge.draining().begun() => {
+            // An exchange that has begun may end; an idle connection ends now.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     let entries = entries.load(Ordering::Relaxed);
     match served {
         Ok(()) => Ok(Served { entries }),

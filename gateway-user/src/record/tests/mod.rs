@@ -1,6 +1,8 @@
 //! What the record promises, tried on real files and on disks that lose, refuse and hang.
 
+mod crash;
 mod promises;
+mod tamper;
 
 use uuid::Uuid;
 

@@ -1,0 +1,86 @@
+//! Follows what changes while the gate runs: the policy in force, and the cgroups of guarded units as they come and go.
+//! Never lets the kernel's table lag behind silently.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::table;
+use crate::config::Settings;
+use crate::judge::{Bench, now};
+use crate::kernel::{Gate, Table};
+use crate::operation::Sha256;
+use crate::record::entry::{Event, PolicyChanged};
+
+/// How often the cgroups of guards are looked for again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps kernel, approvals and record in step with the policy.
+pub(super) struct Follower {
+    bench: Arc<Bench>,
+    gate: Arc<Gate>,
+    settings: Settings,
+}
+
+impl Follower {
+    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>, settings: Settings) -> Self {
+        Self { bench, gate, settings }
+    }
+
+    /// Writes which policy the gate starts with, and what is wrong with the directory if it is another.
+    pub(super) fn started(&self) {
+        let fault = self.bench.shelf.fault().map(|fault| fault.to_string());
+        self.changed(self.bench.shelf.current().digest(), fault);
+    }
+
+    /// Follows until the task is dropped.
+    pub(super) async fn follow(self) {
+        let mut state = self.bench.shelf.subscribe();
+        let mut published: Option<Table> = None;
+        loop {
+            published = self.publish(published).await;
+            tokio::select! {
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let state = state.borrow_and_update().clone();
+                    self.changed(state.digest, state.fault.as_ref().map(ToString::to_string));
+                    self.bench.desk.recheck(&*self.bench.shelf.current()).await;
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    fn changed(&self, policy: Sha256, refused: Option<String>) {
+        self.bench.metrics.policy(refused.is_none());
+        match &refused {
+            None => tracing::info!(%policy, "policy in force"),
+            Some(fault) => {
+                tracing::error!(%policy, "the policy directory is not in force, an older set is:\n{fault}")
+            }
+        }
+        let event = Event::PolicyChanged(PolicyChanged { at: now(), policy, refused });
+        if let Err(error) = self.bench.recorder.append(event) {
+            tracing::error!(%error, "a change of policy could not be recorded");
+        }
+    }
+
+    /// Tells the kernel what the set in force protects, where that differs from what it was told last.
+    async fn publish(&self, published: Option<Table>) -> Option<Table> {
+        let (set, root) = (self.bench.shelf.current(), self.settings.cgroup.clone());
+        let Ok(table) = tokio::task::spawn_blocking(move || table::of(&set, &root)).await else {
+            return published;
+        };
+        if published.as_ref() == Some(&table) {
+            return published;
+        }
+        match self.gate.publish(&table) {
+            Ok(_) => Some(table),
+            Err(error) => {
+                tracing::error!(%error, "the kernel's table could not be brought up to date; trying again");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Compiled masks, kept as long as the policy set they belong to. Never more than a bound of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::mask::Plan;
+use crate::operation::Sha256;
+use crate::policy::Set;
+use crate::policy::nouns::Mask;
+
+/// Combinations of target and masks kept at once.
+const PLANS_MAX: usize = 1024;
+
+/// What the client must not see, and what the record must not see.
+pub(super) type Pair = (Plan, Plan);
+
+/// Plans by target and by the masks that apply.
+#[derive(Default)]
+pub struct Plans {
+    kept: Mutex<(Sha256, HashMap<(String, String), Pair>)>,
+}
+
+impl Plans {
+    /// The plans for `masks` on `target` under `set`.
+    pub(super) fn of(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Pair {
+        let names: Vec<&str> = masks.iter().map(|mask| mask.name.as_str()).collect();
+        let key = (target.to_owned(), names.join("\n"));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != set.digest() || kept.1.len() >= PLANS_MAX {
+            *kept = (set.digest(), HashMap::new());
+        }
+        kept.1
+            .entry(key)
+            .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target))))
+            .clone()
+    }
+}

@@ -1,0 +1,266 @@
+//! A sliding window over text that is searched: takes decoded text with the raw form of what was escaped, gives the raw
+//! form back with what was found replaced.
+//!
+//! Lets nothing go before it is decided. What it holds is bounded by the longest undecided find, never by the text.
+
+use super::find::{LOOK_BEHIND, Run, Set, Span, find};
+use super::plan::{Compiled, strictest};
+use crate::policy::nouns::Style;
+
+/// What stands in the place of a hidden value.
+pub(super) const STARS: &[u8] = b"********";
+/// Characters a value must have before the last four of it may be shown.
+const KEEP_LAST_4_MIN: usize = 12;
+
+/// Values hidden so far, by index into the plan's names.
+#[derive(Debug, Default)]
+pub(super) struct Counts(pub(super) Vec<u64>);
+
+impl Counts {
+    pub(super) fn add(&mut self, names: &[usize]) {
+        for &name in names {
+            if self.0.len() <= name {
+                self.0.resize(name + 1, 0);
+            }
+            self.0[name] += 1;
+        }
+    }
+}
+
+/// A hidden value of which more may come: what its replacement needs, nothing else.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    style: Style,
+    characters: usize,
+    tail: Vec<u8>,
+}
+
+impl Hidden {
+    pub(super) fn new(style: Style) -> Self {
+        Self { style, characters: 0, tail: Vec::new() }
+    }
+
+    pub(super) fn restrict(&mut self, style: Style) {
+        self.style = strictest(self.style, style);
+    }
+
+    /// Takes more of the value.
+    pub(super) fn take(&mut self, text: &[u8]) {
+        if self.style == Style::Stars {
+            return;
+        }
+        self.characters += text.iter().filter(|&&b| b & 0xC0 != 0x80).count();
+        self.tail.extend_from_slice(&text[text.len().saturating_sub(16)..]);
+        let surplus = self.tail.len().saturating_sub(16);
+        self.tail.drain(..surplus);
+    }
+
+    /// Writes the replacement.
+    pub(super) fn write(&self, json: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(STARS);
+        if self.style == Style::Stars || self.characters < KEEP_LAST_4_MIN {
+            return;
+        }
+        let starts = self.tail.iter().enumerate().rev().filter(|(_, b)| **b & 0xC0 != 0x80);
+        let Some((start, _)) = starts.take(4).last() else { return };
+        let last = &self.tail[start..];
+        if !json {
+            return out.extend_from_slice(last);
+        }
+        for &b in last {
+            match b {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+                0..=31 => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
+                _ => out.push(b),
+            }
+        }
+    }
+}
+
+/// The raw form of a stretch of decoded text that was escaped.
+#[derive(Debug)]
+struct Escape {
+    at: usize,
+    long: u8,
+    raw: [u8; 12],
+    raw_long: u8,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    text: Vec<u8>,
+    escapes: Vec<Escape>,
+    /// Everything before was let go; it stays as context.
+    from: usize,
+    /// Everything before is part of a find, also beyond `from`.
+    covered: usize,
+    hidden: Option<Hidden>,
+    runs: Vec<Run>,
+    spans: Vec<Span>,
+    json: bool,
+}
+
+impl Window {
+    /// A window whose text is a JSON string's: replacements are escaped.
+    pub(super) fn for_json() -> Self {
+        Self { json: true, ..Self::default() }
+    }
+
+    /// Forgets all text.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.escapes.clear();
+        self.runs.clear();
+        self.from = 0;
+        self.covered = 0;
+        self.hidden = None;
+    }
+
+    /// The decoded text.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Takes text that stands for itself.
+    pub(super) fn push(&mut self, text: &[u8]) {
+        self.text.extend_from_slice(text);
+    }
+
+    /// Takes at most four bytes of text, written as at most twelve.
+    pub(super) fn push_escaped(&mut self, text: &[u8], raw: &[u8]) {
+        let mut escape = Escape { at: self.text.len(), long: 0, raw: [0; 12], raw_long: 0 };
+        debug_assert!(raw.len() <= escape.raw.len() && text.len() <= 4);
+        for (to, from) in escape.raw.iter_mut().zip(raw) {
+            *to = *from;
+            escape.raw_long += 1;
+        }
+        escape.long = u8::try_from(text.len()).unwrap_or(u8::MAX);
+        self.text.extend_from_slice(text);
+        self.escapes.push(escape);
+    }
+
+    /// Lets go what is decided; all of it where no `more` follows.
+    pub(super) fn drain(
+        &mut self,
+        plan: &Compiled,
+        set: Set,
+        more: bool,
+        out: &mut Vec<u8>,
+        counts: &mut Counts,
+    ) {
+        let mut spans = std::mem::take(&mut self.spans);
+        self.grow_runs(more);
+        let mut certain = find(&self.text, self.from, set, more, &mut spans);
+        if !self.runs.is_empty() {
+            certain = certain.min(self.covered).max(self.from);
+            spans.retain(|span| span.start < certain);
+        }
+        certain = self.between_escapes(certain);
+        for span in &spans {
+            if span.start >= certain {
+                break;
+            }
+            let Some(rule) = plan.rule(span.detector) else { continue };
+            counts.add(&rule.names);
+            let (start, end) = self.around_escapes(span);
+            let start = start.max(self.from);
+            self.let_go(start, out);
+            self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
+            self.covered = self.covered.max(end);
+            if let Some(kind) = span.run
+                && !self.runs.iter().any(|run| same_kind(run.kind, kind))
+            {
+                self.runs.push(Run { kind, at: span.end });
+            }
+        }
+        self.spans = spans;
+        self.let_go(certain, out);
+        if more {
+            self.forget();
+        } else {
+            self.close(out);
+            self.clear();
+        }
+    }
+
+    fn grow_runs(&mut self, more: bool) {
+        let (text, covered) = (&self.text, &mut self.covered);
+        self.runs.retain_mut(|run| {
+            let open = run.grow(text, more);
+            *covered = (*covered).max(run.at);
+            open
+        });
+    }
+
+    /// Passes on everything up to `to`: what is covered into the hidden value, the rest as it came.
+    fn let_go(&mut self, to: usize, out: &mut Vec<u8>) {
+        if self.hidden.is_some() {
+            let end = self.covered.min(to).max(self.from);
+            if let Some(hidden) = &mut self.hidden {
+                hidden.take(&self.text[self.from..end]);
+            }
+            self.from = end;
+            // Finds that touch are one hidden value, so it ends only where something uncovered follows.
+            if self.covered < to {
+                self.close(out);
+            }
+        }
+        if self.from >= to {
+            return;
+        }
+        let first = self.escapes.partition_point(|escape| escape.at < self.from);
+        for escape in self.escapes[first..].iter().take_while(|escape| escape.at < to) {
+            out.extend_from_slice(&self.text[self.from..escape.at]);
+            out.extend_from_slice(&escape.raw[..usize::from(escape.raw_long)]);
+            self.from = escape.at + usize::from(escape.long);
+        }
+        out.extend_from_slice(&self.text[self.from..to]);
+        self.from = to;
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>) {
+        if let Some(hidden) = self.hidden.take() {
+            hidden.write(self.json, out);
+        }
+    }
+
+    fn forget(&mut self) {
+        let surplus = self.from.saturating_sub(LOOK_BEHIND);
+        // Moving the rest down costs as much as it is long: do it when there is enough to gain.
+        if surplus < LOOK_BEHIND {
+            return;
+        }
+        let kept = self.escapes.partition_point(|escape| escape.at < surplus);
+        self.escapes.drain(..kept);
+        self.escapes.iter_mut().for_each(|escape| escape.at -= surplus);
+        self.text.drain(..surplus);
+        self.from -= surplus;
+        self.covered = self.covered.saturating_sub(surplus);
+        self.runs.iter_mut().for_each(|run| run.shift(surplus));
+    }
+
+    /// The last offset up to `to` that does not part an escaped character.
+    fn between_escapes(&self, to: usize) -> usize {
+        match self.escapes[..self.escapes.partition_point(|escape| escape.at < to)].last() {
+            Some(escape) if escape.at + usize::from(escape.long) > to => escape.at,
+            _ => to,
+        }
+    }
+
+    /// A find, widened to whole escaped characters.
+    fn around_escapes(&self, span: &Span) -> (usize, usize) {
+        let start = self.between_escapes(span.start);
+        let down = self.between_escapes(span.end);
+        if down == span.end {
+            return (start, span.end);
+        }
+        let part = self.escapes.iter().find(|escape| escape.at == down);
+        (start, part.map_or(span.end, |escape| escape.at + usize::from(escape.long)))
+    }
+}
+
+fn same_kind(one: super::find::RunKind, other: super::find::RunKind) -> bool {
+    use super::find::RunKind::Pem;
+    matches!((one, other), (Pem { .. }, Pem { .. })) || one == other
+}

@@ -1,0 +1,378 @@
+//! Verifies the whole record: chain, seals, bodies, index, state, and what must be open or closed. Streams, goes on
+//! after a problem where it can, and changes nothing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::RecordError;
+use super::chain::{Checkpoint, Link, META_CHECKPOINT, META_HEAD, META_STORE, Problem, examine, meta};
+use super::entry::Event;
+use super::frame::{About, Commit, Frame};
+use super::index::{self, Rows};
+use super::ledger::Ledger;
+use super::read::Reader;
+use crate::operation::{EntryId, SessionId, Sha256};
+use crate::store::{Snapshot, StoreError};
+
+/// Problems that are told one by one; beyond it they are counted.
+const PROBLEMS_SHOWN: usize = 100;
+/// Commits read from one snapshot, so that a long run keeps no old pages from the running enforcer.
+const COMMITS_PER_SNAPSHOT: u64 = 256;
+
+/// What was verified, and what does not hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Commits read.
+    pub commits: u64,
+    /// Events and changes of state in them.
+    pub events: u64,
+    /// Entries begun.
+    pub entries: u64,
+    /// Sessions begun.
+    pub sessions: u64,
+    /// Stretches of bodies read and hashed.
+    pub stretches: u64,
+    /// Bytes of those.
+    pub body_bytes: u64,
+    /// Index rows compared.
+    pub index_rows: u64,
+    /// Entries without an end: in flight, or left by an enforcer that has not started again.
+    pub open_entries: u64,
+    /// The seal of the last commit: two reports with the same one saw the same record.
+    pub seal: Sha256,
+    /// How many things do not hold.
+    pub problems: u64,
+    /// The first of them.
+    pub first: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether everything holds.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.problems == 0
+    }
+
+    /// Of a store that cannot even be opened.
+    #[must_use]
+    pub fn of_damage(damage: &StoreError) -> Self {
+        let mut report = Self::default();
+        report.say(None, damage);
+        report
+    }
+
+    fn add(&mut self, problem: Problem) {
+        self.problems += 1;
+        if self.first.len() < PROBLEMS_SHOWN {
+            self.first.push(problem);
+        }
+    }
+
+    fn say(&mut self, commit: Option<u64>, what: impl std::fmt::Display) {
+        self.add(Problem { commit, sequence: None, about: None, what: what.to_string() });
+    }
+}
+
+impl Reader {
+    /// Verifies everything from the first commit to the last there is when it gets there.
+    ///
+    /// # Errors
+    /// The disk cannot be read. Damage is no error here but stands in the report.
+    pub fn verify(&self) -> Result<Report, RecordError> {
+        let mut walk = Walk {
+            reader: self,
+            report: Report::default(),
+            link: Link::first(&[]),
+            ledger: Ledger::default(),
+            checkpoint: None,
+            state: BTreeMap::new(),
+            sound: true,
+            missing: false,
+            seconds: 0,
+        };
+        match walk.run() {
+            Ok(()) => {}
+            Err(damage @ StoreError::Damaged { .. }) => walk.report.say(None, damage),
+            Err(other) => return Err(other.into()),
+        }
+        walk.report.open_entries = walk.ledger.entries() as u64;
+        walk.report.seal = walk.link.seal;
+        Ok(walk.report)
+    }
+}
+
+struct Walk<'a> {
+    reader: &'a Reader,
+    report: Report,
+    link: Link,
+    ledger: Ledger,
+    checkpoint: Option<Checkpoint>,
+    /// The state that the chain leads to: key to digest.
+    state: BTreeMap<Vec<u8>, Sha256>,
+    /// Nothing is missing so far, so what is open is known and index rows can be compared.
+    sound: bool,
+    /// Something may be missing that the index still names.
+    missing: bool,
+    /// Rows of the time index that there must be.
+    seconds: u64,
+}
+
+impl Walk<'_> {
+    fn run(&mut self) -> Result<(), StoreError> {
+        let mut snapshot = self.reader.store.snapshot()?;
+        let store = snapshot.meta(META_STORE)?.unwrap_or_default();
+        self.link = Link::first(&store);
+        loop {
+            let head: Link = meta(&snapshot, META_HEAD)?;
+            let checkpoint: Checkpoint = meta(&snapshot, META_CHECKPOINT)?;
+            if checkpoint.link.number == 0
+                && checkpoint != (Checkpoint { link: self.link, ledger: Ledger::default() })
+            {
+                self.report.say(None, "its checkpoint row does not fit the beginning of the chain");
+            }
+            self.checkpoint = Some(checkpoint);
+            let stop = head.number.min(self.link.number + COMMITS_PER_SNAPSHOT);
+            while self.link.number < stop {
+                self.commit(&snapshot)?;
+            }
+            if self.link.number >= head.number {
+                return self.finish(&snapshot, &head);
+            }
+            snapshot = self.reader.store.snapshot()?;
+        }
+    }
+
+    fn commit(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let number = self.link.number;
+        let blob = match snapshot.commit(number) {
+            Ok(Some(blob)) => blob,
+            Ok(None) => return self.skip("it is missing: it was dropped"),
+            Err(damage @ StoreError::Damaged { .. }) => return self.skip(damage),
+            Err(other) => return Err(other),
+        };
+        // After a gap only the commit itself says where it claims to belong.
+        if !self.sound
+            && let Ok(commit) = Commit::parse(&blob)
+            && self.link.seal == Sha256::default()
+        {
+            self.link = Link { number, sequence: commit.first, seal: commit.link, written: commit.written };
+        }
+        let before = self.link;
+        let mut found = Vec::new();
+        let (frames, next) = match examine(&blob, &before, &mut |problem| found.push(problem)) {
+            Ok(examined) => examined,
+            Err(what) => return self.skip(what),
+        };
+        self.missing |= !found.is_empty();
+        found.into_iter().for_each(|problem| self.report.add(problem));
+        let (mut rows, mut places) = (Rows::default(), Vec::new());
+        for (position, examined) in frames.iter().enumerate() {
+            let Some(frame) = &examined.frame else {
+                self.sound = false;
+                continue;
+            };
+            self.frame(examined.sequence, examined.about, frame)?;
+            match self.ledger.admit(frame, &mut places) {
+                Ok(()) => rows.add(position as u32, &mut places),
+                Err(cause) => {
+                    if self.sound {
+                        self.tell(examined.sequence, examined.about, &cause);
+                    }
+                    self.sound = false;
+                }
+            }
+        }
+        self.report.commits += 1;
+        self.link = next;
+        if self.sound {
+            self.compare(snapshot, number, rows)?;
+            self.times(snapshot, &before, &next)?;
+            self.at_checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Goes on after a commit that cannot be read.
+    fn skip(&mut self, what: impl std::fmt::Display) -> Result<(), StoreError> {
+        self.report.say(Some(self.link.number), what);
+        self.link.number += 1;
+        self.link.seal = Sha256::default();
+        (self.sound, self.missing) = (false, true);
+        Ok(())
+    }
+
+    fn tell(&mut self, sequence: u64, about: About, what: impl std::fmt::Display) {
+        let (commit, sequence) = (Some(self.link.number), Some(sequence));
+        self.report.add(Problem { commit, sequence, about: Some(about.to_string()), what: what.to_string() });
+    }
+
+    fn frame(&mut self, sequence: u64, about: About, frame: &Frame) -> Result<(), StoreError> {
+        self.report.events += 1;
+        match frame {
+            Frame::Event(Event::SessionOpened(_)) => self.report.sessions += 1,
+            Frame::Event(Event::Intent(_)) => self.report.entries += 1,
+            Frame::Event(_) => {}
+            Frame::Body(body) => match self.reader.bodies.read(&body.placed) {
+                Ok(bytes) => {
+                    self.report.stretches += 1;
+                    self.report.body_bytes += bytes.len() as u64;
+                }
+                Err(damage @ StoreError::Damaged { .. }) => self.tell(sequence, about, damage),
+                Err(other) => return Err(other),
+            },
+            Frame::Put { key, digest, .. } => drop(self.state.insert(key.clone(), *digest)),
+            Frame::Removed { key } => drop(self.state.remove(key)),
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, snapshot: &Snapshot, number: u64, mut rows: Rows) -> Result<(), StoreError> {
+        for (key, value) in rows.finish(number) {
+            self.report.index_rows += 1;
+            let there = match snapshot.index(&key) {
+                Ok(there) => there,
+                Err(damage @ StoreError::Damaged { .. }) => {
+                    self.report.say(Some(number), damage);
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            let wrong = match there {
+                Some(there) if there == value => continue,
+                Some(_) => "names other events than its commit holds",
+                None => "is missing",
+            };
+            self.missing = true;
+            self.report.say(Some(number), format!("the index row for {} {wrong}", named(&key)));
+        }
+        Ok(())
+    }
+
+    fn times(&mut self, snapshot: &Snapshot, before: &Link, after: &Link) -> Result<(), StoreError> {
+        let second = after.written.div_euclid(1_000_000);
+        if before.number == 0 || second != before.written.div_euclid(1_000_000) {
+            self.seconds += 1;
+            if snapshot.time(second)? != Some(before.number) {
+                self.report.say(Some(before.number), "the time index does not lead to it");
+            }
+        }
+        Ok(())
+    }
+
+    fn at_checkpoint(&mut self) {
+        let Some(checkpoint) =
+            self.checkpoint.take_if(|checkpoint| checkpoint.link.number == self.link.number)
+        else {
+            return;
+        };
+        if checkpoint.link != self.link || checkpoint.ledger != self.ledger {
+            self.report.say(Some(self.link.number), "its checkpoint row does not fit the chain there");
+        }
+    }
+
+    fn finish(&mut self, snapshot: &Snapshot, head: &Link) -> Result<(), StoreError> {
+        if self.link != *head && self.link.seal != Sha256::default() {
+            self.report.say(None, "the row that names the end of the chain does not fit its last commit");
+        }
+        if let Some(beyond) = snapshot.commit_from(head.number)? {
+            self.report.say(Some(beyond), "it lies beyond the end of the chain");
+        }
+        let [commits, rows, seconds, keys] = snapshot.counts()?;
+        if self.sound {
+            if commits != head.number {
+                self.report.say(None, format!("there are {commits} commits where {} must be", head.number));
+            }
+            if rows != self.report.index_rows {
+                self.missing = true;
+                let expected = self.report.index_rows;
+                self.report.say(None, format!("there are {rows} index rows where {expected} must be"));
+            }
+            if seconds != self.seconds {
+                let expected = self.seconds;
+                self.report.say(
+                    None,
+                    format!("there are {seconds} rows in the time index where {expected} must be"),
+                );
+            }
+            self.check_state(snapshot, keys)?;
+        }
+        if self.missing { self.orphans(snapshot) } else { Ok(()) }
+    }
+
+    fn check_state(&mut self, snapshot: &Snapshot, keys: u64) -> Result<(), StoreError> {
+        for (key, digest) in &self.state {
+            let shown = String::from_utf8_lossy(key);
+            match snapshot.state(key)? {
+                Some(value) if Sha256::of(&value) == *digest => {}
+                Some(_) => {
+                    self.report.say(None, format!("the state under {shown} is not what was put there"))
+                }
+                None => {
+                    self.report.say(None, format!("the state under {shown} is gone, and nothing removed it"))
+                }
+            }
+        }
+        if keys > self.state.len() as u64 {
+            self.report
+                .say(None, format!("there are {keys} keys of state where {} must be", self.state.len()));
+        }
+        Ok(())
+    }
+
+    /// Names what the index still knows and the commits no longer hold.
+    fn orphans(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let mut from = vec![index::Dimension::Entry as u8];
+        let mut cached: Option<(u64, Option<Vec<u8>>)> = None;
+        while let Some((row, value)) = snapshot.index_after(&from)? {
+            let Some((dimension, id, number)) = index::split(&row) else { break };
+            if dimension > index::Dimension::Session as u8 {
+                break;
+            }
+            if cached.as_ref().is_none_or(|(held, _)| *held != number) {
+                cached = Some((number, snapshot.commit(number).unwrap_or(None)));
+            }
+            let blob = cached.as_ref().and_then(|(_, blob)| blob.as_deref());
+            let commit = blob.and_then(|blob| Commit::parse(blob).ok());
+            let is_entry = dimension == index::Dimension::Entry as u8;
+            let held = |position: u32| match commit.as_ref()?.frames.get(position as usize)?.about.1 {
+                About::Entry(entry) if is_entry => (entry.0.as_bytes() == id).then_some(()),
+                About::Session(session) => (session.0.as_bytes() == id).then_some(()),
+                // An entry's event stands under its session; which that is, only the entry's intent says.
+                About::Entry(_) => Some(()),
+                About::Gate => None,
+            };
+            let positions = index::positions(&value).unwrap_or_default();
+            let positions = positions.iter().map(|mark| if is_entry { *mark } else { mark / 2 });
+            if !positions.into_iter().all(|position| held(position).is_some()) {
+                let what = "the index names it, but the commit no longer holds what it names: it was dropped or swapped";
+                let about = Some(named(&row));
+                self.report.add(Problem {
+                    commit: Some(number),
+                    sequence: None,
+                    about,
+                    what: what.to_owned(),
+                });
+            }
+            from = row;
+            from.push(0);
+        }
+        Ok(())
+    }
+}
+
+/// What an index key is for, in words.
+fn named(row: &[u8]) -> String {
+    let Some((dimension, value, _)) = index::split(row) else { return "nothing known".to_owned() };
+    let id = || uuid::Uuid::from_slice(value).unwrap_or_default();
+    match dimension {
+        1 => format!("entry {}", EntryId(id())),
+        2 => format!("session {}", SessionId(id())),
+        _ => {
+            const NAMES: [&str; 7] =
+                ["sessions opened", "user", "workload", "target", "kind", "verdict", "the gate"];
+            let name = NAMES.get(usize::from(dimension).wrapping_sub(3)).unwrap_or(&"an unknown index");
+            format!("{name} {}", String::from_utf8_lossy(value))
+        }
+    }
+}

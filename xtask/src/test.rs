@@ -1,0 +1,168 @@
+//! Runs every test, one program at a time, and counts. A test run that leaves something behind has failed, whatever its
+//! tests said; so has one that could not start.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, place, setup, traces};
+
+/// Which tests to run.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Test {
+    /// Also what takes long: long random runs, many more generated cases, a while of fuzzing.
+    #[arg(long)]
+    full: bool,
+    /// Only tests whose name contains one of these.
+    filter: Vec<String>,
+}
+
+/// What the test programs said.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    /// Runs that did not get as far as counting: broken builds, crashes.
+    broken: Vec<String>,
+}
+
+impl Test {
+    /// Builds, tests, looks for leftovers. The last line says how many passed and how many failed.
+    pub(crate) fn run(&self) -> Result<()> {
+        let toolchain = setup::for_build()?;
+        setup::for_test()?;
+        let sh = place::shell()?;
+        build::kernel_object(&sh, toolchain)?;
+        // One selection of packages for everything below: cargo unifies features by it, and another one builds anew.
+        build::cargo(&sh, &["build", "--workspace", "--bins", "--tests"], false)?;
+        let before = traces::now();
+        let mut tally = Tally::default();
+        for run in self.runs() {
+            tally.add(run)?;
+        }
+        traces::tidy_mounts(&before);
+        let left = traces::left_since(&before);
+        println!("{} passed, {} failed", tally.passed, tally.failed);
+        tally.verdict(&left)
+    }
+
+    fn runs(&self) -> Vec<Run> {
+        let contract = ["--manifest-path", "gateway-ebpf/Cargo.toml", "--target-dir", "target/ebpf-host"];
+        vec![
+            self.cargo_test("the kernel programs' own logic", &contract, false),
+            self.cargo_test("units", &["--workspace", "--lib", "--bins"], false),
+            self.cargo_test("examples in the documentation", &["--workspace", "--doc"], false),
+            self.cargo_test("end to end", &["--workspace", "--test", "*"], true),
+        ]
+    }
+
+    fn cargo_test(&self, title: &'static str, selection: &[&str], privileged: bool) -> Run {
+        let mut command = Command::new("cargo");
+        command.arg("test").args(selection).arg("--no-fail-fast").arg("--").args(&self.filter);
+        for name in place::leaked_settings(false) {
+            command.env_remove(name);
+        }
+        if self.full {
+            command.env("TIDEGATE_FULL", "1").env("PROPTEST_CASES", "20000");
+        }
+        if privileged && !place::is_root() {
+            let runner =
+                format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
+            command.env(runner, place::SUDO.join(" "));
+        }
+        Run { title, command }
+    }
+}
+
+struct Run {
+    title: &'static str,
+    command: Command,
+}
+
+impl Tally {
+    fn add(&mut self, mut run: Run) -> Result<()> {
+        eprintln!("\n=== {}", run.title);
+        run.command.current_dir(place::root()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = run.command.spawn().context("cargo does not start")?;
+        let output = child.stdout.take().context("its output is ours")?;
+        let failed_before = self.failed;
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            self.count(&line);
+        }
+        if !child.wait()?.success() && self.failed == failed_before {
+            self.broken.push(run.title.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Reads `test result: ok. 17 passed; 0 failed; ...`.
+    fn count(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+
+    fn verdict(&self, left: &BTreeSet<String>) -> Result<()> {
+        let mut faults = Vec::new();
+        if self.failed > 0 {
+            faults.push(format!("{} tests failed", self.failed));
+        }
+        if self.passed + self.failed == 0 {
+            faults.push("no test ran".to_owned());
+        }
+        faults.extend(self.broken.iter().map(|title| format!("`{title}` did not run to its end")));
+        faults.extend(left.iter().map(|trace| format!("left behind: {trace}")));
+        if faults.is_empty() { Ok(()) } else { bail!(faults.join("\n       ")) }
+    }
+}
+
+/// Whether this folder holds anything.
+#[must_use]
+pub(crate) fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_programs_are_summed() {
+        let mut tally = Tally::default();
+        tally.count(
+            "test result: ok. 17 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 2.29s",
+        );
+        tally.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s");
+        tally.count("test results ... ok");
+        assert_eq!(tally, Tally { passed: 20, failed: 2, broken: Vec::new() });
+    }
+
+    #[test]
+    fn a_run_fails_for_each_of_its_reasons() {
+        let good = Tally { passed: 1, ..Tally::default() };
+        assert!(good.verdict(&BTreeSet::new()).is_ok());
+        let left = BTreeSet::from(["pin /sys/fs/bpf/x".to_owned()]);
+        assert!(good.verdict(&left).unwrap_err().to_string().contains("/sys/fs/bpf/x"));
+        assert!(Tally { failed: 1, ..Tally::default() }.verdict(&BTreeSet::new()).is_err());
+        assert!(
+            Tally::default().verdict(&BTreeSet::new()).is_err(),
+            "a filter that matches nothing proves nothing"
+        );
+        let broken = Tally { passed: 1, failed: 0, broken: vec!["units".to_owned()] };
+        assert!(broken.verdict(&BTreeSet::new()).is_err());
+    }
+}
