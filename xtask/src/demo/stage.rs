@@ -30,6 +30,9 @@ const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n192.0.2.1 react.example
                      192.0.2.66 collector.example\n2001:db8::66 collector.example\n";
 /// Where mallory's mail arrives; mallory may empty it.
 const COLLECTED: &str = "collected.log";
+/// User id of mallory, and of the group that may talk to the gate's admin socket. The script knows them, too.
+const MALLORY: u32 = 61666;
+const STAFF: u32 = 61000;
 
 /// Who types a command, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +237,7 @@ impl Stage {
     pub(super) fn start_gate(&mut self) -> Result<()> {
         self.screen.command("root#", "tidegate run >> gate.log 2>&1 &")?;
         let mut gate = self.command(Who::Root, "exec tidegate run >> gate.log 2>&1").spawn()?;
-        let socket = self.folder().join("admin.sock");
+        let socket = self.folder().join("run/admin.sock");
         self.eventually("the enforcer", || {
             if let Some(status) = gate.try_wait()? {
                 bail!("the enforcer did not start: {status}");
@@ -324,11 +327,12 @@ impl Stage {
 
     fn make_folder(&self, program: &Path) -> Result<()> {
         let folder = self.folder();
-        for part in ["", "bin", "policies", "services"] {
+        for part in ["", "bin", "policies", "services", "run"] {
             let path = folder.join(part);
             fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;
         }
+        chown(folder.join("run"), None, Some(STAFF)).context("cannot give the staff a folder")?;
         copy_executable(program, &folder.join("bin/tidegate"))?;
         copy_files(&place::root().join("policies/demo"), &folder.join("policies"))?;
         copy_files(&place::root().join("tests/react"), &folder.join("services"))?;
@@ -342,7 +346,7 @@ impl Stage {
         write(&folder.join("as"), &script, 0o755)?;
         write(&folder.join("hosts"), HOSTS, 0o644)?;
         write(&folder.join(COLLECTED), "", 0o644)?;
-        chown(folder.join(COLLECTED), Some(61666), None).context("cannot give mallory a file")?;
+        chown(folder.join(COLLECTED), Some(MALLORY), None).context("cannot give mallory a file")?;
         Ok(())
     }
 
