@@ -1,2 +1,163 @@
-//! The kernel programs.
-fn main() {}
+//! The kernel programs: maps, and entry points of one line each. What they do stands in the module named after the
+//! moment: `connect` (a client dials), `establish` (the handshake), `accept` (a connection arrives, the gate asks who
+//! it is), `guard` (what must not leave). Anything a hook cannot find out is refused.
+//!
+//! Minimum kernel for the whole: 6.1 (`bpf_get_netns_cookie` in sock_ops).
+#![no_std]
+#![no_main]
+#![allow(clippy::missing_safety_doc, missing_docs)]
+
+mod accept;
+mod connect;
+mod establish;
+mod guard;
+mod look;
+mod report;
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::{
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, map, sk_lookup, sock_ops,
+};
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockMap};
+use aya_ebpf::programs::{
+    SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+};
+use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, LISTENERS, Mark, Record, Tuple};
+
+use crate::look::Storage;
+
+// Where we are. Written by the loader before the first link exists.
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// Process id of the gate, written when it binds its port: the loop breaker.
+#[map]
+static GATE: Array<u32> = Array::with_max_entries(1, 0);
+
+// The two tables, and the services. Written by the enforcer.
+#[map]
+static TARGETS: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::TARGETS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICES: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::SERVICES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static GUARDING: Array<Guarding> = Array::with_max_entries(1, 0);
+/// Guards in force. A mark on a socket outlives its guard; only what stands here counts.
+#[map]
+static GUARDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARDS_MAX, 0);
+#[map]
+static GUARD_CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(abi::GUARD_CGROUPS_MAX, 0);
+#[map]
+static GUARD_UIDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARD_UIDS_MAX, 0);
+#[map]
+static DNS: HashMap<DnsKey, u32> = HashMap::with_max_entries(abi::DNS_MAX, 0);
+
+// The hand-over.
+#[map]
+static TUPLES: HashMap<Tuple, Record> = HashMap::with_max_entries(abi::TUPLES_MAX, 0);
+/// The gate's own connections to protected services, which must not be steered back to it.
+#[map]
+static ALLOWED: HashMap<Tuple, u32> = HashMap::with_max_entries(abi::ALLOWED_MAX, 0);
+#[map]
+static LISTENING: SockMap = SockMap::with_max_entries(LISTENERS, 0);
+#[btf_map]
+static RECORDS: Storage<Record> = Storage::new();
+#[btf_map]
+static MARKS: Storage<Mark> = Storage::new();
+/// The gate's mark on its own sockets. Written from userspace through the map's descriptor; nothing else counts as
+/// proof: marks, cgroups and interfaces can all be had by others.
+#[btf_map]
+static EXEMPT: Storage<u32> = Storage::new();
+
+// What happened.
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS_MAX, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(abi::EVENTS_BYTES, 0);
+
+/// cgroup/connect4: 4.17, with `bpf_setsockopt(SO_BINDTOIFINDEX)` 5.8.
+#[cgroup_sock_addr(connect4)]
+pub fn tg_connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect4(&ctx)
+}
+
+/// cgroup/connect6: 4.17.
+#[cgroup_sock_addr(connect6)]
+pub fn tg_connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect6(&ctx)
+}
+
+/// cgroup/getpeername4: 5.8.
+#[cgroup_sock_addr(getpeername4)]
+pub fn tg_getpeername4(ctx: SockAddrContext) -> i32 {
+    connect::getpeername4(&ctx)
+}
+
+/// cgroup/getpeername6: 5.8.
+#[cgroup_sock_addr(getpeername6)]
+pub fn tg_getpeername6(ctx: SockAddrContext) -> i32 {
+    connect::getpeername6(&ctx)
+}
+
+/// cgroup/sendmsg4: 4.18.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn tg_sendmsg4(ctx: SockAddrContext) -> i32 {
+    guard::sendmsg4(&ctx)
+}
+
+/// cgroup/sendmsg6: 4.18.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn tg_sendmsg6(ctx: SockAddrContext) -> i32 {
+    guard::sendmsg6(&ctx)
+}
+
+/// cgroup/bind4: 4.17.
+#[cgroup_sock_addr(bind4)]
+pub fn tg_bind4(ctx: SockAddrContext) -> i32 {
+    guard::bind(&ctx)
+}
+
+/// cgroup/bind6: 4.17.
+#[cgroup_sock_addr(bind6)]
+pub fn tg_bind6(ctx: SockAddrContext) -> i32 {
+    guard::bind(&ctx)
+}
+
+/// cgroup/sock_create: 4.10, with socket storage 5.9.
+#[cgroup_sock(sock_create)]
+pub fn tg_sock_create(ctx: SockContext) -> i32 {
+    guard::sock_create(&ctx)
+}
+
+/// cgroup_skb/egress: 4.10, with socket storage 5.2.
+#[cgroup_skb(egress)]
+pub fn tg_egress(ctx: SkBuffContext) -> i32 {
+    guard::egress(&ctx)
+}
+
+/// sock_ops: 4.13, with the netns cookie 5.15 (6.1 in long-term kernels).
+#[sock_ops]
+pub fn tg_establish(ctx: SockOpsContext) -> u32 {
+    establish::sock_ops(&ctx)
+}
+
+/// cgroup/getsockopt: 5.3.
+#[cgroup_sockopt(getsockopt)]
+pub fn tg_getsockopt(ctx: SockoptContext) -> i32 {
+    accept::getsockopt(&ctx)
+}
+
+/// sk_lookup: 5.9.
+#[sk_lookup]
+pub fn tg_steer(ctx: SkLookupContext) -> u32 {
+    accept::steer(&ctx)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier accepts no program that can come here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

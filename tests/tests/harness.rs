@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tidegate_tests::host::{HOST4, HOST6, REMOTE4};
-use tidegate_tests::{Answer, Client, Finished, Host, Keys, Nginx, Oidc, Upstream, root_cgroup_lock};
+use tidegate_tests::{Answer, Client, Finished, Host, Keys, Nginx, Oidc, Upstream, built, root_cgroup_lock};
 
 /// Everything a host may leave behind.
 fn objects(host: &Host) -> Vec<PathBuf> {
@@ -80,9 +80,8 @@ fn what_a_killed_test_left_is_swept_at_the_next_start() {
 
 #[test]
 fn an_interrupted_test_leaves_nothing_behind() {
-    let program = std::env::current_exe().unwrap();
-    let mut command = std::process::Command::new(program);
-    command.args(["--exact", "--ignored", "--nocapture", "waits_to_be_interrupted"]);
+    let mut command = std::process::Command::new(built("tidegate-dialer"));
+    command.arg("hold");
     let mut process = tidegate_tests::Process::start(command);
     process.await_text("host:");
     let name =
@@ -93,15 +92,6 @@ fn an_interrupted_test_leaves_nothing_behind() {
     assert_eq!(status.code(), Some(130), "{}", process.stderr());
     assert!(!netns.exists());
     assert!(!PathBuf::from("/tmp").join(&name).exists());
-}
-
-#[test]
-#[ignore = "run by `an_interrupted_test_leaves_nothing_behind`, which interrupts it"]
-fn waits_to_be_interrupted() {
-    let host = Host::new();
-    println!("\nhost:{}", host.name());
-    std::thread::sleep(Duration::from_secs(60));
-    drop(host);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod gate;
 mod layers;
 mod packages;
@@ -51,6 +52,8 @@ enum Task {
     Check,
     /// The project's own rules: layers, owners of names, lengths, openings.
     Tidy,
+    /// Hostile bytes for every parser, for a while.
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -76,5 +79,6 @@ fn run(task: Task) -> Result<()> {
         Task::Test(test) => test.run(),
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
+        Task::Fuzz(fuzz) => fuzz.run().map(drop),
     }
 }

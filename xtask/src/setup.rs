@@ -24,6 +24,7 @@ const BPF_LINKER: &str = "0.13.0";
 /// The newest major that runs on Debian 12's node 18 and on 20.
 const OIDC_PROVIDER: &str = "8.8.1";
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 /// LLVM majors that this bpf-linker can be built against, newest first.
 const LLVM: [u32; 3] = [23, 22, 21];
 
@@ -134,9 +135,27 @@ pub(crate) fn for_check() -> Result<PathBuf> {
     }
     if !built.exists() {
         say(
-            "cargo-deny into target/tools, it checks licences, bans and advisories: about 8 minutes on two cores",
+            "cargo-deny into target/tools, it checks licences, bans and advisories: about 4 minutes on two cores",
         );
         install(&place::shell()?, "cargo-deny", CARGO_DENY, &[], None)?;
+    }
+    Ok(built)
+}
+
+/// The fuzzer's driver and the nightly compiler it needs. Gives the driver's path.
+pub(crate) fn for_fuzz() -> Result<PathBuf> {
+    let sh = place::shell()?;
+    packages::bring("fuzzing", &[Need::command("c++", "g++", "compiles libFuzzer")])?;
+    if installed_nightlies().is_empty() {
+        say("nightly, for its coverage instrumentation: about 2 minutes");
+        cmd!(sh, "rustup toolchain install nightly --profile minimal")
+            .run()
+            .context("see https://rustup.rs")?;
+    }
+    let built = place::tool("cargo-fuzz");
+    if !built.exists() {
+        say("cargo-fuzz into target/tools: about 3 minutes on two cores");
+        install(&sh, "cargo-fuzz", CARGO_FUZZ, &[], None)?;
     }
     Ok(built)
 }
@@ -187,14 +206,22 @@ fn choose_toolchain() -> Result<KernelToolchain> {
 
 /// Where nightly keeps the sources of `core`, if it has them.
 fn nightly_source() -> Option<PathBuf> {
+    let sources = installed_nightlies()
+        .into_iter()
+        .map(|path| path.join("lib/rustlib/src/rust/library/core/Cargo.toml"));
+    sources.into_iter().find(|source| source.exists())
+}
+
+/// rustup's nightly toolchains.
+fn installed_nightlies() -> Vec<PathBuf> {
     let home = std::env::var_os("RUSTUP_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".rustup")))?;
-    let installed = fs::read_dir(home.join("toolchains")).ok()?;
-    installed
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nightly-")))
-        .map(|path| path.join("lib/rustlib/src/rust/library/core/Cargo.toml"))
-        .find(|source| source.exists())
+    let home =
+        home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".rustup"))).unwrap_or_default();
+    let installed =
+        fs::read_dir(home.join("toolchains")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_nightly =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nightly-"));
+    installed.filter(is_nightly).collect()
 }
 
 fn build_linker(sh: &Shell, toolchain: KernelToolchain) -> Result<()> {

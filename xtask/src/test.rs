@@ -9,7 +9,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::fuzz::Fuzz;
 use crate::{build, place, setup, traces};
+
+/// How long `--full` fuzzes each target.
+const FUZZ_SECONDS: u32 = 30;
 
 /// Which tests to run.
 #[derive(clap::Args, Debug)]
@@ -43,6 +47,9 @@ impl Test {
         let mut tally = Tally::default();
         for run in self.runs() {
             tally.add(run)?;
+        }
+        if self.full && self.filter.is_empty() {
+            tally.fuzz();
         }
         traces::tidy_mounts(&before);
         let left = traces::left_since(&before);
@@ -99,6 +106,18 @@ impl Tally {
             self.broken.push(run.title.to_owned());
         }
         Ok(())
+    }
+
+    /// Each fuzz target counts as one test.
+    fn fuzz(&mut self) {
+        eprintln!("\n=== hostile bytes");
+        match Fuzz::all(FUZZ_SECONDS).run() {
+            Ok(targets) => self.passed += targets as u64,
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.failed += 1;
+            }
+        }
     }
 
     /// Reads `test result: ok. 17 passed; 0 failed; ...`.

@@ -79,7 +79,9 @@ fn file_rules(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |line, what: &str| findings.push(Finding::new(name, line, what));
     let opening = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
-    if !opening.is_some_and(|line| line.starts_with("//!")) {
+    // The tests of a module, in a file of their own, belong to the module's promise.
+    let has_promise = opening.is_some_and(|line| line.starts_with("//!")) || name.ends_with("/tests.rs");
+    if !has_promise {
         find(1, "opens with no `//!`: a file says what it promises and what it refuses");
     }
     for (index, line) in rust.comments.lines().enumerate() {

@@ -1,1 +1,110 @@
-//! admin.
+//! The operator's door: a unix socket that shows how the gate is and takes votes. Knows its callers by what the kernel
+//! says about them, never by what they say; opens for root, the gate's own user and declared people only.
+//!
+//! `peer` is who calls, `api` is what they may ask, `view` is what they get, `listen` is the socket, `client` is the
+//! other end of it.
+
+mod api;
+pub mod client;
+mod listen;
+mod peer;
+pub mod view;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use listen::{AdminError, Socket, serve_metrics};
+
+use crate::approval::{Desk, Electorate};
+use crate::policy::Shelf;
+use crate::record::{Health, Recorder};
+use crate::telemetry::{Metrics, Reading};
+
+/// What the door leads to.
+pub struct Admin {
+    /// The approval desk.
+    pub desk: Desk,
+    /// The policy in force.
+    pub shelf: Shelf,
+    /// The people and approvals of the policy in force.
+    pub electorate: Box<dyn Fn() -> Arc<dyn Electorate> + Send + Sync>,
+    /// The record.
+    pub recorder: Recorder,
+    /// The counters.
+    pub metrics: Metrics,
+    /// The kernel's counters by name; empty where they cannot be read.
+    pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// Hides what every detector finds, in what people write.
+    pub scrub: fn(&str) -> Cow<'_, str>,
+    /// When the gate started.
+    pub started: Instant,
+}
+
+impl Admin {
+    /// How everything is, now.
+    #[must_use]
+    pub fn status(&self) -> view::Status {
+        let stats = self.recorder.stats();
+        let fault = match self.recorder.health() {
+            Health::Up => None,
+            Health::Down(why) => Some(why.to_string()),
+        };
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            policy: view::PolicyStatus {
+                digest: self.shelf.current().digest().to_string(),
+                fault: self.shelf.fault().map(|fault| fault.to_string()),
+            },
+            record: view::RecordStatus {
+                up: fault.is_none(),
+                fault,
+                commits: stats.commits,
+                events: stats.frames,
+                refused: stats.refused,
+                waiting: stats.waiting,
+                recovered: stats.recovered,
+            },
+            sessions_open: self.metrics.sessions_open(),
+            demands_held: self.desk.held() as u64,
+            kernel: (self.kernel)().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    /// Adds what other parts count to the counters, read anew at every scrape. Call once.
+    pub fn register(&self) {
+        let (desk, shelf, recorder) = (self.desk.clone(), self.shelf.clone(), self.recorder.clone());
+        let kernel = Arc::clone(&self.kernel);
+        self.metrics.on_scrape(move || {
+            let stats = recorder.stats();
+            let up = recorder.health() == Health::Up;
+            let mut readings = vec![
+                Reading::gauge(
+                    "demands_held",
+                    "Operations held, and approvals not yet used",
+                    desk.held() as u64,
+                ),
+                Reading::gauge(
+                    "policy_fault",
+                    "1 while the directory is not in force",
+                    shelf.fault().is_some().into(),
+                ),
+                Reading::gauge("record_up", "1 while the record can be written", up.into()),
+                Reading::counter("record_commits", "Commits of the record", stats.commits),
+                Reading::counter("record_events", "Events and changes of state written", stats.frames),
+                Reading::counter("record_refused", "Events the record refused", stats.refused),
+                Reading::gauge("record_waiting", "Events waiting for the disk", stats.waiting),
+            ];
+            readings.extend(kernel().into_iter().map(|(event, count)| {
+                Reading::counter("kernel_events", "What the kernel programs did", count)
+                    .labelled("event", event)
+            }));
+            readings
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

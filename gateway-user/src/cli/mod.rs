@@ -10,6 +10,7 @@ mod policy;
 mod record;
 mod run;
 mod sessions;
+mod story;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,41 @@
-//! `tidegate policy`.
+//! `tidegate policy`: checks, tests and explains policy files. Needs no privilege and no running gate.
 
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::output::{Tone, escape, escape_line, paint};
 use super::{Context, Failure};
+use crate::operation::Sha256;
+use crate::policy::files::Files;
+use crate::policy::{
+    Answer, Decision, Explanation, Met, Problems, Question, Sample, Set, cases, without_cases,
+};
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  tidegate policy check                     the directory in use
+  tidegate policy check ./policies          another one, before it is live
+  tidegate policy check ./policies --json   for a pipeline: every finding with file, line, column and help
+
+Exit codes: 0 no finding, 1 findings, 2 wrong command line";
+
+const TEST_EXAMPLES: &str = "\
+Examples:
+  tidegate policy test ./policies           every case in *.cases.toml, one line each
+
+Exit codes: 0 all pass, 1 one failed or the files have findings, 2 wrong command line";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  tidegate policy explain --target react --method GET --path /v1/runs/7 --user ann --groups analysts
+  tidegate policy explain ./policies --target crm --method POST --path /orders --unit react-worker.service
+  tidegate policy explain --target react --method PATCH --path /v1/models/m1 --user eve --groups ml --approved ml-leads
+
+Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong command line";
 
 /// Check, test and explain policy files.
 #[derive(Debug, clap::Args)]
@@ -11,11 +46,315 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check the files of a policy directory.
-    Check,
+    /// Check the files of a policy directory and run its cases: every mistake at once, each with its place.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Place),
+    /// Run the cases of a policy directory and say how each went.
+    #[command(after_help = TEST_EXAMPLES)]
+    Test(Place),
+    /// Explain one decision: the rules that matched, and those that nearly did.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Box<Explain>),
+    /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
+    Schema(Place),
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The directory [default: the one in use, see --policies].
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Explain {
+    #[command(flatten)]
+    place: Place,
+    /// The target.
+    #[arg(long)]
+    target: String,
+    /// The method. Without method and path the question is opening the connection.
+    #[arg(long, requires = "path")]
+    method: Option<String>,
+    /// The path, without the query.
+    #[arg(long, requires = "method")]
+    path: Option<String>,
+    /// The query, without the `?`.
+    #[arg(long)]
+    query: Option<String>,
+    /// The host name in the request.
+    #[arg(long)]
+    host: Option<String>,
+    /// Length of the body in bytes.
+    #[arg(long, value_name = "BYTES")]
+    body_length: Option<u64>,
+    /// Subject of the user who asks.
+    #[arg(long)]
+    user: Option<String>,
+    /// Groups of the user, separated by commas.
+    #[arg(long, value_delimiter = ',', requires = "user")]
+    groups: Vec<String>,
+    /// The identity provider that vouches for the user [default: the only one].
+    #[arg(long, requires = "user")]
+    provider: Option<String>,
+    /// systemd unit of the process that asks.
+    #[arg(long)]
+    unit: Option<String>,
+    /// Container id of the process that asks.
+    #[arg(long)]
+    container: Option<String>,
+    /// User id of the process that asks.
+    #[arg(long)]
+    uid: Option<u32>,
+    /// Executable of the process that asks.
+    #[arg(long, value_name = "PATH")]
+    executable: Option<String>,
+    /// Digest of that executable, in hexadecimal.
+    #[arg(long, value_name = "DIGEST", value_parser = digest, requires = "executable")]
+    sha256: Option<Sha256>,
+    /// Cgroup of the process that asks.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// The guard that holds the process.
+    #[arg(long)]
+    guard: Option<String>,
+    /// Where the flow comes from.
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
+    /// Approvals already granted, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    approved: Vec<String>,
+    /// When it is asked, such as 2026-12-01T09:00:00Z [default: now].
+    #[arg(long)]
+    at: Option<Timestamp>,
+}
+
+fn digest(text: &str) -> Result<Sha256, String> {
+    Sha256::from_hex(text).ok_or_else(|| "a SHA-256 digest has 64 hexadecimal digits".to_owned())
 }
 
 /// Runs the command.
-pub(super) fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::cannot("this command is not part of this build"))
+pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    match args.command {
+        Command::Check(place) => check(&place.dir(context), context),
+        Command::Test(place) => test(&place.dir(context), context),
+        Command::Explain(explain) => explain.run(context),
+        Command::Schema(place) => schema(&place.dir(context), context),
+    }
+}
+
+impl Place {
+    fn dir(&self, context: &Context) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| context.settings.policies.clone())
+    }
+}
+
+/// Nouns and rules; findings are printed and end the command.
+fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
+    let files = Files::read(dir).or_else(|problems| findings(&problems, context))?;
+    let set = without_cases(&files).or_else(|problems| findings(&problems, context))?;
+    if !context.out.is_json() {
+        for note in set.notes() {
+            context.out.note(format_args!("{} {}", paint(Tone::Warn, "note:"), escape(note)));
+        }
+    }
+    Ok((files, set))
+}
+
+fn findings<T>(problems: &Problems, context: &Context) -> Result<T, Failure> {
+    if context.out.is_json() {
+        context.out.json(&json!({ "ok": false, "problems": problems.plain() }))?;
+    } else {
+        context.out.note(problems.render(true).trim_end());
+        let found =
+            if problems.len() == 1 { "1 finding".to_owned() } else { format!("{} findings", problems.len()) };
+        context.out.note(paint(Tone::Bad, found));
+    }
+    Err(Failure::No)
+}
+
+fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
+    let (files, set) = read(dir, context)?;
+    let results = cases::run(&files, &set).or_else(|problems| findings(&problems, context))?;
+    let mut failed = Problems::default();
+    results.iter().filter_map(|result| result.problem.clone()).for_each(|problem| failed.push(problem));
+    if !failed.is_empty() {
+        return findings(&failed, context);
+    }
+    if context.out.is_json() {
+        return context.out.json(&json!({
+            "ok": true,
+            "digest": set.digest().to_string(),
+            "files": files.all.iter().map(|file| &file.name).collect::<Vec<_>>(),
+            "notes": set.notes(),
+            "targets": set.targets().len(),
+            "rules": set.rules_count(),
+            "cases": results.len(),
+        }));
+    }
+    context.out.line(format_args!(
+        "{} {}: {} files, {} targets, {} rules, {} cases",
+        paint(Tone::Good, "ok"),
+        escape(&dir.display().to_string()),
+        files.all.len(),
+        set.targets().len(),
+        set.rules_count(),
+        results.len()
+    ))?;
+    context.out.line(format_args!("digest {}", set.digest()))
+}
+
+fn test(dir: &Path, context: &Context) -> Result<(), Failure> {
+    let (files, set) = read(dir, context)?;
+    let results = cases::run(&files, &set).or_else(|problems| findings(&problems, context))?;
+    let failed = results.iter().filter(|result| result.problem.is_some()).count();
+    if context.out.is_json() {
+        let all: Vec<Value> = results
+            .iter()
+            .map(|result| {
+                json!({
+                    "name": result.name,
+                    "place": result.place.to_string(),
+                    "passed": result.problem.is_none(),
+                    "problem": result.problem.as_ref().map(ToString::to_string),
+                    "verdict": result.decision.answer.word(),
+                    "rules": result.decision.rules,
+                })
+            })
+            .collect();
+        context.out.json(&json!({ "ok": failed == 0, "failed": failed, "cases": all }))?;
+    } else {
+        for result in &results {
+            let (tone, word) =
+                if result.problem.is_some() { (Tone::Bad, "FAILED") } else { (Tone::Good, "passed") };
+            context.out.line(format_args!("{} {}", paint(tone, word), escape_line(&result.name)))?;
+        }
+        let mut drawn = Problems::default();
+        results.iter().filter_map(|result| result.problem.clone()).for_each(|problem| drawn.push(problem));
+        if !drawn.is_empty() {
+            context.out.note(drawn.render(true).trim_end());
+        }
+        context.out.line(format_args!("{} cases, {failed} failed", results.len()))?;
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::No) }
+}
+
+fn schema(dir: &Path, context: &Context) -> Result<(), Failure> {
+    let (_, set) = read(dir, context)?;
+    if context.out.is_json() {
+        return context.out.json(&json!({ "schema": set.schema(), "digest": set.digest().to_string() }));
+    }
+    context.out.line(set.schema().trim_end())
+}
+
+impl Explain {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let (_, set) = read(&self.place.dir(context), context)?;
+        let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
+        let sample = self.sample();
+        let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
+        let guard = sample.guard.as_deref();
+        let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
+        let explanation = set.explain(at, &question);
+        if context.out.is_json() {
+            context.out.json(&as_json(&explanation))?;
+        } else {
+            print(&explanation, context)?;
+        }
+        if explanation.decision.answer == Answer::Allow { Ok(()) } else { Err(Failure::No) }
+    }
+
+    fn sample(self) -> Sample {
+        Sample {
+            user: self.user,
+            groups: self.groups,
+            provider: self.provider,
+            unit: self.unit,
+            container: self.container,
+            uid: self.uid,
+            login_uid: None,
+            executable: self.executable,
+            sha256: self.sha256,
+            cgroup: self.cgroup,
+            guard: self.guard,
+            peer: self.peer,
+            target: self.target,
+            method: self.method,
+            path: self.path,
+            query: self.query,
+            host: self.host,
+            body_length: self.body_length,
+        }
+    }
+}
+
+fn as_json(explanation: &Explanation) -> Value {
+    let decision = &explanation.decision;
+    let approvals = match &decision.answer {
+        Answer::Hold { approvals } => approvals.as_slice(),
+        Answer::Allow | Answer::Deny => &[],
+    };
+    json!({
+        "verdict": decision.answer.word(),
+        "approvals": approvals,
+        "reason": decision.reason,
+        "shown": decision.shown,
+        "principal": explanation.principal,
+        "roles": explanation.roles,
+        "operations": decision.operations,
+        "rules": decision.rules,
+        "masks": masks(decision),
+        "considered": explanation.considered,
+    })
+}
+
+fn masks(decision: &Decision) -> Vec<&str> {
+    decision.masks.iter().map(|mask| mask.name.as_str()).collect()
+}
+
+fn print(explanation: &Explanation, context: &Context) -> Result<(), Failure> {
+    let decision = &explanation.decision;
+    let tone = match decision.answer {
+        Answer::Allow => Tone::Good,
+        Answer::Hold { .. } => Tone::Warn,
+        Answer::Deny => Tone::Bad,
+    };
+    let mut text = format!("{}: {}\n", paint(tone, decision.answer.word()), escape_line(&decision.reason));
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:<11} {}", escape_line(value));
+        }
+    };
+    line("principal", explanation.principal.as_deref().unwrap_or_default());
+    line("roles", &explanation.roles.join(", "));
+    line("operations", &decision.operations.join(", "));
+    line("masks", &masks(decision).join(", "));
+    line("client sees", decision.shown.as_deref().unwrap_or_default());
+    line("advice", decision.cause.advice().unwrap_or_default());
+    context.out.line(text.trim_end())?;
+    if explanation.considered.is_empty() {
+        return Ok(());
+    }
+    let rows = explanation.considered.iter().map(|rule| {
+        let lifted_by = rule.approval.clone().unwrap_or_default();
+        vec![
+            words(rule.met).to_owned(),
+            rule.effect.to_owned(),
+            rule.rule.clone(),
+            lifted_by,
+            rule.place.clone(),
+        ]
+    });
+    context.out.line("")?;
+    context.out.table(&["rule is", "effect", "rule", "lifted by", "at"], rows.collect())
+}
+
+fn words(met: Met) -> &'static str {
+    match met {
+        Met::Decided => "deciding",
+        Met::Matched => "matching",
+        Met::Lifted => "lifted",
+        Met::ConditionsFalse => "near: conditions false",
+        Met::OtherPrincipal => "near: other principal",
+        Met::Failed => "failing",
+    }
 }

@@ -1,1 +1,13 @@
-//! identity.
+//! Establishes who asks: the process behind a local flow, and the user behind a bearer token.
+//!
+//! Unknown stays unknown: what cannot be established beyond doubt is `None` or an error, never a guess.
+
+mod cgroup;
+mod claims;
+mod digest;
+mod fetch;
+mod keys;
+mod keyset;
+mod proc;
+pub mod process;
+pub mod token;

@@ -89,19 +89,11 @@ fn references(draft: &Draft, report: Report<'_>) {
 }
 
 fn whereabouts(target: &Entry<Target>, report: Report<'_>) {
-    let (noun, at) = (&target.noun, &target.at);
-    match noun.direction {
-        Direction::Outbound
-            if !target.places.contains_key("addresses") && !target.places.contains_key("hosts") =>
-        {
-            let nowhere = Problem::at(at, format!("the outbound target `{}` is nowhere", noun.name));
-            report(nowhere.help("give it `addresses`, `hosts` or both"));
-        }
-        Direction::Inbound if !noun.hosts.is_empty() => {
-            let named = Problem::at(target.place("hosts"), "an inbound target has no `hosts`");
-            report(named.help("it is known by its ports, and by its `addresses` where only some are meant"));
-        }
-        _ => {}
+    let outbound = target.noun.direction == Direction::Outbound;
+    if outbound && !target.places.contains_key("addresses") && !target.places.contains_key("hosts") {
+        let nowhere =
+            Problem::at(&target.at, format!("the outbound target `{}` is nowhere", target.noun.name));
+        report(nowhere.help("give it `addresses`, `hosts` or both"));
     }
 }
 

@@ -8,6 +8,7 @@ mod decide;
 mod declare;
 mod document;
 mod entities;
+mod explain;
 pub mod files;
 mod json_path;
 mod last_good;
@@ -24,6 +25,7 @@ mod shelf;
 mod watching;
 
 pub use decide::{Answer, Cause, Decision, Question};
+pub use explain::{Considered, Explanation, Met};
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;

@@ -32,9 +32,9 @@ pub(super) struct Rule {
     pub message: Option<String>,
     /// Where it stands.
     pub place: Place,
-    /// Whether every name in it is declared. Where one is not, that is already reported, and that it never matches is
+    /// Whether Cedar and its names are right. Where they are not, that is already reported, and that it never matches is
     /// no second mistake.
-    pub names_known: bool,
+    pub sound: bool,
 }
 
 impl Rule {
@@ -162,30 +162,39 @@ impl File<'_> {
 
     fn rules(&mut self, set: &PolicySet, schema: &Schema) {
         let statements = statements(self.file.source.text());
-        let mut spans = BTreeMap::new();
+        let verdict = Validator::new(schema.clone()).validate(set, ValidationMode::Strict);
+        let mut unsound: BTreeSet<String> = BTreeSet::new();
+        let span = |id: &str| {
+            let index = id.strip_prefix("policy").and_then(|index| index.parse::<usize>().ok());
+            index.and_then(|index| statements.get(index)).map_or(0..0, |statement| statement.span.clone())
+        };
+        for error in verdict.validation_errors() {
+            let id = error.policy_id().to_string();
+            self.report(of_cedar(self.file, error, span(&id)));
+            unsound.insert(id);
+        }
+        for warning in verdict.validation_warnings() {
+            let id = warning.policy_id().to_string();
+            // That a rule with an error in it never matches is no second mistake.
+            if !unsound.contains(&id) {
+                self.report(of_cedar(self.file, warning, span(&id)));
+            }
+        }
+        unsound.extend(verdict.validation_warnings().map(|warning| warning.policy_id().to_string()));
         for (index, statement) in statements.iter().enumerate() {
-            let cedar_id = PolicyId::new(format!("policy{index}"));
-            spans.insert(cedar_id.to_string(), statement.span.clone());
-            let names_known = self.literals(statement);
-            match set.policy(&cedar_id) {
-                Some(policy) => self.rule(index, policy, statement, names_known),
+            let id = format!("policy{index}");
+            let sound = self.literals(statement) && !unsound.contains(&id);
+            match set.policy(&PolicyId::new(id)) {
+                Some(policy) => self.rule(index, policy, statement, sound),
                 None => self.report(
                     Problem::at(&self.place(&statement.span), "templates are not rules")
                         .help("name the principal and the resource instead of ?principal and ?resource"),
                 ),
             }
         }
-        let verdict = Validator::new(schema.clone()).validate(set, ValidationMode::Strict);
-        let span = |id: &PolicyId| spans.get(&id.to_string()).cloned().unwrap_or(0..0);
-        for error in verdict.validation_errors() {
-            self.report(of_cedar(self.file, error, span(error.policy_id())));
-        }
-        for warning in verdict.validation_warnings() {
-            self.report(of_cedar(self.file, warning, span(warning.policy_id())));
-        }
     }
 
-    fn rule(&mut self, index: usize, policy: &Policy, statement: &Statement, names_known: bool) {
+    fn rule(&mut self, index: usize, policy: &Policy, statement: &Statement, sound: bool) {
         let place = self.place(&statement.span);
         self.annotations(policy, statement);
         let id = match policy.annotation("id") {
@@ -199,7 +208,7 @@ impl File<'_> {
             approval: policy.annotation("approval").map(str::to_owned),
             message: policy.annotation("message").map(str::to_owned),
             place,
-            names_known,
+            sound,
         }));
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::operation::{Executable, HttpRequest, Kind, Operation, Sha256, Subject, User, Workload};
 
+use super::parse;
 use super::set::Set;
 
 /// Who asks and for what.
@@ -53,7 +54,8 @@ impl Sample {
     /// The subject and the operation it stands for.
     ///
     /// # Errors
-    /// In words, when the target is unknown or it is unclear who vouches for the user.
+    /// In words, when the target is unknown, it is unclear who vouches for the user, or the gate would refuse such a
+    /// request before judging it.
     pub fn stage(&self, set: &Set) -> Result<(Subject, Operation), String> {
         let target = set
             .target(&self.target)
@@ -67,7 +69,11 @@ impl Sample {
         let user = self.user.as_ref().map(|subject| self.user_of(subject, set)).transpose()?;
         let subject = Subject { user, workload, peer: SocketAddr::new(peer, 40_000) };
         let kind = match (&self.method, &self.path) {
-            (Some(method), Some(path)) => Kind::Http(self.request(method, path)),
+            (Some(method), Some(path)) => {
+                parse::method(method).map_err(|misread| misread.message)?;
+                parse::path(path).map_err(|misread| misread.message)?;
+                Kind::Http(self.request(method, path))
+            }
             (None, None) => {
                 let block = target.addresses.first();
                 let address = block.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |block| block.address);

@@ -137,7 +137,7 @@ impl Set {
             let text = "`@approval` on `reveal` is not supported yet";
             return Some(Problem::at(&rule.place, text).help("forbid it outright, or permit it to fewer"));
         }
-        if reached || !rule.names_known {
+        if reached || !rule.sound {
             return None;
         }
         let text = "this rule can never match: none of its actions exists on any of its targets or masks";

@@ -26,6 +26,7 @@ const SEAL_TAG: &[u8] = b"tidegate record 1 seal\0";
 
 /// What one frame holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "frames pass by one at a time; most are events")]
 pub enum Frame {
     /// An event, as it was handed in. Never [`Event::Body`].
     Event(Event),

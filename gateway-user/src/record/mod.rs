@@ -5,12 +5,14 @@
 //! fails, is full or hangs, `append` refuses at once and the caller answers 503; the record comes back by itself.
 
 pub mod chain;
+mod desk;
 pub mod entry;
 pub mod frame;
 pub mod index;
 mod journal;
 pub mod ledger;
 pub mod read;
+mod summary;
 #[cfg(test)]
 mod tests;
 pub mod verify;
@@ -29,6 +31,7 @@ use self::entry::Event;
 pub use self::journal::StateOp;
 use self::writer::Writer;
 use crate::limits;
+pub use crate::store::Row;
 use crate::store::StoreError;
 use crate::store::disk::{Disk, Folder};
 
@@ -158,8 +161,9 @@ impl Recorder {
     /// Takes an event. Never blocks.
     ///
     /// An event about a session or entry is refused (through the [`Durable`]) unless its opening is durable or comes
-    /// in the same commit. The end of an entry or session is kept and written when the record comes back, even where
-    /// this or the [`Durable`] gives an error.
+    /// in the same commit. Always hand in the end of an entry or session, also after its opening gave an error: a
+    /// commit that failed or hung may turn out to be there. An end is kept and written when the record comes back,
+    /// even where this or the [`Durable`] gives an error; the end of what never became durable is dropped.
     ///
     /// # Errors
     /// The record cannot be written now, or the queue is full.
@@ -196,7 +200,7 @@ impl Recorder {
     ///
     /// # Errors
     /// The store is not open now, or cannot be read.
-    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RecordError> {
+    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         self.0.scan(prefix)
     }
 

@@ -3,72 +3,23 @@
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::desk::{Answer, Desk, Item, Owed, Shared, now, watch};
 use super::entry::{Event, Interrupted, Micros, Started};
 use super::journal::{Journal, Refused, StateOp};
-use super::{Health, RecordError, Stats, Tuning};
+use super::{Health, RecordError, Row, Stats, Tuning};
 use crate::limits;
 use crate::store::disk::Disk;
 use crate::store::{StoreError, Viewer};
 
-type Answer = Result<(), RecordError>;
-type Waiter = oneshot::Sender<Answer>;
-
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
-
-/// What one caller appended.
-#[derive(Debug)]
-struct Item {
-    state: Vec<StateOp>,
-    events: Vec<Event>,
-    waiter: Waiter,
-}
-
-/// Shared between callers, writer and watchdog.
-#[derive(Debug)]
-struct Desk {
-    queue: Vec<Item>,
-    queued_events: usize,
-    queued_bytes: usize,
-    /// Ends that no queue took. Written with the next commit.
-    ends: Vec<Event>,
-    /// Waiters of the commit being written, and since when.
-    writing: Option<(Instant, Vec<Waiter>)>,
-    down: Option<Arc<str>>,
-    /// Since when the disk does not answer, if the watchdog, not the writer, set `down`.
-    hung: Option<Micros>,
-    /// Flows and operations refused since the record went down.
-    refused_flows: u64,
-    refused_operations: u64,
-    stats: Stats,
-    stopping: bool,
-    stopped: bool,
-    viewer: Viewer,
-}
-
-/// The desk and its bells.
-#[derive(Debug)]
-struct Shared {
-    desk: Mutex<Desk>,
-    /// Something waits, or the writer shall stop.
-    work: Condvar,
-    /// The writer stopped.
-    done: Condvar,
-    tuning: Tuning,
-}
-
-impl Shared {
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A handle on the writer's thread. Dropping it writes what waits and ends the thread.
 #[derive(Debug)]
@@ -79,21 +30,7 @@ impl Writer {
         let mut journal = open_patiently(&disk)?;
         let recovered = take_over(&mut journal)?;
         let shared = Arc::new(Shared {
-            desk: Mutex::new(Desk {
-                queue: Vec::new(),
-                queued_events: 0,
-                queued_bytes: 0,
-                ends: Vec::new(),
-                writing: None,
-                down: None,
-                hung: None,
-                refused_flows: 0,
-                refused_operations: 0,
-                stats: Stats { recovered, ..Stats::default() },
-                stopping: false,
-                stopped: false,
-                viewer: journal.viewer(),
-            }),
+            desk: Mutex::new(Desk::new(recovered, journal.viewer())),
             work: Condvar::new(),
             done: Condvar::new(),
             tuning,
@@ -114,37 +51,10 @@ impl Writer {
         state: Vec<StateOp>,
         events: Vec<Event>,
     ) -> Result<oneshot::Receiver<Answer>, RecordError> {
-        let bytes = weigh(&state, &events)?;
-        let count = state.len() + events.len();
-        let mut desk = self.0.desk();
-        let refusal = if desk.stopping {
-            Some(RecordError::Closed)
-        } else if let Some(reason) = &desk.down {
-            Some(RecordError::Unavailable(Arc::clone(reason)))
-        } else if desk.queued_events + count > self.0.tuning.queue
-            || desk.queued_bytes + bytes > self.0.tuning.queue_bytes
-        {
-            Some(RecordError::Full { waiting: desk.queued_events })
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            desk.stats.refused += count as u64;
-            desk.lose(events);
-            return Err(refusal);
-        }
-        let (waiter, receiver) = oneshot::channel();
-        desk.queue.push(Item { state, events, waiter });
-        desk.queued_events += count;
-        desk.queued_bytes += bytes;
-        // A writer that is writing looks at the queue again by itself.
-        if desk.queue.len() == 1 && desk.writing.is_none() {
-            self.0.work.notify_one();
-        }
-        Ok(receiver)
+        self.0.append(state, events)
     }
 
-    pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RecordError> {
+    pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         let viewer = self.0.desk().viewer.clone();
         match viewer.snapshot()? {
             Some(snapshot) => Ok(snapshot.state_scan(prefix)?),
@@ -178,100 +88,6 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Checks the bounds of single values and gives the weight of all.
-fn weigh(state: &[StateOp], events: &[Event]) -> Result<usize, RecordError> {
-    let bound =
-        |what, bytes, max| if bytes > max { Err(RecordError::TooLarge { what, bytes, max }) } else { Ok(()) };
-    let mut bytes = 0;
-    for change in state {
-        let (key, value) = match change {
-            StateOp::Put(key, value) => (key.len(), value.len()),
-            StateOp::Remove(key) => (key.len(), 0),
-        };
-        bound("a key", key, limits::STATE_KEY_BYTES_MAX)?;
-        bound("a value", value, limits::STATE_VALUE_BYTES_MAX)?;
-        bytes += key + value;
-    }
-    for event in events {
-        let weight = event.weight();
-        match event {
-            Event::Body(body) => bound("a stretch of a body", body.bytes.len(), limits::BODY_STRETCH_BYTES)?,
-            _ => bound("an event", weight, limits::EVENT_BYTES_MAX)?,
-        }
-        bytes += weight;
-    }
-    Ok(bytes)
-}
-
-impl Desk {
-    /// What was not written: ends are kept, openings are counted.
-    fn lose(&mut self, events: Vec<Event>) {
-        for event in events {
-            match event {
-                Event::SessionOpened(_) => self.refused_flows += 1,
-                Event::Intent(_) => self.refused_operations += 1,
-                end if end.is_end() && self.ends.len() < limits::ENDS_KEPT_MAX => self.ends.push(end),
-                _ => {}
-            }
-        }
-    }
-
-    /// Refuses everything from now on, and whoever waits.
-    fn go_down(&mut self, reason: &Arc<str>) {
-        let refusal = || Err(RecordError::Unavailable(Arc::clone(reason)));
-        self.down = Some(Arc::clone(reason));
-        let (_, waiters) = self.writing.take().unwrap_or((Instant::now(), Vec::new()));
-        self.stats.refused += (waiters.len() + self.queued_events) as u64;
-        waiters.into_iter().for_each(|waiter| drop(waiter.send(refusal())));
-        (self.queued_events, self.queued_bytes) = (0, 0);
-        for item in mem::take(&mut self.queue) {
-            self.lose(item.events);
-            drop(item.waiter.send(refusal()));
-        }
-    }
-}
-
-/// What a commit that fails leaves behind.
-struct Owed {
-    ends: Vec<Event>,
-    flows: u64,
-    operations: u64,
-}
-
-impl Owed {
-    fn of(items: &[Item], ends: &[Event]) -> Self {
-        let mut owed = Self { ends: ends.to_vec(), flows: 0, operations: 0 };
-        for event in items.iter().flat_map(|item| &item.events) {
-            match event {
-                Event::SessionOpened(_) => owed.flows += 1,
-                Event::Intent(_) => owed.operations += 1,
-                end if end.is_end() => owed.ends.push(end.clone()),
-                _ => {}
-            }
-        }
-        owed
-    }
-}
-
-/// Fails those who wait for a commit that takes too long.
-fn watch(shared: &Shared) {
-    let tick = (shared.tuning.commit / 20).max(Duration::from_millis(5));
-    loop {
-        thread::sleep(tick);
-        let mut desk = shared.desk();
-        if desk.stopped {
-            return;
-        }
-        let since = desk.writing.as_ref().map(|(since, _)| *since);
-        if since.is_some_and(|since| since.elapsed() > shared.tuning.commit) && desk.down.is_none() {
-            let reason: Arc<str> = format!("the disk has not answered for {:?}", shared.tuning.commit).into();
-            error!(%reason, "the record hangs; nothing is forwarded until the disk answers");
-            desk.hung = Some(now());
-            desk.go_down(&reason);
-        }
     }
 }
 
@@ -347,6 +163,7 @@ impl Loop {
             desk = self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner);
         }
         (desk.queued_events, desk.queued_bytes) = (0, 0);
+        desk.refused.clear();
         let ends = mem::take(&mut desk.ends);
         let items = mem::take(&mut desk.queue);
         desk.writing = Some((Instant::now(), Vec::new()));
@@ -473,9 +290,4 @@ impl Loop {
         info!(flows, operations, "the record is written again");
         Ok(journal)
     }
-}
-
-/// Microseconds since the Unix epoch.
-fn now() -> Micros {
-    jiff::Timestamp::now().as_microsecond()
 }

@@ -144,7 +144,10 @@ impl Store {
             Ok(Self { database: Arc::new(database) })
         })?;
         store.commit(first)?;
-        guarded("close the new database", move || Ok(drop(store)))?;
+        guarded("close the new database", move || {
+            drop(store);
+            Ok(())
+        })?;
         disk.adopt().map_err(StoreError::io("name the record's new database"))
     }
 
@@ -300,7 +303,10 @@ impl Drop for ReadStore {
     fn drop(&mut self) {
         let handle = self.handle.take();
         // Closing walks pages too, and they may be damaged.
-        let _ = guarded("close the database", move || Ok(drop(handle)));
+        let _ = guarded("close the database", move || {
+            drop(handle);
+            Ok(())
+        });
     }
 }
 

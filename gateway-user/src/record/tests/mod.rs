@@ -1,7 +1,9 @@
 //! What the record promises, tried on real files and on disks that lose, refuse and hang.
 
 mod crash;
+mod kill;
 mod promises;
+mod reading;
 mod tamper;
 
 use uuid::Uuid;

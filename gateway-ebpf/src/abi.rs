@@ -1,0 +1,354 @@
+//! Keys, values, events, counters and limits of the maps: everything that crosses between kernel and enforcer.
+//!
+//! Every type is `repr(C)` without padding and its size is asserted below, because the verifier refuses to copy
+//! uninitialised bytes and a hash map compares padding. Addresses are always 128 bits; IPv4 is `::ffff:a.b.c.d`.
+
+/// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
+/// of another version.
+pub const ABI: u32 = 1;
+
+/// An address in 128 bits, network order; IPv4 mapped.
+pub type Address = [u8; 16];
+
+/// Levels of the cgroup tree at which a guard may stand. systemd and Kubernetes stay below 10.
+pub const GUARD_LEVELS_MAX: u32 = 16;
+/// Address blocks times ports of all targets.
+pub const TARGETS_MAX: u32 = 16 * 1024;
+/// Address blocks times ports of all protected services.
+pub const SERVICES_MAX: u32 = 4 * 1024;
+/// Guards.
+pub const GUARDS_MAX: u32 = 1024;
+/// Cgroups of all guards.
+pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
+/// User ids of all guards.
+pub const GUARD_UIDS_MAX: u32 = 8 * 1024;
+/// DNS servers of all guards.
+pub const DNS_MAX: u32 = 8 * 1024;
+/// Connects between "source port chosen" and "established": twice what the enforcer accepts at once.
+pub const TUPLES_MAX: u32 = 32 * 1024;
+/// The gate's own connections to protected services.
+pub const ALLOWED_MAX: u32 = 32 * 1024;
+/// Bytes of the telemetry ring. A refusal takes 104 of them.
+pub const EVENTS_BYTES: u32 = 256 * 1024;
+/// Listeners: outbound v4, outbound v6, inbound v4, inbound v6.
+pub const LISTENERS: u32 = 4;
+
+/// Index of the outbound listeners in the listener map; v6 follows v4.
+pub const LISTEN_OUTBOUND: u32 = 0;
+/// Index of the inbound listeners in the listener map; v6 follows v4.
+pub const LISTEN_INBOUND: u32 = 2;
+
+/// The private `getsockopt` level that answers with a [`Record`] ("TG").
+pub const OPTION_LEVEL: i32 = 0x5447;
+/// The option at [`OPTION_LEVEL`].
+pub const OPTION_RECORD: i32 = 1;
+
+/// Only sockets of the namespace in [`Config::netns`] are anybody's business. For tests at the root cgroup.
+pub const FLAG_ONLY_NETNS: u16 = 1;
+
+/// What the programs know about their place. One entry.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI`] of whoever made the maps; 0 while a load has not come that far.
+    pub abi: u32,
+    /// The gate's port, host order.
+    pub gate_port: u16,
+    /// `FLAG_*`.
+    pub flags: u16,
+    /// Cookie of the network namespace the gate serves.
+    pub netns: u64,
+    /// Inode of the same.
+    pub netns_inode: u64,
+    /// Id of the cgroup the hooks are attached to.
+    pub cgroup: u64,
+}
+
+/// One block of addresses at one port, as a longest-prefix key. The port comes first, so that blocks of different
+/// ports never hide each other and one lookup is enough.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockKey {
+    /// [`BLOCK_PORT_BITS`] plus the leading bits of the (mapped) address that count.
+    pub prefix: u32,
+    /// What is matched.
+    pub data: BlockData,
+}
+
+/// The matched bytes of a [`BlockKey`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockData {
+    /// Port, network order.
+    pub port: [u8; 2],
+    /// Always zero.
+    pub zero: [u8; 2],
+    /// Address; host bits zero.
+    pub address: Address,
+}
+
+/// Bits of a [`BlockKey`] in front of the address.
+pub const BLOCK_PORT_BITS: u32 = 32;
+/// Bits of a [`BlockKey`] that asks for one address.
+pub const BLOCK_BITS: u32 = BLOCK_PORT_BITS + 128;
+
+/// One DNS server that one guard's processes may ask.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DnsKey {
+    /// The guard's id.
+    pub guard: u32,
+    /// Port, host order.
+    pub port: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// Address.
+    pub address: Address,
+}
+
+/// Which ways of guarding are in use, so that a host without guards pays nothing. One entry.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guarding {
+    /// Bit n: some guard stands at level n of the cgroup tree.
+    pub levels: u32,
+    /// User ids guarded.
+    pub uids: u32,
+}
+
+/// One TCP connection seen from its client.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Cookie of the network namespace. Without it a process could forge another's tuple in a namespace of its own.
+    pub netns: u64,
+    /// Client's address.
+    pub source: Address,
+    /// Server's address. Without it one source port connected to two servers would be one entry.
+    pub destination: Address,
+    /// Client's port, host order.
+    pub source_port: u16,
+    /// Server's port, host order.
+    pub destination_port: u16,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Nothing is known (any more).
+pub const STATE_NONE: u32 = 0;
+/// On a client's socket: its connect was rewritten to the gate.
+pub const STATE_REDIRECTED: u32 = 1;
+/// On a client's socket: it dialled a protected service here; nothing was rewritten, `sk_lookup` steers.
+pub const STATE_LOCAL: u32 = 2;
+/// On the gate's accepted socket: came by a rewritten connect.
+pub const STATE_HANDED_OUTBOUND: u32 = 3;
+/// On the gate's accepted socket: came from a local client of a protected service.
+pub const STATE_HANDED_INBOUND: u32 = 4;
+/// On any socket: the hand-over map was full. Its packets are dropped.
+pub const STATE_LOST: u32 = 5;
+
+/// Who called connect(2), and where to: the identity record.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Cookie of the caller's network namespace.
+    pub netns: u64,
+    /// Id of the caller's cgroup.
+    pub cgroup: u64,
+    /// Cookie of the caller's socket.
+    pub cookie: u64,
+    /// Nanoseconds since boot, sleep included.
+    pub at: u64,
+    /// When the caller's process started, nanoseconds since boot, sleep included; 0: could not be read.
+    pub started: u64,
+    /// Inode of its executable; 0: could not be read.
+    pub executable_inode: u64,
+    /// Device of its executable, as the kernel writes it (12 bits major, 20 bits minor).
+    pub executable_device: u64,
+    /// Its process id (thread group).
+    pub tgid: u32,
+    /// The calling thread's id.
+    pub pid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// Its real group id.
+    pub gid: u32,
+    /// The guard it belongs to; 0: none.
+    pub guard: u32,
+    /// `STATE_*`.
+    pub state: u32,
+    /// The calling thread's name.
+    pub comm: [u8; 16],
+    /// Where it dialled.
+    pub address: Address,
+    /// The port it dialled, host order.
+    pub port: u16,
+    /// `AF_INET` or `AF_INET6` (then `address` may still be mapped).
+    pub family: u16,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// What is known of a socket besides its record.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Id of the guard whose process made or used it; 0: none.
+    pub guard: u32,
+    /// 1: it was accepted, while the programs were watching.
+    pub accepted: u32,
+}
+
+/// One refusal, for telemetry. No verdict depends on it: the ring may be full.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Nanoseconds since boot, sleep included.
+    pub at: u64,
+    /// Cgroup of the current task; 0 for packets, which have none.
+    pub cgroup: u64,
+    /// [`Counter`] that was raised.
+    pub counter: u32,
+    /// Process id; 0 for packets.
+    pub tgid: u32,
+    /// Real user id; 0 for packets.
+    pub uid: u32,
+    /// Guard; 0: none.
+    pub guard: u32,
+    /// Thread's name; empty for packets.
+    pub comm: [u8; 16],
+    /// Where it wanted to go.
+    pub address: Address,
+    /// Port, host order.
+    pub port: u16,
+    /// IP protocol.
+    pub protocol: u16,
+    /// Always zero.
+    pub zero: u32,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Every outcome of every hook. Counted per CPU.
+        #[repr(u32)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+        /// All counters with their names, in the order of their index.
+        pub const COUNTERS: &[(Counter, &str)] = &[$((Counter::$variant, $name),)*];
+    };
+}
+counters! {
+    /// A connect was rewritten to the gate.
+    Redirected = "redirected",
+    /// A connect to a protected service here was recorded.
+    LocalRecorded = "local_recorded",
+    /// The gate's own connect to somewhere protected.
+    ExemptConnect = "exempt_connect",
+    /// A guarded process asked a declared DNS server.
+    DnsAllowed = "dns_allowed",
+    /// A record went over to the gate's accepted socket.
+    HandedOver = "handed_over",
+    /// A connection to a protected port was given to the gate.
+    Steered = "steered",
+    /// The gate's connection was let through to the real service.
+    SteerExempt = "steer_exempt",
+    /// The gate asked for a record and got it.
+    RecordRead = "record_read",
+    /// Refused: the gate's port was dialled directly.
+    GatePortDialled = "refused_gate_port_dialled",
+    /// Refused: somebody tried to bind the gate's port.
+    GatePortBound = "refused_gate_port_bound",
+    /// Refused: the gate dialled a protected place with a socket it had not exempted.
+    LoopBroken = "refused_loop",
+    /// Refused: a datagram (or anything but TCP) connect to a target.
+    TargetDatagram = "refused_target_datagram",
+    /// Refused: a guarded process used anything but TCP, beyond its declared DNS.
+    GuardDatagram = "refused_guard_datagram",
+    /// Refused: a guarded process asked for a socket of a kind that is never let out.
+    GuardSocket = "refused_guard_socket",
+    /// Refused: the socket could not be freed from its interface (SO_BINDTODEVICE).
+    DeviceBound = "refused_device_bound",
+    /// Refused: the identity record could not be kept on the socket.
+    RecordFailed = "refused_record_failed",
+    /// Refused: the guard's mark could not be kept on the socket.
+    MarkFailed = "refused_mark_failed",
+    /// The hand-over map was full: the connection is dropped.
+    TupleFailed = "refused_tuples_full",
+    /// The map of the gate's own connections was full: its connection is dropped.
+    AllowedFailed = "refused_allowed_full",
+    /// Refused: the programs' own settings could not be read.
+    ConfigFailed = "refused_config_failed",
+    /// Refused: a connection reached the gate's port without a record.
+    NoRecord = "refused_no_record",
+    /// Refused: nobody listens behind a protected port.
+    GateDown = "refused_gate_down",
+    /// Dropped: a packet to a target from a socket that did not come through the gate.
+    TargetPacket = "dropped_target_packet",
+    /// Dropped: a packet of a guarded process that is neither its TCP nor its DNS.
+    GuardPacket = "dropped_guard_packet",
+    /// Dropped: a packet of a protected service on a connection older than the load.
+    StalePacket = "dropped_stale_packet",
+    /// Dropped: a packet of a connection whose record was lost.
+    LostPacket = "dropped_lost_packet",
+    /// Dropped: a packet that could not be read.
+    UnreadablePacket = "dropped_unreadable_packet",
+    /// The gate asked for a record of a socket that has none.
+    RecordMissing = "record_missing",
+    /// A refusal that the telemetry ring had no room for.
+    EventLost = "event_lost",
+}
+/// Entries of the counter map: room for counters that a later version adds.
+pub const COUNTERS_MAX: u32 = 64;
+
+/// Types whose every byte is meaningful, so that they can cross as bytes.
+///
+/// # Safety
+/// The type must be `repr(C)`, have no padding, and be valid for every pattern of bits.
+pub unsafe trait Plain: Copy {
+    /// All zero bytes.
+    const ZERO: Self;
+
+    /// Its bytes.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the trait promises that there is no padding, so all `size_of` bytes are initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// Its bytes, to write.
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the trait promises that every pattern of bits is a value.
+        unsafe { core::slice::from_raw_parts_mut(core::ptr::from_mut(self).cast(), size_of::<Self>()) }
+    }
+}
+
+macro_rules! plain {
+    ($($type:ty = $size:expr,)*) => {$(
+        const _: () = assert!(size_of::<$type>() == $size);
+        // SAFETY: repr(C) integers and arrays of them; the size above is the sum of the fields, so no padding.
+        unsafe impl Plain for $type {
+            // SAFETY: all-zero is a value of every integer.
+            const ZERO: Self = unsafe { core::mem::zeroed() };
+        }
+    )*};
+}
+plain! {
+    Config = 32,
+    BlockKey = 4 + 20,
+    BlockData = 2 + 2 + 16,
+    DnsKey = 4 + 2 + 2 + 16,
+    Guarding = 8,
+    Tuple = 8 + 16 + 16 + 2 + 2 + 4,
+    Record = 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
+    Mark = 8,
+    Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
+    u32 = 4,
+    u64 = 8,
+}
+const _: () = assert!(COUNTERS.len() <= COUNTERS_MAX as usize);
+
+/// An IPv4 address in 128 bits.
+#[must_use]
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}

@@ -1,0 +1,423 @@
+//! The decisions of the kernel programs, without a kernel: facts in, answer out. Unit-tested on the host.
+//!
+//! Refuses whenever a rule does not clearly allow: an unread fact must be passed in as the worst case.
+
+use crate::abi::{Address, Counter};
+
+/// TCP.
+pub const TCP: u32 = 6;
+/// UDP.
+pub const UDP: u32 = 17;
+/// Multipath TCP, as a socket protocol; on the wire it is TCP.
+pub const MPTCP: u32 = 262;
+/// `SOCK_STREAM`.
+pub const STREAM: u32 = 1;
+/// `SOCK_DGRAM`.
+pub const DATAGRAM: u32 = 2;
+/// `SOCK_RAW`.
+pub const RAW: u32 = 3;
+
+/// What a connect hook answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Goes where it wants to; counted where the outcome is worth counting.
+    Pass(Option<Counter>),
+    /// Goes where it wants to, and who dialled is recorded, because `sk_lookup` will give it to the gate.
+    Record,
+    /// Goes to the gate.
+    Redirect,
+    /// Fails with EPERM.
+    Refuse(Counter),
+}
+
+/// What a connect hook knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect {
+    /// The socket carries the gate's mark.
+    pub exempt: bool,
+    /// The calling process is the gate.
+    pub gate: bool,
+    /// Socket protocol.
+    pub protocol: u32,
+    /// The destination port is the gate's.
+    pub gate_port: bool,
+    /// The destination is this host by any spelling of loopback or "unspecified".
+    pub loopback: bool,
+    /// The socket lives in the namespace that the gate serves.
+    pub here: bool,
+    /// The caller's guard; 0: none.
+    pub guard: u32,
+    /// The destination is a DNS server of that guard.
+    pub dns: bool,
+    /// The destination lies in a target's block.
+    pub target: bool,
+    /// The destination lies in a protected service's block.
+    pub service: bool,
+}
+
+/// Decides one connect(2).
+#[must_use]
+#[inline(always)]
+pub const fn connect(fact: &Connect) -> Answer {
+    if fact.exempt {
+        return Answer::Pass(Some(Counter::ExemptConnect));
+    }
+    let tcp = is_tcp(fact.protocol);
+    if tcp && fact.gate_port && fact.loopback {
+        return Answer::Refuse(Counter::GatePortDialled);
+    }
+    let wanted = if fact.guard != 0 { guarded(fact, tcp) } else { unguarded(fact, tcp) };
+    match wanted {
+        // The gate forgot to exempt its own socket. Sending it to itself would go round for ever.
+        Answer::Redirect | Answer::Record if fact.gate => Answer::Refuse(Counter::LoopBroken),
+        other => other,
+    }
+}
+
+#[inline(always)]
+const fn guarded(fact: &Connect, tcp: bool) -> Answer {
+    if fact.dns && (tcp || fact.protocol == UDP) {
+        return Answer::Pass(Some(Counter::DnsAllowed));
+    }
+    if !tcp {
+        return Answer::Refuse(Counter::GuardDatagram);
+    }
+    // Only here is loopback certain to end in our own sk_lookup. Elsewhere it would be a way out.
+    if fact.service && fact.loopback && fact.here {
+        return Answer::Record;
+    }
+    Answer::Redirect
+}
+
+#[inline(always)]
+const fn unguarded(fact: &Connect, tcp: bool) -> Answer {
+    match (fact.target, tcp) {
+        (true, true) => Answer::Redirect,
+        (true, false) => Answer::Refuse(Counter::TargetDatagram),
+        (false, true) if fact.service && fact.here => Answer::Record,
+        (false, _) => Answer::Pass(None),
+    }
+}
+
+/// What a send hook knows of a datagram with an address of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagram {
+    /// The socket carries the gate's mark.
+    pub exempt: bool,
+    /// Socket protocol.
+    pub protocol: u32,
+    /// The sender's guard; 0: none.
+    pub guard: u32,
+    /// The destination is a DNS server of that guard.
+    pub dns: bool,
+    /// The destination lies in a target's block.
+    pub target: bool,
+}
+
+/// Decides one datagram; `Some` refuses.
+#[must_use]
+#[inline(always)]
+pub const fn datagram(fact: &Datagram) -> Option<Counter> {
+    if fact.exempt {
+        None
+    } else if fact.guard != 0 {
+        // UDP-Lite shares these hooks, but a DNS server does not speak it.
+        if fact.dns && fact.protocol == UDP { None } else { Some(Counter::GuardDatagram) }
+    } else if fact.target {
+        Some(Counter::TargetDatagram)
+    } else {
+        None
+    }
+}
+
+/// Whether a guarded process may have a socket of this kind at all: TCP, MPTCP and UDP only. What is refused here
+/// would be dropped at egress anyway; refused early it is a clear error.
+#[must_use]
+#[inline(always)]
+pub const fn socket(kind: u32, protocol: u32) -> bool {
+    match kind {
+        STREAM => protocol == 0 || is_tcp(protocol),
+        DATAGRAM => protocol == 0 || protocol == UDP,
+        _ => false,
+    }
+}
+
+/// What the egress hook knows of a packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Packet {
+    /// The packet's socket lost its record.
+    pub lost: bool,
+    /// The packet's socket carries the gate's mark.
+    pub exempt: bool,
+    /// IP protocol of the packet.
+    pub protocol: u32,
+    /// Kind of its socket; 0: not a whole socket.
+    pub kind: u32,
+    /// Its socket was redirected, or recorded, on connect.
+    pub recorded: bool,
+    /// Its socket was accepted while the programs were watching, or is a listener's.
+    pub accepted: bool,
+    /// Not the first fragment: there are no ports to read.
+    pub fragment: bool,
+    /// An IPv6 routing header sends it on: its destination is not where it ends.
+    pub routed: bool,
+    /// The guard of its socket; 0: none.
+    pub guard: u32,
+    /// Its destination is a DNS server of that guard.
+    pub dns: bool,
+    /// Its destination lies in a target's block.
+    pub target: bool,
+    /// Its source lies in a protected service's block.
+    pub service: bool,
+}
+
+/// Decides one outgoing packet; `Some` drops it.
+#[must_use]
+#[inline(always)]
+pub const fn packet(fact: &Packet) -> Option<Counter> {
+    if fact.lost {
+        return Some(Counter::LostPacket);
+    }
+    if fact.exempt {
+        return None;
+    }
+    // Of other sockets the connect and send hooks saw the true destination; a raw one shows it to nobody.
+    if fact.routed && fact.kind == RAW {
+        return Some(Counter::UnreadablePacket);
+    }
+    // A raw socket can write any bytes: only a stream socket's TCP is the kernel's own.
+    let tcp = fact.protocol == TCP && (fact.kind == STREAM || fact.kind == 0) && !fact.fragment;
+    let ours = tcp && (fact.recorded || fact.accepted);
+    if fact.guard != 0 {
+        let asks = fact.dns && (tcp || (fact.protocol == UDP && fact.kind == DATAGRAM)) && !fact.fragment;
+        return if ours || asks { None } else { Some(Counter::GuardPacket) };
+    }
+    if tcp && fact.service && !fact.accepted {
+        return Some(Counter::StalePacket);
+    }
+    if fact.target && !ours {
+        return Some(Counter::TargetPacket);
+    }
+    None
+}
+
+/// Whether a socket protocol is TCP in either form.
+#[must_use]
+#[inline(always)]
+pub const fn is_tcp(protocol: u32) -> bool {
+    protocol == TCP || protocol == MPTCP
+}
+
+/// Whether an IP protocol starts with two ports, source first: TCP, UDP, DCCP, SCTP, UDP-Lite.
+#[must_use]
+#[inline(always)]
+pub const fn has_ports(protocol: u32) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
+/// Whether an address means this host by itself: 127/8, 0/8, `::1`, `::`, and their mapped forms. (Linux treats
+/// 0.0.0.0 and `::` as "this host" on connect.)
+#[must_use]
+#[inline(always)]
+pub const fn is_loopback(address: &Address) -> bool {
+    let high = u64::from_be_bytes([
+        address[0], address[1], address[2], address[3], address[4], address[5], address[6], address[7],
+    ]);
+    let middle = u32::from_be_bytes([address[8], address[9], address[10], address[11]]);
+    let low = u32::from_be_bytes([address[12], address[13], address[14], address[15]]);
+    high == 0
+        && match middle {
+            0 => low <= 1,
+            0xffff => address[12] == 127 || address[12] == 0,
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::mapped;
+
+    const CALL: Connect = Connect {
+        exempt: false,
+        gate: false,
+        protocol: TCP,
+        gate_port: false,
+        loopback: false,
+        here: true,
+        guard: 0,
+        dns: false,
+        target: false,
+        service: false,
+    };
+    const SENT: Packet = Packet {
+        lost: false,
+        exempt: false,
+        protocol: TCP,
+        kind: STREAM,
+        recorded: false,
+        accepted: false,
+        fragment: false,
+        routed: false,
+        guard: 0,
+        dns: false,
+        target: false,
+        service: false,
+    };
+
+    #[test]
+    fn an_unguarded_process_reaches_what_no_target_names() {
+        assert_eq!(connect(&CALL), Answer::Pass(None));
+        assert_eq!(connect(&Connect { protocol: UDP, ..CALL }), Answer::Pass(None));
+    }
+
+    #[test]
+    fn a_target_is_redirected_over_tcp_and_refused_over_anything_else() {
+        let call = Connect { target: true, ..CALL };
+        assert_eq!(connect(&call), Answer::Redirect);
+        assert_eq!(connect(&Connect { protocol: MPTCP, ..call }), Answer::Redirect);
+        for protocol in [UDP, 136, 1, 0] {
+            let answer = connect(&Connect { protocol, ..call });
+            assert_eq!(answer, Answer::Refuse(Counter::TargetDatagram));
+        }
+    }
+
+    #[test]
+    fn the_gates_port_is_never_dialled_directly_not_even_by_a_guarded_process() {
+        for guard in [0, 7] {
+            let call = Connect { gate_port: true, loopback: true, guard, target: true, ..CALL };
+            assert_eq!(connect(&call), Answer::Refuse(Counter::GatePortDialled));
+        }
+    }
+
+    #[test]
+    fn a_guarded_process_is_redirected_wherever_it_calls() {
+        let call = Connect { guard: 7, ..CALL };
+        assert_eq!(connect(&call), Answer::Redirect);
+        assert_eq!(connect(&Connect { loopback: true, ..call }), Answer::Redirect);
+        assert_eq!(
+            connect(&Connect { service: true, ..call }),
+            Answer::Redirect,
+            "the port may be elsewhere"
+        );
+        let elsewhere = Connect { service: true, loopback: true, here: false, ..call };
+        assert_eq!(connect(&elsewhere), Answer::Redirect, "another namespace's loopback is not ours");
+        let own = Connect { service: true, loopback: true, ..call };
+        assert_eq!(connect(&own), Answer::Record, "sk_lookup gives it to the gate");
+    }
+
+    #[test]
+    fn a_guarded_process_speaks_udp_to_its_dns_and_to_nobody_else() {
+        let call = Connect { guard: 7, protocol: UDP, ..CALL };
+        assert_eq!(connect(&call), Answer::Refuse(Counter::GuardDatagram));
+        assert_eq!(connect(&Connect { dns: true, ..call }), Answer::Pass(Some(Counter::DnsAllowed)));
+        let lite = Connect { dns: true, protocol: 136, ..call };
+        assert_eq!(connect(&lite), Answer::Refuse(Counter::GuardDatagram));
+    }
+
+    #[test]
+    fn the_gate_never_calls_itself() {
+        for call in [Connect { target: true, ..CALL }, Connect { service: true, ..CALL }] {
+            let answer = connect(&Connect { gate: true, ..call });
+            assert_eq!(answer, Answer::Refuse(Counter::LoopBroken));
+            assert!(matches!(connect(&Connect { gate: true, exempt: true, ..call }), Answer::Pass(_)));
+        }
+    }
+
+    #[test]
+    fn a_datagram_to_a_target_is_refused_unless_it_is_the_gates() {
+        let sent = Datagram { exempt: false, protocol: UDP, guard: 0, dns: false, target: true };
+        assert_eq!(datagram(&sent), Some(Counter::TargetDatagram));
+        assert_eq!(datagram(&Datagram { exempt: true, ..sent }), None);
+        assert_eq!(datagram(&Datagram { target: false, ..sent }), None);
+        let guarded = Datagram { guard: 7, target: false, ..sent };
+        assert_eq!(datagram(&guarded), Some(Counter::GuardDatagram));
+        assert_eq!(datagram(&Datagram { dns: true, ..guarded }), None);
+        assert_eq!(datagram(&Datagram { dns: true, protocol: 136, ..guarded }), Some(Counter::GuardDatagram));
+    }
+
+    #[test]
+    fn a_guarded_process_gets_no_raw_icmp_sctp_or_udplite_socket() {
+        for (kind, protocol) in [(1, 0), (1, 6), (1, 262), (2, 0), (2, 17)] {
+            assert!(socket(kind, protocol), "{kind}/{protocol}");
+        }
+        for (kind, protocol) in
+            [(3, 255), (3, 6), (3, 1), (2, 1), (2, 58), (1, 132), (5, 132), (2, 136), (6, 33), (4, 0)]
+        {
+            assert!(!socket(kind, protocol), "{kind}/{protocol}");
+        }
+    }
+
+    #[test]
+    fn a_packet_to_a_target_leaves_only_by_the_gate_or_as_an_answer() {
+        let sent = Packet { target: true, ..SENT };
+        assert_eq!(packet(&sent), Some(Counter::TargetPacket), "a keep-alive older than the load");
+        assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+        assert_eq!(packet(&Packet { accepted: true, ..sent }), None);
+        assert_eq!(packet(&Packet { recorded: true, ..sent }), None);
+        for protocol in [UDP, 33, 132, 136] {
+            let other = Packet { protocol, accepted: true, recorded: true, kind: DATAGRAM, ..sent };
+            assert_eq!(packet(&other), Some(Counter::TargetPacket));
+        }
+    }
+
+    #[test]
+    fn a_raw_sockets_tcp_is_not_tcp() {
+        let raw = Packet { kind: RAW, accepted: true, recorded: true, ..SENT };
+        assert_eq!(packet(&Packet { target: true, ..raw }), Some(Counter::TargetPacket));
+        assert_eq!(packet(&Packet { guard: 7, ..raw }), Some(Counter::GuardPacket));
+    }
+
+    #[test]
+    fn a_raw_socket_sends_nothing_by_way_of_a_routing_header() {
+        let raw = Packet { kind: RAW, protocol: 58, routed: true, ..SENT };
+        assert_eq!(packet(&raw), Some(Counter::UnreadablePacket));
+        assert_eq!(packet(&Packet { routed: false, ..raw }), None);
+        assert_eq!(packet(&Packet { kind: STREAM, protocol: TCP, ..raw }), None);
+    }
+
+    #[test]
+    fn a_guarded_packet_is_the_gates_tcp_or_declared_dns() {
+        let sent = Packet { guard: 7, ..SENT };
+        assert_eq!(packet(&sent), Some(Counter::GuardPacket), "a connection older than the load");
+        assert_eq!(packet(&Packet { recorded: true, ..sent }), None);
+        assert_eq!(packet(&Packet { accepted: true, ..sent }), None);
+        let udp = Packet { protocol: UDP, kind: DATAGRAM, ..sent };
+        assert_eq!(packet(&udp), Some(Counter::GuardPacket));
+        assert_eq!(packet(&Packet { dns: true, ..udp }), None);
+        assert_eq!(packet(&Packet { dns: true, kind: 3, ..udp }), Some(Counter::GuardPacket));
+        for protocol in [1, 58, 132, 136, 47] {
+            let other = Packet { protocol, dns: true, recorded: true, kind: DATAGRAM, ..sent };
+            assert_eq!(packet(&other), Some(Counter::GuardPacket), "{protocol}");
+        }
+    }
+
+    #[test]
+    fn a_service_answers_only_on_connections_made_since_the_load() {
+        let sent = Packet { service: true, ..SENT };
+        assert_eq!(packet(&sent), Some(Counter::StalePacket));
+        assert_eq!(packet(&Packet { accepted: true, ..sent }), None);
+        assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+    }
+
+    #[test]
+    fn a_lost_record_stops_even_the_gates_own_socket() {
+        let sent = Packet { lost: true, exempt: true, ..SENT };
+        assert_eq!(packet(&sent), Some(Counter::LostPacket));
+    }
+
+    #[test]
+    fn every_spelling_of_loopback_is_known_and_nothing_else() {
+        let mut one = [0; 16];
+        assert!(is_loopback(&one));
+        one[15] = 1;
+        assert!(is_loopback(&one));
+        one[15] = 2;
+        assert!(!is_loopback(&one));
+        for v4 in [[127, 0, 0, 1], [127, 255, 0, 9], [0, 0, 0, 0]] {
+            assert!(is_loopback(&mapped(v4)));
+        }
+        assert!(!is_loopback(&mapped([128, 0, 0, 1])));
+        assert!(!is_loopback(&[0xfe; 16]));
+    }
+}

@@ -1,0 +1,249 @@
+//! Looking things up: maps, socket storage, addresses, the current task. Every miss is `None`, 0 or null, and the
+//! caller refuses on it.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::{
+    BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+};
+use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use gateway_ebpf::abi::{
+    Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, Record, mapped,
+};
+
+use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, SERVICES, TARGETS};
+
+/// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
+/// followed; their types are what the loader reads from the object's BTF.
+#[repr(C)]
+pub(crate) struct Storage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+}
+
+// SAFETY: the pointers are placeholders and never dereferenced; the kernel synchronises the map itself.
+unsafe impl<T> Sync for Storage<T> {}
+
+impl<T> Storage<T> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// What is kept on this socket, or `None`.
+    #[inline(always)]
+    pub(crate) fn get(&self, socket: *mut c_void) -> Option<&mut T> {
+        // SAFETY: the helper takes any socket pointer the verifier lets through and gives null or a map value.
+        unsafe {
+            helper::bpf_sk_storage_get(ptr::from_ref(self).cast_mut().cast(), socket, ptr::null_mut(), 0)
+                .cast::<T>()
+                .as_mut()
+        }
+    }
+
+    /// The same, made (zeroed, or as a copy of `first`) where there is none. `None`: no memory.
+    #[inline(always)]
+    pub(crate) fn get_or_make(&self, socket: *mut c_void, first: *mut T) -> Option<&mut T> {
+        // SAFETY: as above.
+        unsafe {
+            helper::bpf_sk_storage_get(
+                ptr::from_ref(self).cast_mut().cast(),
+                socket,
+                first.cast(),
+                u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+            )
+            .cast::<T>()
+            .as_mut()
+        }
+    }
+}
+
+/// Reads a context field exactly once and exactly here: LLVM otherwise merges reads of two branches into one through
+/// a computed pointer, which the verifier refuses for contexts.
+macro_rules! read {
+    ($place:expr) => {
+        // SAFETY: a field of the hook's context, which is valid for the whole run.
+        unsafe { core::ptr::read_volatile(&raw const $place) }
+    };
+}
+pub(crate) use read;
+
+#[inline(always)]
+pub(crate) fn v4(word: u32) -> Address {
+    mapped(word.to_ne_bytes())
+}
+
+#[inline(always)]
+pub(crate) fn v6(words: [u32; 4]) -> Address {
+    let mut address = [0; 16];
+    let mut at = 0;
+    while at < 4 {
+        let bytes = words[at].to_ne_bytes();
+        address[at * 4] = bytes[0];
+        address[at * 4 + 1] = bytes[1];
+        address[at * 4 + 2] = bytes[2];
+        address[at * 4 + 3] = bytes[3];
+        at += 1;
+    }
+    address
+}
+
+/// The four bytes of an address that start at `at`, as a context word.
+#[inline(always)]
+pub(crate) fn word(address: &Address, at: usize) -> u32 {
+    u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
+}
+
+/// `None` also while the loader has not finished.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0).filter(|config| config.abi != 0)
+}
+
+/// Whether a socket with this namespace cookie is none of our business.
+#[inline(always)]
+pub(crate) fn out_of_scope(config: &Config, netns: u64) -> bool {
+    config.flags & FLAG_ONLY_NETNS != 0 && netns != config.netns
+}
+
+#[inline(always)]
+fn in_blocks(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> bool {
+    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
+    blocks.get(Key::new(BLOCK_BITS, data)).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn is_target(address: &Address, port: u16) -> bool {
+    in_blocks(&TARGETS, address, port)
+}
+
+#[inline(always)]
+pub(crate) fn is_service(address: &Address, port: u16) -> bool {
+    in_blocks(&SERVICES, address, port)
+}
+
+#[inline(always)]
+pub(crate) fn is_dns(guard: u32, address: &Address, port: u16) -> bool {
+    let key = DnsKey { guard, port, zero: 0, address: *address };
+    DNS.get_ptr(&key).is_some()
+}
+
+/// Whether a guard is (still) in force.
+#[inline(always)]
+pub(crate) fn in_force(guard: u32) -> bool {
+    guard != 0 && GUARDS.get_ptr(&guard).is_some()
+}
+
+/// The guard of whoever runs now; 0: none. The innermost cgroup wins, then the uid.
+#[inline(always)]
+pub(crate) fn current_guard() -> u32 {
+    // SAFETY: both helpers only read the current task.
+    guard_by(
+        |level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) },
+        || unsafe { helper::bpf_get_current_uid_gid() as u32 },
+    )
+}
+
+/// The guard of the socket a packet left from; 0: none.
+#[inline(always)]
+pub(crate) fn packet_guard(skb: *mut c_void) -> u32 {
+    // SAFETY: `skb` is the hook's context; both helpers only read the socket behind it.
+    guard_by(
+        |level| unsafe { helper::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) },
+        || unsafe { helper::bpf_get_socket_uid(skb.cast()) },
+    )
+}
+
+#[inline(always)]
+fn guard_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> u32 {
+    let Some(guarding) = GUARDING.get(0) else { return 0 };
+    let (levels, uids) = (guarding.levels, guarding.uids);
+    let mut guard = 0;
+    let mut level = 0;
+    while level < GUARD_LEVELS_MAX {
+        if levels & (1 << level) != 0
+            && let Some(found) = GUARD_CGROUPS.get_ptr(&cgroup(level))
+        {
+            // SAFETY: a map value the lookup just gave.
+            guard = unsafe { *found };
+        }
+        level += 1;
+    }
+    if guard == 0
+        && uids != 0
+        && let Some(found) = GUARD_UIDS.get_ptr(&uid())
+    {
+        // SAFETY: as above.
+        guard = unsafe { *found };
+    }
+    guard
+}
+
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    // SAFETY: reads the current task.
+    (unsafe { helper::bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// Whether the gate itself runs now.
+#[inline(always)]
+pub(crate) fn is_gate() -> bool {
+    GATE.get(0).is_some_and(|gate| *gate != 0 && *gate == current_tgid())
+}
+
+/// Byte offsets of kernel fields, found in the running kernel's BTF by the loader. (Rust emits no CO-RE relocations.)
+macro_rules! offsets {
+    ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
+}
+offsets! {
+    TASK_LEADER, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
+}
+
+/// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
+#[inline(always)]
+fn kernel_word(base: u64, offset: &'static u32) -> u64 {
+    let mut value = 0u64;
+    if base != 0 {
+        // SAFETY: the offset is patched into read-only data before the program is loaded, hence volatile; the
+        // helper checks the address itself and leaves zero on failure.
+        unsafe {
+            let from = base.wrapping_add(u64::from(ptr::read_volatile(offset)));
+            helper::bpf_probe_read_kernel(ptr::from_mut(&mut value).cast(), 8, from as *const c_void);
+        }
+    }
+    value
+}
+
+/// Writes who runs now into the record: process, start time, executable, user, cgroup.
+#[inline(always)]
+pub(crate) fn fill_caller(record: &mut Record) {
+    // SAFETY: these helpers only read the current task; `comm` is 16 bytes of our own.
+    unsafe {
+        record.cgroup = helper::bpf_get_current_cgroup_id();
+        record.at = helper::bpf_ktime_get_boot_ns();
+        let ids = helper::bpf_get_current_pid_tgid();
+        record.tgid = (ids >> 32) as u32;
+        record.pid = ids as u32;
+        let owner = helper::bpf_get_current_uid_gid();
+        record.uid = owner as u32;
+        record.gid = (owner >> 32) as u32;
+        helper::bpf_get_current_comm(record.comm.as_mut_ptr().cast(), 16);
+        let task = helper::bpf_get_current_task();
+        record.started = kernel_word(kernel_word(task, &TASK_LEADER), &TASK_START);
+        let file = kernel_word(kernel_word(task, &TASK_MM), &MM_EXE);
+        let inode = kernel_word(file, &FILE_INODE);
+        record.executable_inode = kernel_word(inode, &INODE_NUMBER);
+        // s_dev has 32 bits; what follows it in the same word is something else.
+        record.executable_device = kernel_word(kernel_word(inode, &INODE_SUPER), &SUPER_DEVICE) & 0xffff_ffff;
+    }
+}

@@ -1,0 +1,271 @@
+//! What a durable record costs: the record as it is, against redb rows written naively. Prints; judges nothing.
+//!
+//! `cargo bench -p tidegate --bench record`. A record is the intent of an HTTP request with 2 KiB of head. Each way
+//! runs for some seconds with 100 waiting writers; the ways are interleaved in rounds, so that a busy disk is busy for all.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use redb::{Builder, ConcurrencyMode, Database, TableDefinition};
+use tidegate::operation::{Direction, EntryId, SessionId, User};
+use tidegate::record::Recorder;
+use tidegate::record::entry::{BodyEnd, Ending, EntryClosed, Event, Head, Intent, SessionOpened, Verdict};
+use tokio::sync::oneshot;
+
+const WRITERS: usize = 100;
+const ROUNDS: usize = 3;
+const ROUND: Duration = Duration::from_secs(2);
+const HEAD_BYTES: usize = 2048;
+
+const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+const INDEX: TableDefinition<'_, &[u8], u64> = TableDefinition::new("index");
+
+fn intent(session: SessionId) -> Event {
+    let fields = (0..16).map(|n| (format!("X-Header-{n:02}"), "v".repeat(HEAD_BYTES / 16 - 11))).collect();
+    Event::Intent(Box::new(Intent {
+        entry: EntryId::now(),
+        session,
+        at: 1,
+        target: Some("react".into()),
+        kind: "http".into(),
+        operations: vec!["read".into()],
+        user: Some(User {
+            provider: "corp".into(),
+            subject: "ann".into(),
+            groups: vec!["staff".into()],
+            expires: 0,
+        }),
+        workload: Some("unit:react-worker.service".into()),
+        verdict: Verdict::Allow,
+        rules: vec!["react.cedar#read".into()],
+        reason: "allowed by react.cedar#read".into(),
+        policy: None,
+        demand: None,
+        digest: None,
+        head: Head { line: "GET /v1/runs HTTP/1.1".into(), fields },
+    }))
+}
+
+fn opened(session: SessionId) -> Event {
+    Event::SessionOpened(SessionOpened {
+        session,
+        at: 1,
+        direction: Direction::Inbound,
+        peer: "192.0.2.7:40000".into(),
+        destination: "192.0.2.1:8080".into(),
+        workload: None,
+        guard: None,
+        target: Some("react".into()),
+    })
+}
+
+fn closed(entry: EntryId) -> Event {
+    Event::EntryClosed(EntryClosed {
+        entry,
+        at: 2,
+        status: Some(200),
+        request: BodyEnd::default(),
+        response: BodyEnd::default(),
+        masks: Vec::new(),
+        ending: Ending::Finished,
+    })
+}
+
+/// What one way did in one round.
+#[derive(Debug, Default, Clone, Copy)]
+struct Measured {
+    records: u64,
+    seconds: f64,
+    cpu: f64,
+    bytes: u64,
+}
+
+impl Measured {
+    fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.seconds += other.seconds;
+        self.cpu += other.cpu;
+        self.bytes += other.bytes;
+    }
+
+    fn rate(&self) -> f64 {
+        self.records as f64 / self.seconds
+    }
+}
+
+/// Processor seconds of this process, user and system.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
+}
+
+fn size(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = path.metadata() else { return 0 };
+    if !meta.is_dir() {
+        return meta.blocks() * 512;
+    }
+    std::fs::read_dir(path).into_iter().flatten().flatten().map(|item| size(&item.path())).sum()
+}
+
+fn measure(dir: &Path, work: impl FnOnce() -> u64) -> Measured {
+    let (start, before) = (Instant::now(), cpu());
+    let records = work();
+    Measured { records, seconds: start.elapsed().as_secs_f64(), cpu: cpu() - before, bytes: size(dir) }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime starts")
+}
+
+/// 100 tasks, each waiting for its record before it makes the next.
+fn ours(dir: &Path) -> Measured {
+    let recorder = Recorder::open(dir).expect("the record opens");
+    let runtime = runtime();
+    let done = AtomicU64::new(0);
+    let measured = measure(dir, || {
+        let done = &done;
+        runtime.block_on(async {
+            let end = Instant::now() + ROUND;
+            let tasks = (0..WRITERS).map(|_| async {
+                let session = SessionId::now();
+                recorder.append(opened(session)).expect("room").await.expect("durable");
+                while Instant::now() < end {
+                    let event = intent(session);
+                    let Event::Intent(asked) = &event else { unreachable!("it is one") };
+                    let entry = asked.entry;
+                    recorder.append(event).expect("room").await.expect("durable");
+                    drop(recorder.append(closed(entry)).expect("room"));
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            futures_util::future::join_all(tasks).await;
+        });
+        done.load(Ordering::Relaxed)
+    });
+    let stats = recorder.stats();
+    let (commits, frames) = (stats.commits as f64, stats.frames as f64);
+    println!("    {:.0} events per commit, {:.0} commits/s", frames / commits, commits / measured.seconds);
+    measured
+}
+
+/// Commits of exactly `size` records, nobody woken: what the record itself costs.
+fn batches(dir: &Path, size: usize) -> Measured {
+    let recorder = Recorder::open(dir).expect("the record opens");
+    let session = SessionId::now();
+    recorder.append(opened(session)).expect("room").wait().expect("durable");
+    measure(dir, || {
+        let end = Instant::now() + ROUND;
+        let mut records = 0;
+        while Instant::now() < end {
+            let events: Vec<Event> = (0..size).map(|_| intent(session)).collect();
+            let ends = events.iter().filter_map(|event| match event {
+                Event::Intent(asked) => Some(closed(asked.entry)),
+                _ => None,
+            });
+            let ends: Vec<Event> = ends.collect();
+            recorder.append_with(Vec::new(), events).expect("room").wait().expect("durable");
+            drop(recorder.append_with(Vec::new(), ends).expect("room"));
+            records += size as u64;
+        }
+        records
+    })
+}
+
+type Naive = (Vec<u8>, oneshot::Sender<()>);
+
+/// One redb row for each record (and, with `indexed`, one for each index), at most `most` records in a transaction.
+fn naive(dir: &Path, most: usize, indexed: bool) -> Measured {
+    let mut builder = Builder::new();
+    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+    let database = builder.create(dir.join("naive.redb")).expect("a database opens");
+    let (send, receive) = mpsc::sync_channel::<Naive>(8192);
+    let writer = std::thread::spawn(move || write_naively(&database, &receive, most, indexed));
+    let runtime = runtime();
+    let done = AtomicU64::new(0);
+    let measured = measure(dir, || {
+        let (done, send) = (&done, &send);
+        runtime.block_on(async {
+            let end = Instant::now() + ROUND;
+            let tasks = (0..WRITERS).map(|_| async move {
+                let session = SessionId::now();
+                while Instant::now() < end {
+                    let bytes = postcard::to_allocvec(&intent(session)).expect("it encodes");
+                    let (waiter, durable) = oneshot::channel();
+                    send.try_send((bytes, waiter)).expect("room");
+                    durable.await.expect("durable");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            futures_util::future::join_all(tasks).await;
+        });
+        done.load(Ordering::Relaxed)
+    });
+    drop(send);
+    writer.join().expect("the writer ends");
+    measured
+}
+
+fn write_naively(database: &Database, receive: &mpsc::Receiver<Naive>, most: usize, indexed: bool) {
+    let mut sequence = 0_u64;
+    while let Ok(first) = receive.recv() {
+        let batch: Vec<Naive> = std::iter::once(first).chain(receive.try_iter().take(most - 1)).collect();
+        let mut transaction = database.begin_write().expect("a transaction begins");
+        transaction.set_quick_repair(true);
+        {
+            let mut rows = transaction.open_table(ROWS).expect("a table opens");
+            let mut index = transaction.open_table(INDEX).expect("a table opens");
+            for (bytes, _) in &batch {
+                sequence += 1;
+                rows.insert(sequence, bytes.as_slice()).expect("a row is written");
+                for dimension in 0..if indexed { 8_u8 } else { 0 } {
+                    let mut key = vec![dimension; 24];
+                    key.extend_from_slice(&sequence.to_be_bytes());
+                    index.insert(key.as_slice(), sequence).expect("a row is written");
+                }
+            }
+        }
+        transaction.commit().expect("it commits");
+        for (_, waiter) in batch {
+            let _ = waiter.send(());
+        }
+    }
+}
+
+fn main() {
+    type Way = (&'static str, fn(&Path) -> Measured);
+    let ways: [Way; 6] = [
+        ("the record, 100 waiting writers", ours),
+        ("the record, commits of 100, nobody woken", |dir| batches(dir, 100)),
+        ("the record, commits of 64, nobody woken", |dir| batches(dir, 64)),
+        ("naive: a row and 8 index rows each, group commit", |dir| naive(dir, WRITERS, true)),
+        ("naive: a row each, no index, no chain, group commit", |dir| naive(dir, WRITERS, false)),
+        ("naive: a row each, a commit each", |dir| naive(dir, 1, false)),
+    ];
+    let mut sums = [Measured::default(); 6];
+    for round in 1..=ROUNDS {
+        println!("round {round} of {ROUNDS}");
+        for ((name, run), sum) in ways.iter().zip(&mut sums) {
+            println!("  {name}");
+            let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory is made");
+            sum.add(run(dir.path()));
+        }
+    }
+    println!("\n{:55} {:>12} {:>14} {:>14}", "", "records/s", "CPU us/record", "bytes/record");
+    for ((name, _), sum) in ways.iter().zip(&sums) {
+        let records = sum.records as f64;
+        let (cpu, bytes) = (sum.cpu * 1e6 / records, sum.bytes as f64 / records);
+        println!("{name:55} {:>12.0} {cpu:>14.2} {bytes:>14.0}", sum.rate());
+    }
+    let against = |at: usize| sums[0].rate() / sums[at].rate();
+    println!(
+        "\nthe record against naive rows: {:.2}x with indexes, {:.2}x without, {:.0}x against a commit each",
+        against(3),
+        against(4),
+        against(5)
+    );
+}

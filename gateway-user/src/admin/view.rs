@@ -1,0 +1,215 @@
+//! What the admin socket answers, as both of its ends read it. Digests and ids are text; nothing in here is unmasked.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+
+/// How the gate is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the enforcer that runs.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The policy.
+    pub policy: PolicyStatus,
+    /// The record.
+    pub record: RecordStatus,
+    /// Flows being served now.
+    pub sessions_open: u64,
+    /// Operations held, and approvals not yet used.
+    pub demands_held: u64,
+    /// The kernel's counters.
+    pub kernel: BTreeMap<String, u64>,
+}
+
+/// How the policy is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Digest of the set in force.
+    pub digest: String,
+    /// Why the directory as it is now is not in force; absent when it is.
+    pub fault: Option<String>,
+}
+
+/// How the record is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordStatus {
+    /// Whether it can be written.
+    pub up: bool,
+    /// Why not.
+    pub fault: Option<String>,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Events and changes of state written since the start.
+    pub events: u64,
+    /// Events refused since the start.
+    pub refused: u64,
+    /// Events waiting for the disk now.
+    pub waiting: u64,
+    /// Entries that an earlier enforcer had left open.
+    pub recovered: u64,
+}
+
+/// What a reload of the policy did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// `same`, `changed` or `refused`.
+    pub result: String,
+    /// Digest of the set in force now.
+    pub digest: String,
+    /// What is wrong with the new files, where they were refused.
+    pub problems: Option<String>,
+}
+
+/// A held operation. Lists leave out header fields and body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemandView {
+    /// Its id, for `show`, `approve` and `reject`.
+    pub id: String,
+    /// The entry that was held.
+    pub entry: String,
+    /// The session of that entry.
+    pub session: String,
+    /// `pending`, or `granted`: approved and not used yet.
+    pub state: String,
+    /// Who asks.
+    pub asker: Asker,
+    /// The target.
+    pub target: String,
+    /// Digest of the exact operation.
+    pub digest: String,
+    /// The rules that ask for it.
+    pub rules: Vec<String>,
+    /// What the rules say to people.
+    pub message: Option<String>,
+    /// What is needed, and how far each has come.
+    pub approvals: Vec<ShareView>,
+    /// When it was held.
+    pub created: Timestamp,
+    /// When it, or its grant, ends.
+    pub ends: Timestamp,
+    /// Seconds until then.
+    pub seconds_left: i64,
+    /// The operation, masked.
+    pub operation: Shown,
+    /// Votes for it.
+    pub votes: Vec<VoteView>,
+}
+
+/// How far one `[[approval]]` has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareView {
+    /// Its name.
+    pub approval: String,
+    /// Distinct persons needed; absent where the policy that asked has changed: the demand is void.
+    pub needed: Option<u32>,
+    /// Who has voted and counts.
+    pub voters: Vec<String>,
+}
+
+/// A vote for a demand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteView {
+    /// The `[[person]]`.
+    pub person: String,
+    /// When.
+    pub at: Timestamp,
+    /// What they said, masked.
+    pub comment: Option<String>,
+}
+
+/// What a voter sends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BallotView {
+    /// What they say with it.
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+/// What became of a vote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voted {
+    /// The demand.
+    pub id: String,
+    /// Who voted, as the policy names them.
+    pub person: String,
+    /// `open`, `approved` or `rejected`.
+    pub standing: String,
+    /// What is still needed, where it is open.
+    pub approvals: Vec<ShareView>,
+}
+
+/// An error (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The status in words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What is wrong and what to do.
+    pub detail: String,
+}
+
+impl DemandView {
+    /// The whole demand, counted by this set.
+    pub(super) fn whole(demand: &Demand, shares: &[Share], now: Timestamp) -> Self {
+        let state = match demand.state {
+            State::Pending => "pending",
+            State::Granted { .. } => "granted",
+        };
+        let unknown = |name: &String| ShareView { approval: name.clone(), needed: None, voters: Vec::new() };
+        let approvals = match shares.is_empty() {
+            true => demand.approvals.iter().map(unknown).collect(),
+            false => shares.iter().map(ShareView::from).collect(),
+        };
+        Self {
+            id: demand.id.to_string(),
+            entry: demand.entry.to_string(),
+            session: demand.session.to_string(),
+            state: state.into(),
+            asker: demand.asker.clone(),
+            target: demand.target.clone(),
+            digest: demand.digest.to_string(),
+            rules: demand.rules.clone(),
+            message: demand.message.clone(),
+            approvals,
+            created: demand.created,
+            ends: demand.deadline(),
+            seconds_left: demand.deadline().duration_since(now).as_secs().max(0),
+            operation: demand.shown.clone(),
+            votes: demand.votes.iter().map(VoteView::from).collect(),
+        }
+    }
+
+    /// Without header fields and body.
+    pub(super) fn brief(demand: &Demand, shares: &[Share], now: Timestamp) -> Self {
+        let shown = &demand.shown;
+        let head = Shown {
+            method: shown.method.clone(),
+            host: shown.host.clone(),
+            path: shown.path.clone(),
+            query: shown.query.clone(),
+            ..Shown::default()
+        };
+        Self::whole(&Demand { shown: head, ..demand.clone() }, shares, now)
+    }
+}
+
+impl From<&Share> for ShareView {
+    fn from(share: &Share) -> Self {
+        Self { approval: share.approval.clone(), needed: Some(share.needed), voters: share.voters.clone() }
+    }
+}
+
+impl From<&Vote> for VoteView {
+    fn from(vote: &Vote) -> Self {
+        Self { person: vote.person.clone(), at: vote.at, comment: vote.comment.clone() }
+    }
+}

@@ -1,0 +1,192 @@
+//! Events and entries in words for people. Every captured part is escaped here.
+
+use super::output::{Tone, escape, escape_line, paint, time};
+use super::{Context, Failure};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, Side, Verdict};
+use crate::record::frame::{About, Frame};
+use crate::record::read::{EntryView, Line, Reader, Summary};
+
+pub(super) fn who(found: &Summary) -> String {
+    let both = [found.user.as_deref(), found.workload_key.as_deref()];
+    let both: Vec<&str> = both.into_iter().flatten().collect();
+    if both.is_empty() { "-".to_owned() } else { both.join(" via ") }
+}
+
+pub(super) fn ending(ending: &Ending) -> String {
+    match ending {
+        Ending::Finished => "finished".to_owned(),
+        Ending::Refused(why) => format!("refused: {why}"),
+        Ending::ByClient(why) => format!("broken by the client: {why}"),
+        Ending::ByUpstream(why) => format!("broken by the upstream: {why}"),
+        Ending::ByGate(why) => format!("broken by the gate: {why}"),
+    }
+}
+
+pub(super) fn field(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
+    context.out.line(format_args!("{} {}", paint(Tone::Dim, format_args!("{name:>9}")), escape_line(value)))
+}
+
+pub(super) fn show_entry(
+    reader: &Reader,
+    entry: &EntryView,
+    with: bool,
+    context: &Context,
+) -> Result<(), Failure> {
+    let intent = &entry.intent;
+    let title = format!("{} {}", intent.verdict.name(), intent.head.line);
+    context.out.line(paint(tone(intent.verdict), escape_line(&title)))?;
+    field(context, "entry", &intent.entry.to_string())?;
+    field(context, "judged", &time(intent.at))?;
+    let user = intent.user.as_ref().map(crate::operation::User::key);
+    for (name, value) in [("user", &user), ("workload", &intent.workload), ("target", &intent.target)] {
+        if let Some(value) = value {
+            field(context, name, value)?;
+        }
+    }
+    field(context, "is", &format!("{} {}", intent.kind, intent.operations.join(", ")))?;
+    field(context, "reason", &intent.reason)?;
+    for rule in &intent.rules {
+        field(context, "rule", rule)?;
+    }
+    if let Some(policy) = intent.policy {
+        field(context, "policy", &policy.to_string())?;
+    }
+    for vote in &entry.votes {
+        let word = if vote.approve { "approved" } else { "rejected" };
+        let comment = vote.comment.as_deref().unwrap_or_default();
+        field(context, "vote", &format!("{word} by {} at {} {comment}", vote.person, time(vote.at)))?;
+    }
+    for decided in &entry.decided {
+        let text = format!("{} at {}: {}", decided.verdict.name(), time(decided.at), decided.reason);
+        field(context, "then", &text)?;
+    }
+    head(context, ">", &intent.head)?;
+    if with {
+        body(reader, entry, Side::Request, context)?;
+    }
+    for responded in &entry.responded {
+        head(context, "<", &responded.head)?;
+    }
+    if with {
+        body(reader, entry, Side::Response, context)?;
+    }
+    show_end(entry, context)
+}
+
+fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
+    let Some(closed) = &entry.closed else { return field(context, "end", "not yet") };
+    for (name, count) in &closed.masks {
+        field(context, "masked", &format!("{count} by {name}"))?;
+    }
+    field(context, "request", &body_end(&closed.request))?;
+    field(context, "response", &body_end(&closed.response))?;
+    let status = closed.status.map_or_else(String::new, |status| format!(", status {status}"));
+    field(context, "end", &format!("{}{status}, {}", ending(&closed.ending), time(closed.at)))
+}
+
+fn body_end(end: &BodyEnd) -> String {
+    let cut = end.truncated_at.map_or_else(String::new, |at| format!(", record truncated at byte {at}"));
+    format!("{} bytes, {} recorded{cut}", end.bytes, end.recorded)
+}
+
+fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
+    let mark = paint(Tone::Dim, format_args!("{mark:>9}"));
+    let fields = head.fields.iter().map(|(name, value)| format!("{name}: {value}"));
+    for line in std::iter::once(head.line.clone()).chain(fields).filter(|line| !line.is_empty()) {
+        context.out.line(format_args!("{mark} {}", escape_line(&line)))?;
+    }
+    Ok(())
+}
+
+fn body(reader: &Reader, entry: &EntryView, side: Side, context: &Context) -> Result<(), Failure> {
+    let bytes = reader.body(entry, side).map_err(|error| Failure::from_error(&error))?;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => context.out.line(escape(&text)),
+        Err(error) => {
+            let note = format!("({} bytes that are not text; --json shows them)", error.as_bytes().len());
+            context.out.line(paint(Tone::Dim, note))
+        }
+    }
+}
+
+fn tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Allow => Tone::Good,
+        Verdict::Hold => Tone::Warn,
+        Verdict::Deny | Verdict::Refuse => Tone::Bad,
+    }
+}
+
+pub(super) fn print(line: &Line, context: &Context) -> Result<(), Failure> {
+    if context.out.is_json() {
+        return context.out.json_line(line);
+    }
+    let at = time(line.frame.at().unwrap_or(line.written));
+    let (_, about) = line.frame.about();
+    let (word, tone, text) = in_words(&line.frame);
+    let id = match about {
+        About::Session(id) => id.to_string(),
+        About::Entry(id) => id.to_string(),
+        About::Gate => String::new(),
+    };
+    let word = paint(tone, format_args!("{word:<8}"));
+    context.out.line(format_args!("{at} {word} {id:36} {}", escape_line(&text)))
+}
+
+fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
+    match frame {
+        Frame::Event(event) => event_in_words(event),
+        Frame::Body(body) => {
+            ("body", Tone::Dim, format!("{} bytes of the {:?}", body.placed.length, body.side))
+        }
+        Frame::Put { key, bytes, .. } => {
+            ("state", Tone::Dim, format!("{} ({bytes} bytes)", String::from_utf8_lossy(key)))
+        }
+        Frame::Removed { key } => ("state", Tone::Dim, format!("{} removed", String::from_utf8_lossy(key))),
+    }
+}
+
+fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
+    match event {
+        Event::SessionOpened(event) => {
+            let target = event.target.as_deref().unwrap_or("no target");
+            ("open", Tone::Strong, format!("{} to {} ({target})", event.peer, event.destination))
+        }
+        Event::Intent(event) => {
+            (event.verdict.name(), tone(event.verdict), format!("{}: {}", event.head.line, event.reason))
+        }
+        Event::Decided(event) => (event.verdict.name(), tone(event.verdict), event.reason.clone()),
+        Event::Responded(event) => ("answer", Tone::Dim, event.head.line.clone()),
+        Event::Body(event) => ("body", Tone::Dim, format!("{} bytes", event.bytes.len())),
+        Event::EntryClosed(event) => ("end", Tone::Dim, ending(&event.ending)),
+        Event::SessionClosed(event) => {
+            ("close", Tone::Dim, format!("{} operations, {}", event.entries, ending(&event.ending)))
+        }
+        Event::Voted(event) => {
+            let word = if event.approve { "approves" } else { "rejects" };
+            ("vote", Tone::Warn, format!("{} {word}", event.person))
+        }
+        Event::PolicyChanged(event) => match &event.refused {
+            None => ("policy", Tone::Strong, format!("{} is in force", event.policy)),
+            Some(why) => ("policy", Tone::Bad, format!("a reload was refused: {why}")),
+        },
+        Event::Started(event) => (
+            "start",
+            Tone::Strong,
+            format!("tidegate {}, {} entries recovered", event.version, event.recovered),
+        ),
+        Event::Interrupted(event) => {
+            let text = format!(
+                "no record since {}: {}; refused {} flows, {} operations",
+                time(event.since),
+                event.reason,
+                event.flows,
+                event.operations
+            );
+            ("gap", Tone::Bad, text)
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Fetches one small document by HTTPS, or by HTTP from this host itself.
+//!
+//! Follows no redirect, waits no longer than [`FETCH_TIMEOUT`], and reads no more than a key set may have.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::limits::JWKS_BYTES_MAX;
+
+/// For the whole of it. Somebody waits for the answer.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A fetched document.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) bytes: Vec<u8>,
+    /// Seconds it may be kept, where the server said so.
+    pub(super) max_age: Option<i64>,
+}
+
+/// Why nothing was fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("{0}")]
+    Url(&'static str),
+    #[error("no answer within {} seconds", FETCH_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("the server answered {0} where 200 was expected")]
+    Status(u16),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl FetchError {
+    fn from(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// The host's own trust anchors. An empty store trusts nobody, and every fetch then says so.
+static TLS: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+});
+
+/// Fetches `url`.
+pub(super) async fn fetch(url: &str) -> Result<Fetched, FetchError> {
+    tokio::time::timeout(FETCH_TIMEOUT, fetch_url(url)).await.map_err(|_| FetchError::Timeout)?
+}
+
+async fn fetch_url(url: &str) -> Result<Fetched, FetchError> {
+    let uri: http::Uri = url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
+    let authority = uri.authority().ok_or(FetchError::Url("the URL names no host"))?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let secure = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(FetchError::Url("only https:// URLs are fetched (http:// on loopback)")),
+    };
+    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let stream = connect(&host, port, secure).await?;
+    let request = http::Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(http::header::HOST, authority.host_and_port())
+        .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
+        .header(http::header::USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::new())
+        .map_err(FetchError::from)?;
+    if !secure {
+        return exchange(stream, request).await;
+    }
+    let config = TLS.clone().map_err(FetchError::Failed)?;
+    let name = ServerName::try_from(host).map_err(FetchError::from)?;
+    exchange(TlsConnector::from(config).connect(name, stream).await.map_err(FetchError::from)?, request).await
+}
+
+/// What a Host field says.
+trait HostAndPort {
+    fn host_and_port(&self) -> String;
+}
+
+impl HostAndPort for http::uri::Authority {
+    fn host_and_port(&self) -> String {
+        self.port().map_or_else(|| self.host().to_owned(), |port| format!("{}:{port}", self.host()))
+    }
+}
+
+async fn connect(host: &str, port: u16, secure: bool) -> Result<TcpStream, FetchError> {
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(FetchError::from)?;
+    let mut failed = FetchError::Url("the host has no address");
+    for address in addresses {
+        if !secure && !address.ip().is_loopback() {
+            return Err(FetchError::Url("http:// is for loopback only; use https://"));
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = FetchError::from(error),
+        }
+    }
+    Err(failed)
+}
+
+async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<Fetched, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::from)?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(FetchError::from)?;
+        if response.status() != http::StatusCode::OK {
+            return Err(FetchError::Status(response.status().as_u16()));
+        }
+        let max_age = response
+            .headers()
+            .get(http::header::CACHE_CONTROL)
+            .and_then(|value| max_age(value.to_str().ok()?));
+        let body = Limited::new(response.into_body(), JWKS_BYTES_MAX).collect().await;
+        let bytes = body.map_err(FetchError::from)?.to_bytes().to_vec();
+        Ok(Fetched { bytes, max_age })
+    };
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        biased;
+        done = &mut exchange => done,
+        ended = &mut connection => {
+            // The connection may end once the whole answer is in, before it was looked at.
+            ended.map_err(FetchError::from)?;
+            exchange.await
+        }
+    }
+}
+
+fn max_age(cache_control: &str) -> Option<i64> {
+    let directives = || cache_control.split(',').map(str::trim);
+    if directives().any(|one| one.eq_ignore_ascii_case("no-store") || one.eq_ignore_ascii_case("no-cache")) {
+        return Some(0);
+    }
+    directives().find_map(|one| {
+        let (name, value) = one.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("max-age").then(|| value.trim().trim_matches('"').parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_says_how_long_a_set_may_be_kept() {
+        assert_eq!(max_age("public, Max-Age=300, must-revalidate"), Some(300));
+        assert_eq!(max_age("no-store, max-age=300"), Some(0));
+        assert_eq!(max_age("private"), None);
+        assert_eq!(max_age("max-age=soon"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_neither_https_nor_loopback_is_not_fetched() {
+        for url in ["http://192.0.2.1/jwks", "ftp://127.0.0.1/", "file:///etc/passwd", "/jwks", ""] {
+            assert!(matches!(fetch(url).await, Err(FetchError::Url(_))), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_speak_tls_is_not_believed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/jwks", listener.local_addr().unwrap().port());
+        let server = tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt;
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
+            stream
+        });
+        assert!(matches!(fetch(&url).await, Err(FetchError::Failed(_))));
+        server.abort();
+    }
+}

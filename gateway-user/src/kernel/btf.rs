@@ -1,0 +1,177 @@
+//! Where the running kernel keeps the fields the programs read: byte offsets from its own type information (BTF).
+//!
+//! Refuses a kernel without BTF or without one of the fields, by name: a guessed offset would be a wrong identity.
+
+use std::path::Path;
+
+use super::KernelError;
+
+/// Where the kernel shows its types.
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// The programs' globals, with the structure and field each stands for.
+const WANTED: &[(&str, &str, &str)] = &[
+    ("TASK_LEADER", "task_struct", "group_leader"),
+    ("TASK_START", "task_struct", "start_boottime"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("MM_EXE", "mm_struct", "exe_file"),
+    ("FILE_INODE", "file", "f_inode"),
+    ("INODE_NUMBER", "inode", "i_ino"),
+    ("INODE_SUPER", "inode", "i_sb"),
+    ("SUPER_DEVICE", "super_block", "s_dev"),
+];
+
+/// Byte offsets by the name of the global they are patched into.
+pub(super) fn offsets() -> Result<Vec<(&'static str, u32)>, KernelError> {
+    let bytes = std::fs::read(Path::new(VMLINUX))
+        .map_err(|source| KernelError::NoBtf { why: format!("{VMLINUX}: {source}") })?;
+    let types =
+        Types::parse(&bytes).ok_or_else(|| KernelError::NoBtf { why: format!("{VMLINUX} is not BTF") })?;
+    WANTED
+        .iter()
+        .map(|(global, structure, field)| {
+            let offset = types.offset(structure, field).ok_or_else(|| KernelError::NoBtf {
+                why: format!("this kernel's {structure} has no field {field}"),
+            })?;
+            Ok((*global, offset))
+        })
+        .collect()
+}
+
+/// Kinds of BTF types, by number, that matter here.
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+/// Structures inside structures that are followed. Kernel structures nest two deep.
+const NESTED_MAX: usize = 4;
+
+/// BTF, read as far as structures and their members need it.
+struct Types<'a> {
+    strings: &'a [u8],
+    /// Offset of each type in `types`, by id; id 0 is void.
+    at: Vec<usize>,
+    types: &'a [u8],
+}
+
+impl<'a> Types<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.get(..2)? != [0x9f, 0xeb] {
+            return None;
+        }
+        let header = word(bytes, 4)? as usize;
+        let (types_at, types_length) = (word(bytes, 8)? as usize, word(bytes, 12)? as usize);
+        let (strings_at, strings_length) = (word(bytes, 16)? as usize, word(bytes, 20)? as usize);
+        let body = bytes.get(header..)?;
+        let types = body.get(types_at..types_at.checked_add(types_length)?)?;
+        let strings = body.get(strings_at..strings_at.checked_add(strings_length)?)?;
+        let mut at = vec![0];
+        let mut next = 0;
+        while next < types.len() {
+            at.push(next);
+            next += 12 + tail(word(types, next + 4)?)?;
+        }
+        Some(Self { strings, at, types })
+    }
+
+    /// Byte offset of a field, also inside anonymous members.
+    fn offset(&self, structure: &str, field: &str) -> Option<u32> {
+        (1..self.at.len())
+            .filter(|id| self.kind(*id).is_some_and(|kind| kind == STRUCT))
+            .filter(|id| self.name(self.at[*id]) == Some(structure.as_bytes()))
+            .find_map(|id| self.member(id, field, NESTED_MAX))
+    }
+
+    fn kind(&self, id: usize) -> Option<u32> {
+        Some((word(self.types, self.at.get(id)? + 4)? >> 24) & 0x1f)
+    }
+
+    fn member(&self, id: usize, field: &str, depth: usize) -> Option<u32> {
+        let at = *self.at.get(id)?;
+        let about = word(self.types, at + 4)?;
+        let depth = depth.checked_sub(1)?;
+        (0..(about & 0xffff) as usize).find_map(|index| {
+            let member = at + 12 + index * 12;
+            let bits = word(self.types, member + 8)?;
+            // With the flag, the upper 8 bits are the width of a bit field.
+            let bytes = (if about >> 31 == 1 { bits & 0x00ff_ffff } else { bits }) / 8;
+            let name = self.name(member)?;
+            if name == field.as_bytes() {
+                return Some(bytes);
+            }
+            let inner = word(self.types, member + 4)? as usize;
+            if !name.is_empty() || !matches!(self.kind(inner)?, STRUCT | UNION) {
+                return None;
+            }
+            Some(bytes + self.member(inner, field, depth)?)
+        })
+    }
+
+    /// The string whose offset stands at `at`.
+    fn name(&self, at: usize) -> Option<&'a [u8]> {
+        let text = self.strings.get(word(self.types, at)? as usize..)?;
+        text.split(|byte| *byte == 0).next()
+    }
+}
+
+/// Bytes that follow the 12 of a type of this kind and count.
+fn tail(about: u32) -> Option<usize> {
+    let count = (about & 0xffff) as usize;
+    Some(match (about >> 24) & 0x1f {
+        1 | 14 | 17 => 4,
+        2 | 7..=12 | 16 | 18 => 0,
+        3 => 12,
+        4 | 5 | 15 | 19 => count * 12,
+        6 | 13 => count * 8,
+        _ => return None,
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One structure `s { int a; struct { int b; }; }`, by hand.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0s\0a\0b\0";
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([0, 1 << 24, 4, 32]); // 1: int
+        types.extend([0, (4 << 24) | 1, 4, 5, 1, 0]); // 2: anonymous { b at 0 }
+        types.extend([1, (4 << 24) | 2, 8, 3, 1, 0, 0, 2, 32]); // 3: s { a at 0, anonymous at 4 }
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        for word in [24, 0, types.len(), types.len(), strings.len()] {
+            bytes.extend((word as u32).to_le_bytes());
+        }
+        bytes.extend(types);
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn a_field_is_found_also_inside_an_anonymous_member() {
+        let bytes = sample();
+        let types = Types::parse(&bytes).unwrap();
+        assert_eq!(types.offset("s", "a"), Some(0));
+        assert_eq!(types.offset("s", "b"), Some(4));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_guessed() {
+        let bytes = sample();
+        let types = Types::parse(&bytes).unwrap();
+        assert_eq!(types.offset("s", "c"), None);
+        assert_eq!(types.offset("t", "a"), None);
+    }
+
+    #[test]
+    fn cut_or_foreign_bytes_are_refused_without_a_panic() {
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            let _ = Types::parse(&bytes[..cut]).and_then(|types| types.offset("s", "b"));
+        }
+        assert!(Types::parse(b"\x7fELF............................").is_none());
+    }
+}

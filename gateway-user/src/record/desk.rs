@@ -1,0 +1,243 @@
+//! Where events wait for the writer, and who waits for them. Bounded in events and in bytes; what does not fit, or comes
+//! while the disk is gone, is refused at once.
+
+use std::collections::HashSet;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::error;
+use uuid::Uuid;
+
+use super::entry::{Event, Micros};
+use super::journal::StateOp;
+use super::{RecordError, Stats, Tuning};
+use crate::limits;
+use crate::store::Viewer;
+
+pub(super) type Answer = Result<(), RecordError>;
+pub(super) type Waiter = oneshot::Sender<Answer>;
+
+/// What one caller appended.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) state: Vec<StateOp>,
+    pub(super) events: Vec<Event>,
+    pub(super) waiter: Waiter,
+}
+
+/// Shared between callers, writer and watchdog.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) queue: Vec<Item>,
+    pub(super) queued_events: usize,
+    pub(super) queued_bytes: usize,
+    /// Ends that no queue took. Written with the next commit.
+    pub(super) ends: Vec<Event>,
+    /// Waiters of the commit being written, and since when.
+    pub(super) writing: Option<(Instant, Vec<Waiter>)>,
+    pub(super) down: Option<Arc<str>>,
+    /// Since when the disk does not answer, if the watchdog, not the writer, set `down`.
+    pub(super) hung: Option<Micros>,
+    /// Openings that were refused a moment ago: their ends are not owed.
+    pub(super) refused: HashSet<Uuid>,
+    /// Flows and operations refused since the record went down.
+    pub(super) refused_flows: u64,
+    pub(super) refused_operations: u64,
+    pub(super) stats: Stats,
+    pub(super) stopping: bool,
+    pub(super) stopped: bool,
+    pub(super) viewer: Viewer,
+}
+
+/// The desk and its bells.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) desk: Mutex<Desk>,
+    /// Something waits, or the writer shall stop.
+    pub(super) work: Condvar,
+    /// The writer stopped.
+    pub(super) done: Condvar,
+    pub(super) tuning: Tuning,
+}
+
+impl Shared {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn append(
+        &self,
+        state: Vec<StateOp>,
+        events: Vec<Event>,
+    ) -> Result<oneshot::Receiver<Answer>, RecordError> {
+        let bytes = weigh(&state, &events)?;
+        let count = state.len() + events.len();
+        let mut desk = self.desk();
+        let refusal = if desk.stopping {
+            Some(RecordError::Closed)
+        } else if let Some(reason) = &desk.down {
+            Some(RecordError::Unavailable(Arc::clone(reason)))
+        } else if desk.queued_events + count > self.tuning.queue
+            || desk.queued_bytes + bytes > self.tuning.queue_bytes
+        {
+            Some(RecordError::Full { waiting: desk.queued_events })
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            desk.stats.refused += count as u64;
+            desk.lose(events);
+            return Err(refusal);
+        }
+        let (waiter, receiver) = oneshot::channel();
+        desk.queue.push(Item { state, events, waiter });
+        desk.queued_events += count;
+        desk.queued_bytes += bytes;
+        // A writer that is writing looks at the queue again by itself.
+        if desk.queue.len() == 1 && desk.writing.is_none() {
+            self.work.notify_one();
+        }
+        Ok(receiver)
+    }
+}
+
+impl Desk {
+    /// Of a record that was just opened.
+    pub(super) fn new(recovered: u64, viewer: Viewer) -> Self {
+        Self {
+            queue: Vec::new(),
+            queued_events: 0,
+            queued_bytes: 0,
+            ends: Vec::new(),
+            writing: None,
+            down: None,
+            hung: None,
+            refused: HashSet::new(),
+            refused_flows: 0,
+            refused_operations: 0,
+            stats: Stats { recovered, ..Stats::default() },
+            stopping: false,
+            stopped: false,
+            viewer,
+        }
+    }
+
+    /// What was not written: openings are counted, and ends kept, unless they end what was refused itself.
+    pub(super) fn lose(&mut self, events: Vec<Event>) {
+        for event in events {
+            match &event {
+                Event::SessionOpened(opened) => {
+                    self.refused_flows += 1;
+                    self.refuse(opened.session.0);
+                }
+                Event::Intent(intent) => {
+                    self.refused_operations += 1;
+                    self.refuse(intent.entry.0);
+                }
+                Event::EntryClosed(closed) if !self.refused.remove(&closed.entry.0) => self.keep(event),
+                Event::SessionClosed(closed) if !self.refused.remove(&closed.session.0) => self.keep(event),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, id: Uuid) {
+        if self.refused.len() < limits::ENDS_KEPT_MAX {
+            self.refused.insert(id);
+        }
+    }
+
+    pub(super) fn keep(&mut self, end: Event) {
+        if self.ends.len() < limits::ENDS_KEPT_MAX {
+            self.ends.push(end);
+        }
+    }
+
+    /// Refuses everything from now on, and whoever waits.
+    pub(super) fn go_down(&mut self, reason: &Arc<str>) {
+        let refusal = || Err(RecordError::Unavailable(Arc::clone(reason)));
+        self.down = Some(Arc::clone(reason));
+        let (_, waiters) = self.writing.take().unwrap_or((Instant::now(), Vec::new()));
+        self.stats.refused += (waiters.len() + self.queued_events) as u64;
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(refusal())));
+        (self.queued_events, self.queued_bytes) = (0, 0);
+        for item in mem::take(&mut self.queue) {
+            self.lose(item.events);
+            drop(item.waiter.send(refusal()));
+        }
+    }
+}
+
+/// What a commit that fails leaves behind.
+pub(super) struct Owed {
+    pub(super) ends: Vec<Event>,
+    pub(super) flows: u64,
+    pub(super) operations: u64,
+}
+
+impl Owed {
+    pub(super) fn of(items: &[Item], ends: &[Event]) -> Self {
+        let mut owed = Self { ends: ends.to_vec(), flows: 0, operations: 0 };
+        for event in items.iter().flat_map(|item| &item.events) {
+            match event {
+                Event::SessionOpened(_) => owed.flows += 1,
+                Event::Intent(_) => owed.operations += 1,
+                end if end.is_end() => owed.ends.push(end.clone()),
+                _ => {}
+            }
+        }
+        owed
+    }
+}
+
+/// Fails those who wait for a commit that takes too long.
+pub(super) fn watch(shared: &Shared) {
+    let tick = (shared.tuning.commit / 20).max(Duration::from_millis(5));
+    loop {
+        thread::sleep(tick);
+        let mut desk = shared.desk();
+        if desk.stopped {
+            return;
+        }
+        let since = desk.writing.as_ref().map(|(since, _)| *since);
+        if since.is_some_and(|since| since.elapsed() > shared.tuning.commit) && desk.down.is_none() {
+            let reason: Arc<str> = format!("the disk has not answered for {:?}", shared.tuning.commit).into();
+            error!(%reason, "the record hangs; nothing is forwarded until the disk answers");
+            desk.hung = Some(now());
+            desk.go_down(&reason);
+        }
+    }
+}
+
+/// Checks the bounds of single values and gives the weight of all.
+pub(super) fn weigh(state: &[StateOp], events: &[Event]) -> Result<usize, RecordError> {
+    let bound =
+        |what, bytes, max| if bytes > max { Err(RecordError::TooLarge { what, bytes, max }) } else { Ok(()) };
+    let mut bytes = 0;
+    for change in state {
+        let (key, value) = match change {
+            StateOp::Put(key, value) => (key.len(), value.len()),
+            StateOp::Remove(key) => (key.len(), 0),
+        };
+        bound("a key", key, limits::STATE_KEY_BYTES_MAX)?;
+        bound("a value", value, limits::STATE_VALUE_BYTES_MAX)?;
+        bytes += key + value;
+    }
+    for event in events {
+        let weight = event.weight();
+        match event {
+            Event::Body(body) => bound("a stretch of a body", body.bytes.len(), limits::BODY_STRETCH_BYTES)?,
+            _ => bound("an event", weight, limits::EVENT_BYTES_MAX)?,
+        }
+        bytes += weight;
+    }
+    Ok(bytes)
+}
+
+/// Microseconds since the Unix epoch.
+pub(super) fn now() -> Micros {
+    jiff::Timestamp::now().as_microsecond()
+}

@@ -1,0 +1,232 @@
+//! What readers share: loading a commit, walking index rows, a session in one line. Believes no commit whose own
+//! hashes do not hold.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::chain::{Link, META_LATENESS, examine, meta};
+use super::entry::{Event, Intent, Micros, Verdict, Voted};
+use super::frame::{Commit, Frame};
+use super::index::{self, AnyOf, Dimension};
+use super::read::{Filter, Line, Summary};
+use crate::operation::{EntryId, SessionId};
+use crate::store::{Snapshot, StoreError};
+
+/// Users looked through for a bare name.
+const USERS_MAX: usize = 100_000;
+
+/// A commit whose own hashes held.
+pub(super) struct Loaded {
+    number: u64,
+    pub(super) written: Micros,
+    first: u64,
+    frames: Vec<Frame>,
+}
+
+impl Loaded {
+    pub(super) fn frame(&self, position: u32) -> Result<&Frame, StoreError> {
+        self.frames.get(position as usize).ok_or_else(|| {
+            StoreError::damaged(
+                "an index row",
+                format!("it names event {position} of commit {}", self.number),
+            )
+        })
+    }
+
+    pub(super) fn lines(self) -> Vec<Line> {
+        let numbered = self.frames.into_iter().zip(self.first..);
+        numbered.map(|(frame, sequence)| Line { sequence, written: self.written, frame }).collect()
+    }
+}
+
+pub(super) fn load(snapshot: &Snapshot, number: u64) -> Result<Loaded, StoreError> {
+    let what = || format!("commit {number}");
+    let blob = snapshot.commit(number)?.ok_or_else(|| StoreError::damaged(what(), "it is missing"))?;
+    let commit = Commit::parse(&blob).map_err(|detail| StoreError::damaged(what(), detail))?;
+    let (written, first) = (commit.written, commit.first);
+    let own = Link { number, sequence: first, seal: commit.link, written };
+    let mut problem = None;
+    let (frames, _) = examine(&blob, &own, &mut |found| problem = problem.take().or(Some(found)))
+        .map_err(|detail| StoreError::damaged(what(), detail))?;
+    match problem {
+        Some(problem) => Err(StoreError::damaged("its chain", problem)),
+        None => Ok(Loaded {
+            number,
+            written,
+            first,
+            frames: frames.into_iter().filter_map(|e| e.frame).collect(),
+        }),
+    }
+}
+
+/// The index rows of one key, ascending, from one commit on: commit and positions.
+pub(super) fn rows(
+    snapshot: &Snapshot,
+    key: Vec<u8>,
+    from: u64,
+) -> impl Iterator<Item = Result<(u64, Vec<u32>), StoreError>> + '_ {
+    let mut next = Some(from);
+    std::iter::from_fn(move || {
+        let mut at = key.clone();
+        at.extend_from_slice(&next?.to_be_bytes());
+        match snapshot.index_after(&at) {
+            Ok(Some((row, value))) if row.starts_with(&key) && row.len() == key.len() + 8 => {
+                let (_, _, number) = index::split(&row)?;
+                next = number.checked_add(1);
+                Some(index::positions(&value).map(|positions| (number, positions)))
+            }
+            Ok(_) => None,
+            Err(cause) => {
+                next = None;
+                Some(Err(cause))
+            }
+        }
+    })
+}
+
+pub(super) fn intent_of(snapshot: &Snapshot, entry: EntryId) -> Result<Option<(u64, Intent)>, StoreError> {
+    for row in rows(snapshot, index::entry_key(entry), 0) {
+        let (number, positions) = row?;
+        let loaded = load(snapshot, number)?;
+        for position in positions {
+            if let Frame::Event(Event::Intent(intent)) = loaded.frame(position)? {
+                return Ok(Some((number, intent.as_ref().clone())));
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn votes(snapshot: &Snapshot, entry: EntryId) -> Result<Vec<Voted>, StoreError> {
+    let mut votes = Vec::new();
+    for row in rows(snapshot, index::entry_key(entry), 0) {
+        let (number, positions) = row?;
+        let loaded = load(snapshot, number)?;
+        for position in positions {
+            if let Frame::Event(Event::Voted(vote)) = loaded.frame(position)? {
+                votes.push(vote.clone());
+            }
+        }
+    }
+    Ok(votes)
+}
+
+/// A session in one line. Counts come from index rows; only its first, first judged and last commits are read.
+pub(super) fn summary(snapshot: &Snapshot, session: SessionId) -> Result<Option<Summary>, StoreError> {
+    let mut whole: Option<Summary> = None;
+    let mut last = None;
+    for row in rows(snapshot, index::session_key(session), 0) {
+        let (number, marks) = row?;
+        let intents: Vec<u32> = marks.iter().filter(|mark| *mark % 2 == 1).map(|mark| mark / 2).collect();
+        let unjudged = whole.as_ref().is_none_or(|found| found.entries == 0);
+        if whole.is_none() || (unjudged && !intents.is_empty()) {
+            let loaded = load(snapshot, number)?;
+            for mark in &marks {
+                begin(&mut whole, loaded.frame(mark / 2)?);
+            }
+        }
+        if let Some(found) = &mut whole {
+            found.entries += intents.len() as u64;
+            count_verdicts(snapshot, number, &marks, &mut found.verdicts)?;
+        }
+        last = marks.last().map(|mark| (number, mark / 2)).or(last);
+    }
+    if let (Some(found), Some((number, position))) = (&mut whole, last)
+        && let Frame::Event(Event::SessionClosed(closed)) = load(snapshot, number)?.frame(position)?
+    {
+        found.closed = Some(closed.clone());
+    }
+    Ok(whole)
+}
+
+pub(super) fn begin(whole: &mut Option<Summary>, frame: &Frame) {
+    match (frame, whole) {
+        (Frame::Event(Event::SessionOpened(opened)), whole @ None) => {
+            let workload_key = opened.workload.as_ref().map(crate::operation::Workload::key);
+            *whole = Some(Summary {
+                opened: opened.clone(),
+                user: None,
+                workload_key,
+                entries: 0,
+                verdicts: BTreeMap::new(),
+                closed: None,
+            });
+        }
+        (Frame::Event(Event::Intent(intent)), Some(found)) => {
+            if found.user.is_none() {
+                found.user = intent.user.as_ref().map(crate::operation::User::key);
+            }
+            if found.opened.target.is_none() {
+                found.opened.target.clone_from(&intent.target);
+            }
+            if found.workload_key.is_none() {
+                found.workload_key.clone_from(&intent.workload);
+            }
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn count_verdicts(
+    snapshot: &Snapshot,
+    number: u64,
+    marks: &[u32],
+    verdicts: &mut BTreeMap<&'static str, u64>,
+) -> Result<(), StoreError> {
+    let mine: HashSet<u32> = marks.iter().map(|mark| mark / 2).collect();
+    for verdict in [Verdict::Allow, Verdict::Hold, Verdict::Deny, Verdict::Refuse] {
+        let mut key = index::key(Dimension::Verdict, verdict.name());
+        key.extend_from_slice(&number.to_be_bytes());
+        let Some(row) = snapshot.index(&key)? else { continue };
+        let given = index::positions(&row)?.iter().filter(|position| mine.contains(position)).count();
+        if given > 0 {
+            *verdicts.entry(verdict.name()).or_default() += given as u64;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn conditions(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<AnyOf>, StoreError> {
+    let mut all = Vec::new();
+    if let Some(user) = &filter.user {
+        all.push(AnyOf(user_keys(snapshot, user)?));
+    }
+    if let Some(workload) = &filter.workload {
+        let names = ["unit:", "container:", "uid:"].iter().map(|prefix| format!("{prefix}{workload}"));
+        let names = names.chain([workload.clone()]);
+        all.push(AnyOf(names.map(|name| index::key(Dimension::Workload, &name)).collect()));
+    }
+    if let Some(target) = &filter.target {
+        all.push(AnyOf(vec![index::key(Dimension::Target, target)]));
+    }
+    if let Some(kind) = &filter.kind {
+        all.push(AnyOf(vec![index::key(Dimension::Kind, kind)]));
+    }
+    if let Some(verdict) = filter.verdict {
+        all.push(AnyOf(vec![index::key(Dimension::Verdict, verdict.name())]));
+    }
+    if all.is_empty() {
+        all.push(AnyOf(vec![index::key(Dimension::Opened, "")]));
+    }
+    Ok(all)
+}
+
+/// The keys a user's name may stand for: itself, or any provider's subject of that name.
+pub(super) fn user_keys(snapshot: &Snapshot, name: &str) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut keys = vec![index::key(Dimension::User, name)];
+    if !name.starts_with("user:") {
+        let ending = format!("/{name}");
+        let users = index::values(snapshot, Dimension::User, USERS_MAX)?.into_iter();
+        keys.extend(
+            users.filter(|user| user.ends_with(&ending)).map(|user| index::key(Dimension::User, &user)),
+        );
+    }
+    Ok(keys)
+}
+
+/// The last commit that can hold an event from before `until`; `None` where none can.
+pub(super) fn last_before(snapshot: &Snapshot, until: Option<Micros>) -> Result<Option<u64>, StoreError> {
+    let Some(until) = until else { return Ok(Some(u64::MAX)) };
+    let lateness: Micros = meta(snapshot, META_LATENESS)?;
+    let second = until.saturating_add(lateness).div_euclid(1_000_000).saturating_add(1);
+    Ok(snapshot.commit_at(second)?.map_or(Some(u64::MAX), |later| later.checked_sub(1)))
+}

@@ -1,0 +1,281 @@
+//! Ways to call somebody, the odd ones included. Each says what came of it; none decides whether that is good.
+#![allow(
+    unsafe_code,
+    reason = "the odd socket calls have no safe wrapper, and being odd is what they are for"
+)]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test program uses another part")]
+
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Longer than anything here takes, shorter than anyone waits.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub fn stream_socket(to: SocketAddr) -> Socket {
+    Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap()
+}
+
+/// Connects and reads to the end. An empty answer is an answer.
+pub fn ask(to: SocketAddr) -> io::Result<String> {
+    read_all(TcpStream::connect_timeout(&to, PATIENCE)?)
+}
+
+pub fn read_all(mut stream: TcpStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.trim_end().to_owned())
+}
+
+/// `how address` as one line: what was answered, or why not.
+pub fn outcome(how: &str, address: &str) -> String {
+    match attempt(how, address.parse().unwrap()) {
+        Ok(answer) => answer,
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+/// One call, by name.
+pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
+    match how {
+        "tcp" => ask(to),
+        "mptcp" => connect_with(socket(to, libc::SOCK_STREAM, 262)?, to),
+        "mark" => {
+            let socket = stream_socket(to);
+            socket.set_mark(0x7467)?;
+            connect_with(socket, to)
+        }
+        "device" => {
+            let socket = stream_socket(to);
+            socket.bind_device(Some(b"tgin"))?;
+            connect_with(socket, to)
+        }
+        "bind-first" => {
+            let socket = stream_socket(to);
+            let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+            socket.bind(&SocketAddr::new(any, 0).into())?;
+            connect_with(socket, to)
+        }
+        "fast-open" => fast_open(to),
+        "unspec-reconnect" => unspec_reconnect(to),
+        "udp" => {
+            let socket = UdpSocket::bind(any(to))?;
+            socket.send_to(b"out", to).map(|_| "sent".to_owned())
+        }
+        "udp-connected" => {
+            let socket = UdpSocket::bind(any(to))?;
+            socket.connect(to)?;
+            socket.send(b"out").map(|_| "sent".to_owned())
+        }
+        "udp-mapped" => {
+            let socket = UdpSocket::bind("[::]:0")?;
+            socket.send_to(b"out", mapped(to)).map(|_| "sent".to_owned())
+        }
+        "udplite" => send_to(socket(to, libc::SOCK_DGRAM, 136)?, to, b"out"),
+        "udplite-connected" => {
+            let socket = socket(to, libc::SOCK_DGRAM, 136)?;
+            socket.connect(&to.into())?;
+            socket.send(b"out").map(|_| "sent".to_owned())
+        }
+        "icmp" => send_to(
+            socket(to, libc::SOCK_RAW, 1)?,
+            SocketAddr::new(to.ip(), 0),
+            &[8, 0, 0xf7, 0xff, 0, 0, 0, 0],
+        ),
+        "ping" => {
+            send_to(socket(to, libc::SOCK_DGRAM, 1)?, SocketAddr::new(to.ip(), 0), &[8, 0, 0, 0, 0, 0, 0, 0])
+        }
+        "raw-tcp" => raw_tcp(to),
+        "raw-hdrincl" => raw_header(to),
+        "sctp" => connect_with(socket(to, libc::SOCK_STREAM, 132)?, to),
+        other => panic!("unknown call {other}"),
+    }
+}
+
+fn any(to: SocketAddr) -> SocketAddr {
+    if to.is_ipv4() { "0.0.0.0:0".parse().unwrap() } else { "[::]:0".parse().unwrap() }
+}
+
+pub fn mapped(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        v6 => v6,
+    }
+}
+
+fn socket(to: SocketAddr, kind: i32, protocol: i32) -> io::Result<Socket> {
+    Socket::new_raw(Domain::for_address(to), Type::from(kind), Some(Protocol::from(protocol)))
+}
+
+fn connect_with(socket: Socket, to: SocketAddr) -> io::Result<String> {
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    read_all(socket.into())
+}
+
+fn send_to(socket: Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<String> {
+    socket.send_to(bytes, &to.into()).map(|_| "sent".to_owned())
+}
+
+/// `sendto(MSG_FASTOPEN)`: the connect is inside the send.
+fn fast_open(to: SocketAddr) -> io::Result<String> {
+    let socket = stream_socket(to);
+    let address: SockAddr = to.into();
+    // SAFETY: a live socket, three live bytes, and an address with its own length.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            b"out".as_ptr().cast(),
+            3,
+            libc::MSG_FASTOPEN,
+            address.as_ptr().cast(),
+            address.len(),
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    read_all(socket.into())
+}
+
+/// Disconnects by AF_UNSPEC.
+pub fn disconnect(socket: &Socket) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: a live socket and a live address of its own size.
+    let done =
+        unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connects, disconnects, connects again with the same socket.
+fn unspec_reconnect(to: SocketAddr) -> io::Result<String> {
+    let socket = stream_socket(to);
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    disconnect(&socket)?;
+    socket.set_nonblocking(false)?;
+    connect_with(socket, to)
+}
+
+/// A SYN by hand, the kernel writes the IP header.
+fn raw_tcp(to: SocketAddr) -> io::Result<String> {
+    send_to(socket(to, libc::SOCK_RAW, 6)?, SocketAddr::new(to.ip(), 0), &syn(to.port()))
+}
+
+/// A SYN by hand with its IP header.
+fn raw_header(to: SocketAddr) -> io::Result<String> {
+    let SocketAddr::V4(v4) = to else { return raw_tcp(to) };
+    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 0, 0, 0, 0];
+    packet.extend(v4.ip().octets());
+    packet.extend(syn(v4.port()));
+    send_to(socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?, SocketAddr::new(to.ip(), 0), &packet)
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    let mut head = vec![0x9c, 0x40];
+    head.extend(port.to_be_bytes());
+    head.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    head
+}
+
+/// Connects from several threads, half to each address, and counts the answers of the gate that name the right
+/// destination and this process.
+pub fn flood(threads: usize, times: usize, addresses: Vec<SocketAddr>) -> String {
+    let addresses = Arc::new(addresses);
+    let counts: Vec<[usize; 3]> = (0..threads)
+        .map(|_| {
+            let addresses = Arc::clone(&addresses);
+            thread::spawn(move || {
+                let mut count = [0; 3];
+                for time in 0..times {
+                    let to = addresses[time % addresses.len()];
+                    let expected = format!(
+                        "out {} {} ",
+                        SocketAddr::new(to.ip().to_canonical(), to.port()),
+                        std::process::id()
+                    );
+                    count[match flood_one(to) {
+                        Ok(answer) if answer.starts_with(&expected) => 0,
+                        Ok(_) => 1,
+                        Err(_) => 2,
+                    }] += 1;
+                }
+                count
+            })
+        })
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    let sum = |index: usize| counts.iter().map(|count| count[index]).sum::<usize>();
+    format!("right {} wrong {} refused {}", sum(0), sum(1), sum(2))
+}
+
+fn flood_one(to: SocketAddr) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let peer = stream.peer_addr()?;
+    let answer = read_all(stream)?;
+    if peer == to { Ok(answer) } else { Ok(format!("the peer is shown as {peer}")) }
+}
+
+/// Another real, effective and saved user id, for good.
+pub fn become_user(uid: u32) {
+    // SAFETY: plain system call on this process.
+    assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0);
+}
+
+/// Counts the packets that arrive at an interface of this namespace for one address.
+pub struct Sniffer(OwnedFd);
+
+impl Sniffer {
+    pub fn open() -> Self {
+        // SAFETY: plain system call; the descriptor is ours alone.
+        let fd = unsafe {
+            let fd = libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_DGRAM | libc::SOCK_NONBLOCK,
+                i32::from(0x0003u16.to_be()),
+            );
+            assert!(fd >= 0);
+            OwnedFd::from_raw_fd(fd)
+        };
+        Self(fd)
+    }
+
+    /// Packets since the last call that were for this address, and port where they have one (0: any).
+    pub fn count(&self, to: SocketAddr) -> usize {
+        thread::sleep(Duration::from_millis(100));
+        let mut seen = 0;
+        let mut packet = [0u8; 2048];
+        loop {
+            // SAFETY: a live descriptor and a live buffer with its own length.
+            let length =
+                unsafe { libc::recv(self.0.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), 0) };
+            if length <= 0 {
+                return seen;
+            }
+            seen += usize::from(is_for(&packet[..length as usize], to));
+        }
+    }
+}
+
+fn is_for(packet: &[u8], to: SocketAddr) -> bool {
+    let (destination, protocol, ports) = match packet[0] >> 4 {
+        4 if packet.len() >= 20 => (
+            IpAddr::from([packet[16], packet[17], packet[18], packet[19]]),
+            packet[9],
+            usize::from(packet[0] & 15) * 4,
+        ),
+        6 if packet.len() >= 40 => {
+            (IpAddr::from(<[u8; 16]>::try_from(&packet[24..40]).unwrap()), packet[6], 40)
+        }
+        _ => return false,
+    };
+    if destination != to.ip() || protocol == 58 {
+        return false;
+    }
+    let port = packet.get(ports + 2..ports + 4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
+    to.port() == 0 || !matches!(protocol, 6 | 17 | 33 | 132 | 136) || port == to.port()
+}

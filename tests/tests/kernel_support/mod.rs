@@ -1,0 +1,273 @@
+//! A world per test: a network namespace with the gate and its callers, another behind a veth with the real servers, the
+//! programs attached to the root cgroup but minding this namespace alone. All of it goes when the value is dropped.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test program uses another part")]
+
+pub mod calls;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tidegate::kernel::{self, Block, GuardRow, Options, Place, ServiceRow, Table, TargetRow};
+
+pub const PORT: u16 = 8080;
+
+pub struct World {
+    number: u8,
+    gates: Vec<Child>,
+    cgroups: Vec<PathBuf>,
+    _number_lock: File,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let (number, lock) = free_number();
+        let world = Self { number, gates: Vec::new(), cgroups: Vec::new(), _number_lock: lock };
+        world.tear_down();
+        let (host, net) = (world.host_name(), world.net_name());
+        for name in [&host, &net] {
+            ip(&["netns", "add", name]);
+            ip(&["-n", name, "link", "set", "lo", "up"]);
+        }
+        ip(&["-n", &host, "link", "add", "tgin", "type", "veth", "peer", "name", "tgout", "netns", &net]);
+        for (name, device, last) in [(&host, "tgin", 1), (&net, "tgout", 2)] {
+            ip(&["-n", name, "addr", "add", &format!("198.18.{number}.{last}/24"), "dev", device]);
+            ip(&["-n", name, "addr", "add", &format!("fd18:{number:x}::{last}/64"), "dev", device, "nodad"]);
+            ip(&["-n", name, "link", "set", device, "up"]);
+        }
+        world
+    }
+
+    fn host_name(&self) -> String {
+        format!("tg-k{}", self.number)
+    }
+
+    fn net_name(&self) -> String {
+        format!("tg-k{}-net", self.number)
+    }
+
+    pub fn host_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(self.host_name())
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        PathBuf::from(format!("/sys/fs/bpf/tg-k{}", self.number))
+    }
+
+    pub fn place(&self) -> Place {
+        Place {
+            pins: self.pins(),
+            cgroup: kernel::cgroup2_root().unwrap(),
+            netns: self.host_path(),
+            port: kernel::DEFAULT_PORT,
+            only_netns: true,
+        }
+    }
+
+    /// An address of the host: where protected services stand.
+    pub fn here(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(198, 18, self.number, 1).into(), port)
+    }
+
+    pub fn here6(&self, port: u16) -> SocketAddr {
+        format!("[fd18:{:x}::1]:{port}", self.number).parse().unwrap()
+    }
+
+    /// The machine beyond: where targets stand.
+    pub fn there(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(198, 18, self.number, 2).into(), port)
+    }
+
+    pub fn there6(&self, port: u16) -> SocketAddr {
+        format!("[fd18:{:x}::2]:{port}", self.number).parse().unwrap()
+    }
+
+    /// The machine beyond is a target on [`PORT`].
+    pub fn target(&self) -> Table {
+        let blocks = vec![Block::from(self.there(0).ip()), Block::from(self.there6(0).ip())];
+        Table { targets: vec![TargetRow { blocks, ports: vec![PORT] }], ..Table::default() }
+    }
+
+    /// This host's [`PORT`] is protected.
+    pub fn service(&self) -> Table {
+        let blocks = [self.here(0).ip(), self.here6(0).ip(), [127, 0, 0, 1].into()].map(Block::from).to_vec();
+        Table { services: vec![ServiceRow { blocks, ports: vec![PORT] }], ..Table::default() }
+    }
+
+    pub fn guard(&self, cgroups: Vec<PathBuf>, uids: Vec<u32>, dns: Vec<SocketAddr>) -> Table {
+        Table { guards: vec![GuardRow { name: "agent".into(), cgroups, uids, dns }], ..Table::default() }
+    }
+
+    pub fn load(&self, table: &Table) {
+        kernel::load(&self.place(), table).unwrap();
+    }
+
+    pub fn load_small(&self, table: &Table, map: &str, max: u32) {
+        let options = Options { max_entries: vec![(map.to_owned(), max)], ..Options::default() };
+        kernel::load_with(&self.place(), table, &options).unwrap();
+    }
+
+    /// Runs this on a thread inside the host's namespace.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        within(&self.host_path(), act)
+    }
+
+    /// Runs this on a thread in the namespace beyond.
+    pub fn beyond<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        within(&Path::new("/run/netns").join(self.net_name()), act)
+    }
+
+    /// A server beyond that answers "real".
+    pub fn real_server(&self, at: SocketAddr) {
+        self.beyond(|| answer_real(at));
+    }
+
+    /// A service on the host that answers "real".
+    pub fn real_service(&self, at: SocketAddr) {
+        self.inside(|| answer_real(at));
+    }
+
+    /// One call from this process inside the host's namespace.
+    pub fn call(&self, how: &str, to: SocketAddr) -> String {
+        self.inside(|| calls::outcome(how, &to.to_string()))
+    }
+
+    /// Starts a gate and waits until it listens. `how`: reply or forward.
+    pub fn gate(&mut self, how: &str) -> usize {
+        let pins = self.pins();
+        let mut child = self.actor(&["serve", pins.to_str().unwrap(), how], Stdio::piped());
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        self.gates.push(child);
+        self.gates.len() - 1
+    }
+
+    pub fn gate_pid(&self, index: usize) -> u32 {
+        self.gates[index].id()
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(&mut self, index: usize) {
+        self.gates[index].kill().unwrap();
+        self.gates[index].wait().unwrap();
+    }
+
+    /// Starts the actor inside the host's namespace.
+    pub fn actor(&self, arguments: &[&str], stdin: Stdio) -> Child {
+        self.inside(|| {
+            Command::new(env!("CARGO_BIN_EXE_tidegate-actor"))
+                .args(arguments)
+                .stdin(stdin)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+    }
+
+    /// What an actor prints, line by line.
+    pub fn lines(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.actor(arguments, Stdio::null()).wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// A cgroup of our own, by this name.
+    pub fn cgroup(&mut self, name: &str) -> PathBuf {
+        let path = kernel::cgroup2_root().unwrap().join(format!("tg-k{}-{name}", self.number));
+        fs::create_dir(&path).unwrap();
+        self.cgroups.push(path.clone());
+        path
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        kernel::status(&self.pins()).unwrap().counters[name]
+    }
+
+    pub fn fill(&self, name: &str) -> usize {
+        let status = kernel::status(&self.pins()).unwrap();
+        status.maps.iter().find(|map| map.name == name).unwrap().entries
+    }
+
+    fn tear_down(&self) {
+        match kernel::unload(&self.pins()) {
+            Ok(_) | Err(kernel::KernelError::NotLoaded { .. }) => {}
+            Err(error) => eprintln!("unload: {error}"),
+        }
+        for name in [self.host_name(), self.net_name()] {
+            if Path::new("/run/netns").join(&name).exists() {
+                let _ = Command::new("ip").args(["netns", "del", &name]).status();
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for gate in &mut self.gates {
+            let _ = gate.kill();
+            let _ = gate.wait();
+        }
+        self.tear_down();
+        for cgroup in self.cgroups.iter().rev() {
+            let until = Instant::now() + Duration::from_secs(2);
+            while fs::remove_dir(cgroup).is_err() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn free_number() -> (u8, File) {
+    for number in 1..=200u8 {
+        let path = format!("/tmp/tidegate-kernel-test.{number}.lock");
+        let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return (number, file);
+        }
+    }
+    panic!("200 worlds are in use");
+}
+
+fn ip(arguments: &[&str]) {
+    let done = Command::new("ip").args(arguments).output().unwrap();
+    assert!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn within<T: Send>(netns: &Path, act: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(netns).unwrap();
+    thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                use std::os::fd::AsFd;
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                act()
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Serves until the test process ends.
+fn answer_real(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let mut connection = connection;
+            thread::spawn(move || {
+                let _ = connection.write_all(b"real\n");
+            });
+        }
+    });
+}
+
+/// The answer of a gate: way, dialled, process.
+pub fn is_gate_answer(answer: &str, way: &str, to: SocketAddr, tgid: u32) -> bool {
+    let to = SocketAddr::new(IpAddr::to_canonical(&to.ip()), to.port());
+    answer.starts_with(&format!("{way} {to} {tgid} "))
+}
