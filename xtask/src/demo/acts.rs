@@ -78,7 +78,7 @@ fn load(stage: &mut Stage) -> Result<()> {
     stage.quietly(Who::Root, "python3 services/identity.py policies/id.keys.json ada staff > ada.token")?;
     let rules = stage.types(Who::Root, "cat policies/react.cedar")?;
     stage.check("these are the rules of the agent's port", rules.has("changing a model needs an ML lead"))?;
-    let checked = stage.types(Who::Root, "tidegate policy check policies")?;
+    let checked = stage.types(Who::Root, "tidegate policy check")?;
     stage.check(
         "the directory is sound, and every case in it comes out as it says",
         checked.code == Some(0),
@@ -183,7 +183,7 @@ fn policy_changes(stage: &mut Stage) -> Result<()> {
     )?;
     stage.screen.aside("A file with a mistake changes nothing but the status:")?;
     stage.types(Who::Root, "echo 'forbid (principle, action, resource);' > policies/freeze.cedar")?;
-    let broken = stage.types(Who::Root, "tidegate policy check policies")?;
+    let broken = stage.types(Who::Root, "tidegate policy check")?;
     stage.check(
         "the mistake is named, with its place",
         broken.code == Some(1) && broken.has("freeze.cedar:1"),
