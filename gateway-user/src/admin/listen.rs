@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ use super::{Admin, api};
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, HEAD_TIMEOUT};
 use crate::telemetry::Metrics;
 
+/// Members of this group may connect, where the host has it.
+const GROUP: &str = "tidegate";
 /// After a failed accept (no file descriptors left) the next try waits this long.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
@@ -66,14 +68,16 @@ impl Socket {
     /// A live gate or something that is no socket is there, or the file system refuses.
     pub fn bind(path: &Path) -> Result<Self, AdminError> {
         let failed = |source| AdminError::Io { path: path.to_owned(), source };
-        if let Some(parent) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(failed)?;
-        }
+        let group = match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => directory(parent).map_err(failed)?,
+            None => None,
+        };
         clear(path)?;
         // Nobody may connect between the bind and the change of mode: it gets its name only when it is ready.
         let scratch = path.with_extension(format!("{}.new", std::process::id()));
         let _ = fs::remove_file(&scratch);
         let listener = UnixListener::bind(&scratch).map_err(failed)?;
+        chown(&scratch, None, group).map_err(failed)?;
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o660)).map_err(failed)?;
         let meta = fs::symlink_metadata(&scratch).map_err(failed)?;
         fs::rename(&scratch, path).map_err(failed)?;
@@ -120,6 +124,29 @@ pub async fn serve_metrics(port: u16, metrics: Metrics) -> Result<impl Future<Ou
                 Err(error) => pause(&error).await,
             }
         }
+    })
+}
+
+/// Makes the socket's directory where it is missing, for the group `tidegate` if this host has it. Gives the group of
+/// the directory: whoever may enter it may connect.
+fn directory(path: &Path) -> io::Result<Option<u32>> {
+    if !path.try_exists()? {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        if rustix::process::geteuid().is_root()
+            && let Some(group) = group_id(&groups, GROUP)
+        {
+            chown(path, None, Some(group))?;
+        }
+    }
+    Ok(Some(fs::metadata(path)?.gid()))
+}
+
+/// The id of a group in text of the form of `/etc/group`.
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
     })
 }
 
@@ -170,4 +197,59 @@ where
 async fn pause(error: &io::Error) {
     tracing::warn!(%error, "cannot accept an admin connection");
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_private_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/admin.sock");
+        let socket = Socket::bind(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+        drop(socket);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_dead_gate_is_replaced_and_that_of_a_live_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind");
+        let live = Socket::bind(&path).unwrap();
+        assert!(matches!(Socket::bind(&path), Err(AdminError::Live(_))));
+        drop(live);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(AdminError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let old = Socket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _new = Socket::bind(&path).unwrap();
+        drop(old);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\ntidegate-x:x:7:\ntidegate:x:990:ann,bob\n";
+        assert_eq!(group_id(groups, "tidegate"), Some(990));
+        assert_eq!(group_id(groups, "tide"), None);
+    }
 }

@@ -105,6 +105,3 @@ impl Admin {
         });
     }
 }
-
-#[cfg(test)]
-mod tests;

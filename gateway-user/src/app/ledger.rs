@@ -4,7 +4,7 @@ use std::future::ready;
 
 use crate::approval::{CastVote, Durable, Ledger, LedgerError};
 use crate::record::entry::{Event, Voted};
-use crate::record::{self, RecordError, Recorder};
+use crate::record::{self, RecordError, Recorder, StateOp};
 
 /// The desk's ledger on the record's store.
 pub(super) struct RecordLedger(pub(super) Recorder);
@@ -34,14 +34,19 @@ impl Ledger for RecordLedger {
         Ok(rows.into_iter().map(|(key, value)| (String::from_utf8_lossy(&key).into_owned(), value)).collect())
     }
 
-    fn voted(&self, vote: CastVote) -> Durable {
-        durable(self.0.append(Event::Voted(Voted {
+    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable {
+        let state = match demand {
+            Some(bytes) => StateOp::Put(key.into(), bytes),
+            None => StateOp::Remove(key.into()),
+        };
+        let event = Event::Voted(Voted {
             demand: vote.demand,
             entry: vote.entry,
             at: vote.at.as_microsecond(),
             person: vote.person,
             approve: vote.approve,
             comment: vote.comment,
-        })))
+        });
+        durable(self.0.append_with(vec![state], vec![event]))
     }
 }

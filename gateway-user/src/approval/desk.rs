@@ -16,6 +16,9 @@ use crate::operation::DemandId;
 /// Where demands are in the ledger.
 const PREFIX: &str = "approval/demand/";
 
+/// First byte of a kept demand: the form of the rest.
+const FORM: u8 = 1;
+
 /// What time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -72,7 +75,7 @@ impl Desk {
         let mut book = Book::default();
         let now = clock();
         for (key, bytes) in ledger.scan(PREFIX)? {
-            match serde_json::from_slice::<Demand>(&bytes) {
+            match decode(&bytes) {
                 Ok(demand) if demand.is_over(now) => drop(ledger.remove(&key)),
                 Ok(demand) if key_of(demand.id) == key => book.restore(demand),
                 Ok(_) => tracing::error!(%key, "a kept demand has another name than its key; it is ignored"),
@@ -227,9 +230,7 @@ impl Desk {
         let demand = self.book().get(id).ok_or(VoteError::Unknown(id))?;
         match quorum::weigh(&demand, account, ballot, electorate, self.now()) {
             Ok(Weighed::For(next, cast)) => {
-                let (told, kept) = (self.0.ledger.voted(cast), self.keep(&next));
-                told.await?;
-                kept.await?;
+                self.0.ledger.voted(cast, &key_of(id), Some(encode(&next)?)).await?;
                 let standing = match next.state {
                     State::Granted { .. } => Standing::Approved,
                     State::Pending => Standing::Open(quorum::tally(&next, electorate)?),
@@ -239,9 +240,7 @@ impl Desk {
             }
             Ok(Weighed::Against(cast)) => {
                 let (by, comment) = (cast.person.clone(), cast.comment.clone());
-                let (told, removed) = (self.0.ledger.voted(cast), self.0.ledger.remove(&key_of(id)));
-                told.await?;
-                removed.await?;
+                self.0.ledger.voted(cast, &key_of(id), None).await?;
                 self.book().end(id, Word::Rejected { by, comment });
                 Ok(Standing::Rejected)
             }
@@ -319,7 +318,14 @@ fn key_of(id: DemandId) -> String {
 }
 
 fn encode(demand: &Demand) -> Result<Vec<u8>, LedgerError> {
-    serde_json::to_vec(demand).map_err(|error| LedgerError(error.to_string()))
+    postcard::to_extend(demand, vec![FORM]).map_err(|error| LedgerError(error.to_string()))
+}
+
+fn decode(bytes: &[u8]) -> Result<Demand, LedgerError> {
+    match bytes {
+        [FORM, demand @ ..] => postcard::from_bytes(demand).map_err(|error| LedgerError(error.to_string())),
+        _ => Err(LedgerError("it was written by another version".into())),
+    }
 }
 
 fn make(draft: DemandDraft<'_>, electorate: &dyn Electorate, now: Timestamp) -> Result<Demand, DeskError> {

@@ -45,6 +45,7 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// The state cannot be read.
     fn scan(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError>;
-    /// Writes a vote to the journal.
-    fn voted(&self, vote: CastVote) -> Durable;
+    /// Writes a vote to the journal and, in the same commit, what it makes of its demand: these bytes under this key, or
+    /// nothing. Both become durable, or neither.
+    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable;
 }

@@ -60,8 +60,15 @@ impl Ledger for Disk {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect())
     }
-    fn voted(&self, vote: CastVote) -> Durable {
-        self.write(|| self.votes.lock().unwrap().push(vote))
+    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable {
+        self.write(|| {
+            self.votes.lock().unwrap().push(vote);
+            let mut kept = self.kept.lock().unwrap();
+            match demand {
+                Some(bytes) => drop(kept.insert(key.into(), bytes)),
+                None => drop(kept.remove(key)),
+            }
+        })
     }
 }
 
@@ -539,10 +546,7 @@ async fn a_vote_is_durable_before_the_waiter_is_released_and_counts_though_the_v
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut outcome).await.is_err());
     assert_eq!(room.desk.show(id).unwrap().state, State::Pending);
     room.disk.slow.store(false, Ordering::SeqCst);
-    for _ in 0..2 {
-        room.disk.go_on.notify_one();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    room.disk.go_on.notify_one();
     approved(outcome.await.unwrap()).spend(&room.set).await.unwrap();
 }
 
