@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::{self, Cgroups};
 use super::digest::Digests;
 use super::proc::{Process, Stat, ticks};
+use crate::kernel::Seen;
 use crate::limits::ANCESTORS_MAX;
 use crate::operation::{Ancestor, Executable, Workload};
 
@@ -37,6 +38,20 @@ pub struct Facts {
     pub program_device: u64,
     /// Inode of its program, 0 where unknown.
     pub program_inode: u64,
+}
+
+impl From<&Seen> for Facts {
+    fn from(seen: &Seen) -> Self {
+        Self {
+            pid: seen.tgid,
+            started: seen.started,
+            uid: seen.uid,
+            cgroup: seen.cgroup,
+            command: seen.command.clone(),
+            program_device: seen.executable_device,
+            program_inode: seen.executable_inode,
+        }
+    }
 }
 
 /// Resolves processes. Blocks on `/proc` and, once per program, on hashing: keep it off the async threads.

@@ -387,6 +387,7 @@ fn every_byte_outside_a_masked_value_is_the_same() {
             r#"{"SecretAccessKey":"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}"#,
             r#"{"SecretAccessKey":"********"}"#,
         ),
+        (r#"{"authorization":"x","author":"x"}"#, r#"{"authorization":"********","author":"x"}"#),
         ("", ""),
         (" \n", " \n"),
     ] {
@@ -587,6 +588,8 @@ fn text_is_masked_the_same_in_any_split() {
         "{\"e\":\"\\u0062ob@example.com\",\"n\":\"a\\nbob@x.io\"} \\ud83d\\ude00 \\u00",
         "a1b2c3d4e5f60718293a4b5c6d7e8f90-us12 123456789:AAabcdefghijklmnopqrstuvwxyz0123456 Abc8Q~abcdefghijklmnopqrstuvwxyz-_12345",
         "Authorization: Bearer abcdef0123456789abcdef, Basic dXNlcjpwYXNzd29yZA== ",
+        "authorization=Token 22cb987851bc5659229114c6 Authorization: required, HEROKU_KEY = 12345678-ABCD-ABCD-ABCD-1234567890AB",
+        "JIRA_TOKEN='HXe8DGg1iJd2AopzyxkFB7F2' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx 911602140448729|AY-lRJZq9BoDLobvAiP25L7RcMg",
     ];
     for text in texts {
         for style in [Style::Stars, Style::KeepLast4] {
@@ -619,6 +622,14 @@ fn text_is_masked_the_same_in_any_split() {
     assert_eq!(text_of(&plan, texts[8]), "{\"e\":\"********\",\"n\":\"a\\n********\"} \\ud83d\\ude00 \\u00");
     assert_eq!(text_of(&plan, texts[9]), "******** ******** ********");
     assert_eq!(text_of(&plan, texts[10]), "Authorization: ********, ******** ");
+    assert_eq!(
+        text_of(&plan, texts[11]),
+        "authorization=Token ******** Authorization: required, HEROKU_KEY = ********"
+    );
+    assert_eq!(
+        text_of(&plan, texts[12]),
+        "JIRA_TOKEN='********' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ********"
+    );
 }
 
 #[test]

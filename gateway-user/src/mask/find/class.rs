@@ -75,7 +75,7 @@ const fn of(b: u8) -> u16 {
             b'%' | b'\'' => LOCAL | GAP,
             b'=' => EQUALS | GAP,
             b'~' => TILDE,
-            b' ' | b'\t' | b'"' | b'`' | b':' | b'>' | b',' | b'\\' | b'[' | b'(' => GAP,
+            b' ' | b'\t' | b'"' | b'`' | b':' | b'?' | b'>' | b',' | b'\\' | b'[' | b'(' => GAP,
             b'\n' | b'\r' => 0,
             0..=31 | 127 => CONTROL,
             128..=255 => WIDE,

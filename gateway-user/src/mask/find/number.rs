@@ -3,12 +3,14 @@
 //! A card is hidden only where its length fits its issuer's range and its check digit is right; a group of digits
 //! inside a longer one is never a card.
 
-use super::class::{ALPHA, is};
+use super::class::{ALNUM, ALPHA, is, run_start};
 use super::{Set, Span};
 use crate::policy::nouns::Detector;
 
 /// Digits of the longest card number (ISO/IEC 7812-1).
 pub(crate) const CARD_DIGITS_MAX: usize = 19;
+/// Bytes looked at before digits that follow a letter.
+const NAME_BYTES_MAX: usize = 32;
 /// Digits of the shortest (Maestro).
 pub(crate) const CARD_DIGITS_MIN: usize = 12;
 
@@ -91,9 +93,13 @@ fn card(text: &[u8], start: usize, more: bool) -> Seen {
     }
 }
 
-/// Digits with a letter on either side are part of a longer name: a digest, a serial number.
+/// Digits with a letter on either side, or after letters and digits, are part of a longer name: a digest, an IBAN.
 fn inside_a_word(text: &[u8], start: usize, end: usize) -> bool {
-    start > 0 && is(text[start - 1], ALPHA) && text.get(end).is_some_and(|&b| is(b, ALPHA))
+    if start == 0 || !is(text[start - 1], ALPHA) {
+        return false;
+    }
+    let word = &text[run_start(text, start, ALNUM, NAME_BYTES_MAX)..start];
+    word.iter().any(u8::is_ascii_digit) || text.get(end).is_some_and(|&b| is(b, ALPHA))
 }
 
 /// Whether these digits (values, not characters) are a payment card number: length, issuer and check digit.
@@ -125,7 +131,7 @@ const ISSUERS: &[(u32, u32, &[usize])] = &[
     (300_000, 305_999, &[14, 16]),                     // Diners Club
     (309_500, 309_599, &[14, 16]),                     // Diners Club
     (340_000, 349_999, &[15]),                         // American Express
-    (352_800, 358_999, &[16, 17, 18, 19]),             // JCB
+    (350_000, 359_999, &[16, 17, 18, 19]),             // JCB (3528 to 3589, and what surrounds it)
     (360_000, 369_999, &[14, 15, 16, 17, 18, 19]),     // Diners Club
     (370_000, 379_999, &[15]),                         // American Express
     (380_000, 399_999, &[14, 16, 17, 18, 19]),         // Diners Club

@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::class::{
-    ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, TILDE, URL, WORD, is, run_end, run_start,
+    ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WORD, is, run_end, run_start,
 };
-use super::shapes::{LITERAL_BYTES_MAX, Mixed, SHAPES, Shape};
+use super::shapes::{ANNOUNCED, Announced, LITERAL_BYTES_MAX, Mixed, SHAPES, Shape, VARIED_FROM, VARIED_MIN};
 use super::{Run, RunKind, Set, Span, is_ssn};
 use crate::policy::nouns::Detector;
 
@@ -26,7 +26,7 @@ const GAP_BYTES_MAX: usize = 40;
 /// The part of any match that must stand in the text before it can be found: bytes a window keeps behind itself.
 pub(super) const LOOK_BEHIND: usize = LITERAL_BYTES_MAX + GAP_BYTES_MAX;
 
-const SECRET_WORDS: [&str; 3] = ["secret", "Secret", "SECRET"];
+const AUTHORIZATION_WORDS: [&str; 3] = ["uthorization", "UTHORIZATION", "Api-Token"];
 const SSN_WORDS: [&str; 6] = ["ssn", "SSN", "Ssn", "ocial security", "ocial Security", "OCIAL SECURITY"];
 
 #[derive(Clone, Copy)]
@@ -34,7 +34,10 @@ enum What {
     Shape(&'static Shape),
     Jwt,
     Pem,
-    SecretWord(usize),
+    /// A word of this many bytes announces a secret.
+    Announced(usize, &'static Announced),
+    /// A word of this many bytes announces a credential of any shape.
+    Authorization(usize),
     SsnWord(usize),
 }
 
@@ -57,8 +60,13 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
         add(start, What::Jwt, Detector::Jwt);
     }
     add("-----BEGIN ", What::Pem, Detector::PrivateKey);
-    for word in SECRET_WORDS {
-        add(word, What::SecretWord(word.len()), Detector::ApiKey);
+    for announced in ANNOUNCED {
+        for word in announced.words {
+            add(word, What::Announced(word.len(), announced), Detector::ApiKey);
+        }
+    }
+    for word in AUTHORIZATION_WORDS {
+        add(word, What::Authorization(word.len()), Detector::ApiKey);
     }
     for word in SSN_WORDS {
         add(word, What::SsnWord(word.len()), Detector::UsSsn);
@@ -95,7 +103,8 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
             What::Shape(shape) => self::shape(text, at, shape, more, &mut run),
             What::Jwt => jwt(text, at, more, &mut run),
             What::Pem => pem(text, at, more),
-            What::SecretWord(long) => secret_after(text, at + long, more),
+            What::Announced(long, secret) => announced(text, at + long, secret, more),
+            What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
         };
         match seen {
@@ -111,7 +120,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
 fn unfinished_literal(text: &[u8]) -> usize {
     let kinds = ALNUM | WORD | URL | DOT | TILDE | B64 | EQUALS;
     let floor = text.len().saturating_sub(2 * LITERAL_BYTES_MAX);
-    let words = |&b: &u8| !is(b, kinds) && b != b':' && b != b' ';
+    let words = |&b: &u8| !is(b, kinds) && !matches!(b, b':' | b' ' | b'|');
     text[floor..].iter().rposition(words).map_or(floor, |n| floor + n + 1)
 }
 
@@ -133,7 +142,9 @@ impl KnownRun {
 
 fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) -> Seen {
     let start = match shape.behind {
-        None if shape.literal.len() >= 5 || at == 0 || !is(text[at - 1], ALNUM) => at,
+        None if shape.literal.len() >= 5 || at == 0 || !(is(text[at - 1], ALNUM) || text[at - 1] == b'+') => {
+            at
+        }
         None => return Seen::Nothing,
         Some((class, least, most)) => {
             let start = run_start(text, at, class, most + 1);
@@ -161,6 +172,9 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
 }
 
 fn tells(text: &[u8], mixed: Mixed) -> bool {
+    if text.len() >= VARIED_FROM && !is_varied(text) {
+        return false;
+    }
     match mixed {
         Mixed::Any => true,
         Mixed::Digits => is_mixed(text),
@@ -168,6 +182,21 @@ fn tells(text: &[u8], mixed: Mixed) -> bool {
             text.iter().skip(1).any(u8::is_ascii_uppercase) && text.iter().any(u8::is_ascii_lowercase)
         }
     }
+}
+
+fn is_varied(text: &[u8]) -> bool {
+    let mut seen = [0u8; VARIED_MIN];
+    let mut count = 0;
+    for &b in text {
+        if !seen[..count].contains(&b) {
+            seen[count] = b;
+            count += 1;
+            if count == VARIED_MIN {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 fn is_mixed(text: &[u8]) -> bool {
@@ -258,40 +287,65 @@ fn pem_end(text: &[u8], from: usize, left: usize, more: bool) -> (usize, bool) {
     }
 }
 
-/// Forty characters of base64, as AWS secret access keys are, after a word that says "secret".
-fn secret_after(text: &[u8], word_end: usize, more: bool) -> Seen {
-    let (start, undecided) = after_gap(text, word_end, 40, more);
-    if undecided {
+/// A secret of a known length after a word that names it.
+fn announced(text: &[u8], word_end: usize, secret: &Announced, more: bool) -> Seen {
+    let start = after_gap(text, word_end, secret);
+    let limit = text.len().min(start + secret.length + 1);
+    let end = run_end(&text[..limit], start, secret.class);
+    if more && end == text.len() {
         return Seen::Undecided(start);
     }
-    let end = run_end(&text[..text.len().min(start + 41)], start, B64);
-    if more && end == text.len() && end - start <= 40 {
-        return Seen::Undecided(start);
-    }
-    if end - start == 40 && is_mixed(&text[start..end]) {
-        return Seen::Found(Span::new(start, end, Detector::ApiKey));
-    }
-    Seen::Nothing
+    let found = end - start == secret.length && is_secret(&text[start..end], secret);
+    if found { Seen::Found(Span::new(start, end, Detector::ApiKey)) } else { Seen::Nothing }
 }
 
-/// The start of the first run of at least `long` base64 characters after a word, which only gap characters may part from it.
-fn after_gap(text: &[u8], word_end: usize, long: usize, more: bool) -> (usize, bool) {
+fn is_secret(text: &[u8], secret: &Announced) -> bool {
+    let uuid =
+        |(place, &b): (usize, &u8)| if matches!(place, 8 | 13 | 18 | 23) { b == b'-' } else { is(b, HEX) };
+    is_mixed(text) && (!secret.uuid || text.iter().enumerate().all(uuid))
+}
+
+/// The start of the first run that is long enough after a word, which only gap characters may part from it; or where
+/// the text ends or something else comes.
+fn after_gap(text: &[u8], word_end: usize, secret: &Announced) -> usize {
     let limit = text.len().min(word_end + GAP_BYTES_MAX);
     let mut at = word_end;
     while at < limit {
-        let end = run_end(text, at, B64).min(at + long);
-        if end - at == long {
-            break;
-        }
-        if end == text.len() {
-            return (at, more);
-        }
-        if !is(text[end], GAP) {
+        let end = run_end(&text[..text.len().min(at + secret.length)], at, secret.class);
+        if end - at == secret.length || end == text.len() || !is(text[end], GAP) {
             break;
         }
         at = end + 1;
     }
-    (at, more && at == text.len())
+    at
+}
+
+/// A credential of any shape in a header field or an assignment: `Authorization: Token 22cb...`.
+fn authorization(text: &[u8], word_end: usize, more: bool) -> Seen {
+    const CREDENTIAL: u16 = URL | DOT | TILDE | B64 | EQUALS;
+    /// A scheme and its space.
+    const SCHEME_BYTES_MAX: usize = 16;
+    let gap = |b: &u8| matches!(b, b' ' | b':' | b'=' | b'"' | b'\'' | b'\\');
+    let limit = text.len().min(word_end + 8);
+    let after = text[word_end..limit].iter().position(|b| !gap(b)).map_or(limit, |n| word_end + n);
+    if after == word_end && after < text.len() {
+        return Seen::Nothing;
+    }
+    let mut start = after;
+    let first = run_end(text, start, CREDENTIAL);
+    if text.get(first) == Some(&b' ') && first - start < SCHEME_BYTES_MAX && first > start {
+        start = first + 1;
+    }
+    let end = run_end(text, start, CREDENTIAL);
+    let open = more && end == text.len();
+    if end - start < SCHEME_BYTES_MAX {
+        return if open { Seen::Undecided(after) } else { Seen::Nothing };
+    }
+    if !is_mixed(&text[start..start + SCHEME_BYTES_MAX]) {
+        return Seen::Nothing;
+    }
+    let kind = open.then_some(RunKind::Class(CREDENTIAL));
+    Seen::Found(Span { start, end, detector: Detector::ApiKey, run: kind })
 }
 
 /// Nine digits in one group, after a word that says what they are.
@@ -314,23 +368,28 @@ fn nine_digits(text: &[u8]) -> Option<[u8; 9]> {
 }
 
 /// What the name of a JSON member makes of its whole value: an undashed social security number under a name that says
-/// so, a secret access key under a name that says "secret".
+/// so, a secret access key under a name that says "secret", a credential under the name of the header field.
 pub(in crate::mask) fn named(name: &[u8], value: &[u8], set: Set) -> Option<Detector> {
     let says = |words: &[&str]| {
         words
             .iter()
             .any(|word| name.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes())))
     };
-    match value.len() {
-        9 if set.has(Detector::UsSsn) => {
-            (nine_digits(value).is_some_and(is_ssn) && says(&["ssn", "social"])).then_some(Detector::UsSsn)
-        }
-        40 if set.has(Detector::ApiKey) => {
-            let shaped = value.iter().all(|&b| is(b, B64)) && is_mixed(value);
-            (shaped && says(&["secret"])).then_some(Detector::ApiKey)
-        }
-        _ => None,
+    let ssn = set.has(Detector::UsSsn) && nine_digits(value).is_some_and(is_ssn) && says(&["ssn", "social"]);
+    if ssn {
+        return Some(Detector::UsSsn);
     }
+    if !set.has(Detector::ApiKey) || value.is_empty() {
+        return None;
+    }
+    let is_field = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
+    let announced = ANNOUNCED.iter().any(|secret| {
+        value.len() == secret.length
+            && value.iter().all(|&b| is(b, secret.class))
+            && is_secret(value, secret)
+            && says(secret.words)
+    });
+    (announced || is_field("authorization") || is_field("proxy-authorization")).then_some(Detector::ApiKey)
 }
 
 /// Grows a run that reached the end of what was known before; gives whether it may go on.

@@ -97,15 +97,15 @@ pub(super) const SHAPES: &[Shape] = &[
     at_least("cmVmdGtu", ALNUM, 56),
     at_least("CLOJARS_", ALNUM, 60),
     // Chat.
-    at_least("xoxa-", URL, 10),
-    at_least("xoxb-", URL, 10),
-    at_least("xoxc-", URL, 10),
-    at_least("xoxd-", URL | B64, 10),
-    at_least("xoxe-", URL, 10),
-    at_least("xoxo-", URL, 10),
-    at_least("xoxp-", URL, 10),
-    at_least("xoxr-", URL, 10),
-    at_least("xoxs-", URL, 10),
+    at_least("xoxa-", URL, 20),
+    at_least("xoxb-", URL, 20),
+    at_least("xoxc-", URL, 20),
+    at_least("xoxd-", URL | B64, 20),
+    at_least("xoxe-", URL, 20),
+    at_least("xoxo-", URL, 20),
+    at_least("xoxp-", URL, 20),
+    at_least("xoxr-", URL, 20),
+    at_least("xoxs-", URL, 20),
     at_least("xapp-", URL, 20),
     at_least("hooks.slack.com/services/", B64, 30),
     at_least("discord.com/api/webhooks/", URL | B64, 40),
@@ -138,8 +138,8 @@ pub(super) const SHAPES: &[Shape] = &[
     mixed("sk-", URL, 32),
     at_least("AIza", URL, 35),
     at_least("AQ.Ab8", URL, 30),
-    at_least("hf_", ALNUM, 30),
-    at_least("api_org_", ALNUM, 30),
+    exactly("hf_", ALNUM, 34),
+    exactly("api_org_", ALNUM, 34),
     at_least("gsk_", ALNUM, 48),
     at_least("pplx-", ALNUM, 40),
     exactly("r8_", ALNUM, 37),
@@ -203,6 +203,7 @@ pub(super) const SHAPES: &[Shape] = &[
     at_least("dt0c01.", URL_DOT, 80),
     at_least("dt0s16.", URL_DOT, 80),
     at_least("EAA", ALNUM, 80),
+    behind(DIGIT, 15, 16, exactly("|", URL, 27)),
     at_least("ntn_", ALNUM, 40),
     exactly("secret_", ALNUM, 43),
     at_least("lin_api_", ALNUM, 40),
@@ -221,6 +222,38 @@ pub(super) const SHAPES: &[Shape] = &[
     mixed("Bearer ", URL_DOT | TILDE | B64_PADDED, 16),
     mixed("bearer ", URL_DOT | TILDE | B64_PADDED, 16),
     Shape { mixed: Mixed::Cases, ..at_least("Basic ", B64_PADDED, 12) },
+];
+
+/// Bytes of different value that a key's first `min` bytes have, if `min` is at least [`VARIED_FROM`]: `xxxxxxxx` is none.
+pub(super) const VARIED_MIN: usize = 5;
+/// See [`VARIED_MIN`].
+pub(super) const VARIED_FROM: usize = 16;
+
+/// Secrets that have no literal of their own but are exactly so long, and stand after a word that names their issuer.
+pub(super) struct Announced {
+    pub(super) words: &'static [&'static str],
+    pub(super) class: u16,
+    pub(super) length: usize,
+    /// `8-4-4-4-12` hexadecimal digits.
+    pub(super) uuid: bool,
+}
+
+/// See [`Announced`].
+pub(super) const ANNOUNCED: &[Announced] = &[
+    // AWS secret access keys.
+    Announced { words: &["secret", "Secret", "SECRET"], class: B64, length: 40, uuid: false },
+    Announced {
+        words: &["heroku", "Heroku", "HEROKU", "snyk", "Snyk", "SNYK"],
+        class: URL,
+        length: 36,
+        uuid: true,
+    },
+    Announced {
+        words: &["jira", "JIRA", "atlassian", "ATLASSIAN", "confluence", "CONFLUENCE"],
+        class: ALNUM,
+        length: 24,
+        uuid: false,
+    },
 ];
 
 /// Bytes of the longest literal or announcing word, and the most that a shape looks back.
