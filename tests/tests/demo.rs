@@ -23,7 +23,7 @@ fn demo() -> Process {
 /// Everything a demo may leave behind that is there now.
 fn left_by(pid: u32) -> Vec<PathBuf> {
     let places = [PathBuf::from("/run/netns"), "/sys/fs/bpf".into(), cgroup_root(), std::env::temp_dir()];
-    let names = [format!("tidegate-demo-{pid}"), format!("tidegate-demo-{pid}-far")];
+    let names = ["", "-far", ".slice"].map(|end| format!("tidegate-demo-{pid}{end}"));
     let objects = places.iter().flat_map(|place| names.iter().map(|name| place.join(name)));
     objects.filter(|object| object.exists()).collect()
 }
@@ -35,7 +35,10 @@ fn assert_nothing_is_left_by(pid: u32) {
         let command = fs::read(entry.path().join("cmdline")).ok()?;
         Some(String::from_utf8_lossy(&command).into_owned())
     });
-    assert_eq!(commands.filter(|command| command.contains(&of_the_demo)).collect::<Vec<_>>(), Vec::<String>::new());
+    assert_eq!(
+        commands.filter(|command| command.contains(&of_the_demo)).collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn every_policy_in_it_is_sound_and_does_what_its_cases_say() {
         for (number, (kind, text)) in blocks.iter().enumerate() {
             fs::write(folder.path().join(format!("block-{number}.{kind}")), text).unwrap();
         }
-        let tested = Command::new(built("tidegate")).args(["policy", "test"]).arg(folder.path()).output().unwrap();
+        let tested =
+            Command::new(built("tidegate")).args(["policy", "test"]).arg(folder.path()).output().unwrap();
         let said = String::from_utf8_lossy(&tested.stdout) + String::from_utf8_lossy(&tested.stderr);
         assert!(tested.status.success(), "{said}");
         assert!(said.contains(" 0 failed"), "{said}");

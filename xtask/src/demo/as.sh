@@ -3,13 +3,13 @@
 set -e
 who=${1:?"usage: as root|ada|bo|eve|agent|impostor|laptop|crm|mallory [COMMAND...]"}
 shift
-host=@NAME@ group=@NAME@/desk groups=--clear-groups
+host=@NAME@ group=@NAME@.slice/desk groups=--clear-groups
 case $who in
-  root) uid=0 group=@NAME@/gate ;;
+  root) uid=0 group=@NAME@.slice/gate ;;
   ada) uid=61001 groups=--groups=61000 ;; # 61000 may talk to the gate's admin socket
   bo) uid=61002 groups=--groups=61000 ;;
   eve) uid=61099 ;;
-  agent) uid=61010 group=@NAME@/react-agent.service ;;
+  agent) uid=61010 group=@NAME@.slice/react-agent.service ;;
   impostor) uid=61010 ;; # the agent's user, outside the agent's unit
   laptop) uid=61001 host=@NAME@-far group=@NAME@-far ;;
   crm) uid=61020 host=@NAME@-far group=@NAME@-far ;;
@@ -26,7 +26,7 @@ cd "@FOLDER@"
 exec env -i PATH="@FOLDER@/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" HOME="@FOLDER@" TERM="${TERM:-dumb}" \
   LANG=C.UTF-8 PS1="$who\\$ " PYTHONDONTWRITEBYTECODE=1 \
   TIDEGATE_POLICIES="@FOLDER@/policies" TIDEGATE_STATE="@FOLDER@/state" TIDEGATE_PINS="@PINS@" \
-  TIDEGATE_CGROUP="@CGROUP@/@NAME@" TIDEGATE_ADMIN_SOCKET="@FOLDER@/run/admin.sock" \
+  TIDEGATE_CGROUP="@CGROUP@/@NAME@.slice" TIDEGATE_ADMIN_SOCKET="@FOLDER@/run/admin.sock" \
   nsenter --net="/run/netns/$host" unshare --mount -- bash -c '
     mount --bind "@FOLDER@/hosts" /etc/hosts
     exec setpriv --reuid="$0" --regid="$0" "$1" -- "${@:2}"' $uid $groups "$@"

@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail};
 pub(super) const PREFIX: &str = "tidegate-demo-";
 /// What the name of the second host ends with.
 pub(super) const FAR: &str = "-far";
+/// What the name of the first host's cgroup ends with: what is directly in a slice is named like a unit.
+pub(super) const SLICE: &str = ".slice";
 /// Where pins can be.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// Where `ip netns` keeps its names.
@@ -55,8 +57,9 @@ pub(super) fn remove(name: &str) -> Vec<String> {
         }
     };
     let hosts = [name.to_owned(), format!("{name}{FAR}")];
+    let groups = [format!("{name}{SLICE}"), format!("{name}{FAR}")];
     let cgroups: Vec<PathBuf> =
-        cgroup_root().map(|root| hosts.iter().map(|host| root.join(host)).collect()).unwrap_or_default();
+        cgroup_root().map(|root| groups.iter().map(|group| root.join(group)).collect()).unwrap_or_default();
     for cgroup in &cgroups {
         end_processes(cgroup);
     }
@@ -112,7 +115,7 @@ fn names() -> BTreeSet<String> {
 
 /// The demo's name in the name of one of its objects.
 fn name_of(object: &str) -> Option<String> {
-    let name = object.strip_suffix(FAR).unwrap_or(object);
+    let name = object.strip_suffix(FAR).or_else(|| object.strip_suffix(SLICE)).unwrap_or(object);
     let pid = name.strip_prefix(PREFIX)?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.to_owned())
 }
@@ -168,8 +171,9 @@ mod tests {
 
     #[test]
     fn only_names_of_the_demo_are_its_own() {
-        assert_eq!(name_of("tidegate-demo-12"), Some("tidegate-demo-12".to_owned()));
-        assert_eq!(name_of("tidegate-demo-12-far"), Some("tidegate-demo-12".to_owned()));
+        for own in ["tidegate-demo-12", "tidegate-demo-12-far", "tidegate-demo-12.slice"] {
+            assert_eq!(name_of(own), Some("tidegate-demo-12".to_owned()), "{own}");
+        }
         for other in
             ["tidegate", "tidegate-demo-", "tidegate-demo-x", "tidegate-demo-12-x", "tg12-1", "user.slice"]
         {

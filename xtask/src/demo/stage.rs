@@ -351,11 +351,9 @@ impl Stage {
     }
 
     fn make_cgroups(&self) -> Result<()> {
-        let far = format!("{}{}", self.name, leftovers::FAR);
-        for group in [self.name.clone(), far]
-            .into_iter()
-            .chain(["gate", "desk", "react-agent.service"].map(|group| format!("{}/{group}", self.name)))
-        {
+        let slice = format!("{}{}", self.name, leftovers::SLICE);
+        let inside = ["gate", "desk", "react-agent.service"].map(|group| format!("{slice}/{group}"));
+        for group in [slice, format!("{}{}", self.name, leftovers::FAR)].into_iter().chain(inside) {
             let path = self.cgroup_root.join(group);
             fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
         }
