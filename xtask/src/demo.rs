@@ -91,14 +91,13 @@ impl Demo {
         let prefix = place::privileged()?;
         let (first, rest) = prefix.split_first().context("not root, so there is a prefix")?;
         let sh = place::shell()?;
+        // Ctrl-C is for the demo, which cleans up; we wait for that.
+        catch_signals()?;
         Ok(cmd!(sh, "{first} {rest...} {own} demo {words...}").quiet().run()?)
     }
 
     fn show(&self, screen: Screen, program: &std::path::Path) -> Result<()> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, interrupted.clone()).context("cannot catch signals")?;
-        }
+        let interrupted = catch_signals()?;
         let start = Instant::now();
         let mut stage = Stage::set_up(screen, program, interrupted)?;
         let shown = acts::all(&mut stage, self.keep);
@@ -118,4 +117,13 @@ impl Demo {
         let sum = format!("{checks} promises checked in {took} s, all kept. Everything is removed again.");
         screen.title("That was it", &format!("{sum}\n{}", acts::NEXT))
     }
+}
+
+/// From now on these signals only set the flag.
+fn catch_signals() -> Result<Arc<AtomicBool>> {
+    let caught = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, caught.clone()).context("cannot catch signals")?;
+    }
+    Ok(caught)
 }

@@ -302,15 +302,15 @@ fn tampered(stage: &mut Stage) -> Result<()> {
 
 /// Leaves everything running until somebody presses Enter or interrupts.
 fn play(stage: &mut Stage) -> Result<()> {
-    let r#as = stage.folder().join("as").display().to_string();
+    let script = stage.folder().join("as");
     let lead = format!(
-        "In another terminal, as root:\n\
-         {as} ada      a shell of ada, on the agent's host; try the commands of act 2, 3 and 4\n\
-         {as} agent    of the agent: try to get out\n\
-         {as} bo       who approves: tidegate approvals list\n\
-         {as} root     of the operator, in the demo's folder: policies/ is read when it changes;\n\
-         .             tidegate status, tidegate sessions tail -f\n\
-         Also: laptop, eve, impostor, mallory."
+        "In another terminal, as root, `{} WHO` gives a shell. WHO is one of\n\
+         - ada: asks the agent (act 2), deletes (act 3), changes its model (act 4)\n\
+         - bo: approves (tidegate approvals list)\n\
+         - root: changes files in policies/, looks (tidegate sessions tail -f)\n\
+         - agent: tries to get out\n\
+         - laptop, eve, impostor, mallory: see above",
+        script.display()
     );
     stage.screen.title("It stays, until you press Enter here, or Ctrl-C", &lead)?;
     stage.start_gate()?;
