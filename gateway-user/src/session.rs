@@ -76,7 +76,7 @@ impl Session {
             target,
         };
         drop(bench.recorder.append(Event::SessionOpened(opened))?);
-        bench.metrics.session_opened();
+        bench.metrics.session_opened(flow.direction);
         Ok(Self { id: flow.session, bench: bench.clone(), ending: None })
     }
 

@@ -47,6 +47,18 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// One word for counters.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "socket",
+            Self::Connect { .. } => "refused",
+            Self::ConnectTimeout(_) | Self::ResponseTimeout => "timeout",
+            Self::Exchange(error) if error.is_parse() => "garbage",
+            Self::Exchange(_) => "reset",
+        }
+    }
+
     /// The status that tells a client (RFC 9110 sections 15.6.3 and 15.6.5).
     #[must_use]
     pub fn status(&self) -> u16 {

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::identity::process::Processes;
+use crate::identity::process::{Facts, Processes};
 use crate::intercept::{Arrival, Flow, unmapped};
 use crate::kernel;
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX};
@@ -108,7 +108,7 @@ impl Door {
                 let guard = self.guard_name(seen.guard);
                 let processes = self.processes.clone();
                 // Reads /proc, and hashes a program the first time it is seen.
-                let resolved = tokio::task::spawn_blocking(move || processes.resolve(&seen)).await;
+                let resolved = tokio::task::spawn_blocking(move || processes.resolve(facts(seen))).await;
                 (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
             }
         };
@@ -123,6 +123,19 @@ impl Door {
         let guard = set.guards().iter().find(|guard| kernel::guard_id(&guard.name) == id);
         // A guard that policy no longer has still holds its process until the tables follow.
         Some(guard.map_or_else(|| format!("guard {id}"), |guard| guard.name.clone()))
+    }
+}
+
+/// The facts of the kernel's record that name a process.
+fn facts(seen: kernel::Seen) -> Facts {
+    Facts {
+        pid: seen.tgid,
+        started: seen.started,
+        uid: seen.uid,
+        cgroup: seen.cgroup,
+        command: seen.command,
+        program_inode: seen.executable_inode,
+        program_device: seen.executable_device,
     }
 }
 

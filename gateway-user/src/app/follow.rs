@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::table;
-use crate::config::Settings;
+use crate::config;
 use crate::judge::{Bench, now};
 use crate::kernel::{Gate, Table};
 use crate::operation::Sha256;
@@ -18,12 +18,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     bench: Arc<Bench>,
     gate: Arc<Gate>,
-    settings: Settings,
 }
 
 impl Follower {
-    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>, settings: Settings) -> Self {
-        Self { bench, gate, settings }
+    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>) -> Self {
+        Self { bench, gate }
     }
 
     /// Writes which policy the gate starts with, and what is wrong with the directory if it is another.
@@ -68,7 +67,7 @@ impl Follower {
 
     /// Tells the kernel what the set in force protects, where that differs from what it was told last.
     async fn publish(&self, published: Option<Table>) -> Option<Table> {
-        let (set, root) = (self.bench.shelf.current(), self.settings.cgroup.clone());
+        let (set, root) = (self.bench.shelf.current(), config::cgroup_root());
         let Ok(table) = tokio::task::spawn_blocking(move || table::of(&set, &root)).await else {
             return published;
         };

@@ -2,6 +2,7 @@
 //! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
 
 mod accept;
+mod denials;
 mod follow;
 mod ledger;
 mod table;
@@ -10,6 +11,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -21,14 +23,16 @@ use tokio_util::task::TaskTracker;
 use self::accept::Door;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
+use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Desk, DeskError, Key, KeyError};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
 use crate::limits::DRAIN_TIMEOUT;
+use crate::mask;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
@@ -59,6 +63,9 @@ pub enum AppError {
     /// The kernel programs cannot be loaded or adopted.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The admin socket or the metrics port cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Something else the gate stands on is missing.
     #[error("{what}: {source}")]
     Io {
@@ -100,14 +107,15 @@ pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
 ///
 /// # Errors
 /// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
-pub async fn run(settings: Settings) -> Result<(), AppError> {
+pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     make_state_directory(&settings.state)?;
-    let shelf = Arc::new(open_policy(&settings)?);
+    let shelf = open_policy(&settings)?;
     let recorder = Recorder::open(&settings.state)?;
     let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
-    kernel::load(&place(&settings), &table::of(&set, &settings.cgroup))?;
+    let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
+    kernel::load_with(&place(&settings), &table::of(&set, &config::cgroup_root()), &options)?;
     let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
     let metrics = Metrics::new();
     let bench = Arc::new(Bench {
@@ -124,16 +132,18 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let exempt = gate.clone();
     let dialer = Dialer::new(Arc::new(move |socket: BorrowedFd<'_>| exempt.exempt(socket)));
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
-    let follower = Follower::new(bench.clone(), gate.clone(), settings.clone());
+    let follower = Follower::new(bench.clone(), gate.clone());
     follower.started();
 
     let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
     let mut work = JoinSet::new();
-    let door = Door::new(gateway.clone(), Processes::new(&settings.cgroup), flows.clone(), cut.clone());
+    let door = Door::new(gateway.clone(), Processes::new(&config::cgroup_root()), flows.clone(), cut.clone());
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
-    admin::serve(&settings, &bench, &gate, &mut work).await?;
+    let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
+    work.spawn(denials::log(gate.denials()?, told));
+    open_admin(&settings, &bench, &gate, &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -168,8 +178,34 @@ fn open_doors(gate: &kernel::Gate, door: &Door, work: &mut JoinSet<()>) -> Resul
     Ok(())
 }
 
+/// Opens the operator's door, and the metrics port where one is wanted.
+async fn open_admin(
+    settings: &Settings,
+    bench: &Arc<Bench>,
+    gate: &Arc<kernel::Gate>,
+    work: &mut JoinSet<()>,
+) -> Result<(), AppError> {
+    let (shelf, counting) = (bench.shelf.clone(), gate.clone());
+    let admin = Arc::new(Admin {
+        desk: bench.desk.clone(),
+        shelf: bench.shelf.clone(),
+        electorate: Box::new(move || shelf.current()),
+        recorder: bench.recorder.clone(),
+        metrics: bench.metrics.clone(),
+        kernel: Arc::new(move || counting.counters().unwrap_or_default()),
+        scrub: mask::scrub,
+        started: Instant::now(),
+    });
+    admin.register();
+    work.spawn(Socket::bind(&settings.admin_socket)?.serve(admin));
+    if let Some(port) = settings.metrics_port {
+        work.spawn(admin::serve_metrics(port, bench.metrics.clone()).await?);
+    }
+    Ok(())
+}
+
 /// Waits for SIGTERM or SIGINT; SIGHUP reads the policy again. A part that ends by itself ends the gate.
-async fn until_told(shelf: &Arc<Shelf>, work: &mut JoinSet<()>) -> Result<(), AppError> {
+async fn until_told(shelf: &Shelf, work: &mut JoinSet<()>) -> Result<(), AppError> {
     let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut hangup = listen(SignalKind::hangup())?;

@@ -1,21 +1,203 @@
-//! `tidegate gate`.
+//! `tidegate load`, `unload`, `status` and `doctor`: the kernel side, and how everything is.
 
+use serde::Serialize;
+
+use super::output::{Tone, paint};
 use super::{Context, Failure};
+use crate::admin::client::{Client, ClientError};
+use crate::admin::view;
+use crate::kernel::{self, Found, Options, Status};
+use crate::{app, config};
+
+const LOAD_EXAMPLES: &str = "Examples:
+  sudo tidegate load
+  sudo tidegate load --policies ./policies/demo --cgroup /sys/fs/cgroup/agent.slice";
+const STATUS_EXAMPLES: &str = "Examples:
+  sudo tidegate status
+  sudo tidegate status --json";
 
 /// What loads, unloads and shows the kernel side.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Load and pin the kernel programs: the gate is shut until the enforcer runs.
-    Load,
-    /// Remove everything that `load` pinned.
+    /// Load and pin the kernel programs with the policy's targets and guards: the gate is shut until the enforcer runs.
+    #[command(after_help = LOAD_EXAMPLES)]
+    Load {
+        /// Have the programs log what they do (readable while the enforcer runs). Costs time on every connect.
+        #[arg(long)]
+        kernel_log: bool,
+    },
+    /// Remove everything that `load` pinned: nothing is protected any more.
+    #[command(after_help = "Examples:\n  sudo tidegate unload")]
     Unload,
     /// Show programs, links, map fill, counters and the enforcer's health.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status,
     /// Say what this kernel supports and which protection is reduced.
+    #[command(after_help = "Examples:\n  tidegate doctor\n  tidegate doctor --json")]
     Doctor,
 }
 
 /// Runs the command.
-pub(super) fn run(_args: Command, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::cannot("this command is not part of this build"))
+pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Load { kernel_log } => load(kernel_log, context),
+        Command::Unload => unload(context),
+        Command::Status => status(context),
+        Command::Doctor => doctor(context),
+    }
+}
+
+fn load(log: bool, context: &Context) -> Result<(), Failure> {
+    let shelf = app::open_policy(&context.settings).map_err(|error| Failure::from_error(&error))?;
+    let table = app::kernel_table(&shelf.current(), &config::cgroup_root());
+    let options = Options { log, ..Options::default() };
+    let report = kernel::load_with(&app::place(&context.settings), &table, &options)
+        .map_err(|error| Failure::from_error(&error))?;
+    if context.out.is_json() {
+        return context.out.json(&report);
+    }
+    let (made, updated, rows) = (report.made, report.updated, &report.table);
+    context.out.line(format!(
+        "the gate is shut: {made} links made, {updated} updated; {} target, {} service and {} guard rows; start `tidegate run` to open it",
+        rows.targets, rows.services, rows.guards
+    ))?;
+    for missing in &rows.missing {
+        context.out.note(format!("guard {}: {} does not exist yet", missing.guard, missing.path.display()));
+    }
+    Ok(())
+}
+
+fn unload(context: &Context) -> Result<(), Failure> {
+    let report = kernel::unload(&context.settings.pins).map_err(|error| Failure::from_error(&error))?;
+    if context.out.is_json() {
+        return context.out.json(&report);
+    }
+    context.out.line(format!(
+        "{} links and {} maps removed; nothing is protected any more",
+        report.links, report.maps
+    ))
+}
+
+/// Both halves of the gate.
+#[derive(Serialize)]
+struct Whole {
+    kernel: Option<Status>,
+    kernel_fault: Option<String>,
+    enforcer: Option<view::Status>,
+    enforcer_fault: Option<String>,
+}
+
+fn status(context: &Context) -> Result<(), Failure> {
+    let kernel = kernel::status(&context.settings.pins).map_err(|error| error.to_string());
+    let enforcer =
+        Client::new(&context.settings.admin_socket).status().map_err(|error: ClientError| error.to_string());
+    let up = kernel.is_ok() && enforcer.is_ok();
+    let whole = Whole {
+        kernel_fault: kernel.as_ref().err().cloned(),
+        kernel: kernel.ok(),
+        enforcer_fault: enforcer.as_ref().err().cloned(),
+        enforcer: enforcer.ok(),
+    };
+    if context.out.is_json() {
+        context.out.json(&whole)?;
+    } else {
+        show_enforcer(&whole, context)?;
+        show_kernel(&whole, context)?;
+    }
+    match up {
+        true => Ok(()),
+        false => Err(Failure::No),
+    }
+}
+
+fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
+    let Some(enforcer) = &whole.enforcer else {
+        let why = whole.enforcer_fault.as_deref().unwrap_or_default();
+        let word = if whole.kernel.is_some() { "shut" } else { "not there" };
+        return context.out.line(format!(
+            "{}: the enforcer does not answer ({why})",
+            paint(Tone::Bad, format!("gate {word}"))
+        ));
+    };
+    context.out.line(format!(
+        "{}: tidegate {} (pid {}), up {} s, {} sessions open, {} operations held",
+        paint(Tone::Good, "gate open"),
+        enforcer.version,
+        enforcer.pid,
+        enforcer.uptime_seconds,
+        enforcer.sessions_open,
+        enforcer.demands_held
+    ))?;
+    context.out.line(format!("policy {}", enforcer.policy.digest))?;
+    if let Some(fault) = &enforcer.policy.fault {
+        context
+            .out
+            .line(format!("{}\n{fault}", paint(Tone::Bad, "the policy directory is not in force:")))?;
+    }
+    let record = &enforcer.record;
+    match &record.fault {
+        None => {
+            context.out.line(format!("record up: {} events in {} commits", record.events, record.commits))
+        }
+        Some(fault) => context.out.line(format!("{}: {fault}", paint(Tone::Bad, "record down"))),
+    }
+}
+
+fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
+    let Some(kernel) = &whole.kernel else {
+        return context
+            .out
+            .line(format!("nothing is loaded: {}", whole.kernel_fault.as_deref().unwrap_or_default()));
+    };
+    let cgroup = kernel
+        .cgroup
+        .as_ref()
+        .map_or_else(|| "a cgroup that is gone".into(), |path| path.display().to_string());
+    context.out.line(format!(
+        "\nprograms at {cgroup}, port {}, pinned in {}",
+        kernel.port,
+        kernel.pins.display()
+    ))?;
+    let number = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let programs = kernel
+        .programs
+        .iter()
+        .map(|p| vec![p.name.to_owned(), number(p.id), number(p.link), p.attached_to.to_owned()])
+        .collect();
+    context.out.table(&["program", "id", "link", "attached to"], programs)?;
+    let maps = kernel
+        .maps
+        .iter()
+        .map(|m| vec![m.name.to_owned(), m.entries.to_string(), m.max.to_string()])
+        .collect();
+    context.out.line("")?;
+    context.out.table(&["map", "entries", "at most"], maps)?;
+    let counters = kernel.counters.iter().filter(|(_, count)| **count > 0);
+    let counters = counters.map(|(name, count)| vec![(*name).to_owned(), count.to_string()]).collect();
+    context.out.line("")?;
+    context.out.table(&["what the programs did", "times"], counters)
+}
+
+fn doctor(context: &Context) -> Result<(), Failure> {
+    let probe = kernel::probe();
+    if context.out.is_json() {
+        context.out.json(&probe)?;
+    } else {
+        let word = |found: Found| match found {
+            Found::Ok => paint(Tone::Good, "ok"),
+            Found::Reduced => paint(Tone::Warn, "reduced"),
+            Found::Missing => paint(Tone::Bad, "missing"),
+            Found::Unknown => paint(Tone::Warn, "unknown"),
+        };
+        let rows = probe
+            .checks
+            .iter()
+            .map(|c| vec![c.name.to_owned(), word(c.found), c.seen.clone(), c.means.clone()])
+            .collect();
+        context.out.table(&["need", "", "found", "what it means"], rows)?;
+    }
+    match probe.checks.iter().any(|check| check.found == Found::Missing) {
+        true => Err(Failure::No),
+        false => Ok(()),
+    }
 }

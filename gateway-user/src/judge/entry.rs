@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::Bench;
 use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
@@ -12,6 +13,7 @@ use crate::record::entry::{
     BodyEnd, BodyStretch, Decided, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
+use crate::telemetry::Metrics;
 
 /// Microseconds since the Unix epoch, now.
 #[must_use]
@@ -25,6 +27,7 @@ pub struct Entry {
     session: SessionId,
     recorder: Recorder,
     draining: Draining,
+    metrics: Metrics,
     progress: Mutex<Progress>,
 }
 
@@ -55,6 +58,7 @@ struct Progress {
     /// The intent was handed to the journal, so a close must follow.
     begun: bool,
     closed: bool,
+    target: Option<String>,
     status: Option<u16>,
     request: BodyEnd,
     response: BodyEnd,
@@ -64,8 +68,17 @@ struct Progress {
 impl Entry {
     /// A new entry; nothing is written before its intent is.
     #[must_use]
-    pub fn open(session: SessionId, recorder: Recorder, draining: Draining) -> Arc<Self> {
-        Arc::new(Self { id: EntryId::now(), session, recorder, draining, progress: Mutex::default() })
+    pub fn open(session: SessionId, bench: &Bench) -> Arc<Self> {
+        let (recorder, draining, metrics) =
+            (bench.recorder.clone(), bench.draining.clone(), bench.metrics.clone());
+        Arc::new(Self {
+            id: EntryId::now(),
+            session,
+            recorder,
+            draining,
+            metrics,
+            progress: Mutex::default(),
+        })
     }
 
     /// Its id.
@@ -85,8 +98,10 @@ impl Entry {
     /// # Errors
     /// When the record cannot take it; the operation must then be refused.
     pub fn intend(&self, intent: Intent) -> Result<Durable, RecordError> {
+        let target = intent.target.clone();
         let durable = self.recorder.append(Event::Intent(Box::new(intent)))?;
-        self.progress().begun = true;
+        let mut progress = self.progress();
+        (progress.begun, progress.target) = (true, target);
         Ok(durable)
     }
 
@@ -117,11 +132,17 @@ impl Entry {
         let mut progress = self.progress();
         for (name, count) in hits {
             progress.response.masked += count;
+            self.metrics.masked(&name, progress.target.as_deref().unwrap_or_default(), count);
             match progress.masks.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, sum)) => *sum += count,
                 None => progress.masks.push((name, count)),
             }
         }
+    }
+
+    /// Counts a failure of the target; `fault` is one word.
+    pub fn upstream_failed(&self, fault: &'static str) {
+        self.metrics.upstream_failed(self.progress().target.as_deref().unwrap_or_default(), fault);
     }
 
     /// Writes the end. The first end given counts; later ones are not written.

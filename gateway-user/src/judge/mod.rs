@@ -35,7 +35,7 @@ use crate::wire::http1::RequestHead;
 /// What the judge needs, shared by all flows.
 pub struct Bench {
     /// The policy in force.
-    pub shelf: Arc<Shelf>,
+    pub shelf: Shelf,
     /// The record.
     pub recorder: Recorder,
     /// Where held operations wait for people.
@@ -151,7 +151,7 @@ impl Judge {
     }
 
     fn open(&self) -> Arc<Entry> {
-        Entry::open(self.flow.session, self.bench.recorder.clone(), self.bench.draining.clone())
+        Entry::open(self.flow.session, &self.bench)
     }
 
     /// The flow whose operations it judges.
@@ -193,7 +193,12 @@ impl Judge {
         };
         let case = Case { set, target, subject, operation };
         let decision = self.decide(&case, &[]);
-        self.bench.metrics.judged(&case.target.name, &decision.answer);
+        let verdict = match decision.answer {
+            Answer::Allow => "allow",
+            Answer::Hold { .. } => "hold",
+            Answer::Deny => "deny",
+        };
+        self.bench.metrics.judged(&case.target.name, verdict);
         match decision.answer.clone() {
             Answer::Allow => self.allow(entry, &case, &decision, asked).await,
             Answer::Hold { approvals } => Verdict::Hold(Box::new(Held { entry, case, decision, approvals })),
@@ -242,11 +247,7 @@ impl Judge {
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties {
-                masks,
-                recorded: recorded_masks,
-                forward_token: case.target.forward_token,
-            },
+            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
             recorded,
         }
     }

@@ -2,7 +2,6 @@
 //! one. An invalid token is refused, never taken for "nobody".
 
 use super::{Asked, Judge};
-use crate::identity::token::Verifier;
 use crate::limits::TOKEN_BYTES_MAX;
 use crate::operation::{Direction, Subject, User};
 use crate::policy::Set;
@@ -22,7 +21,7 @@ impl Judge {
         let mut tokens = self.bench.tokens.load_full();
         if tokens.0 != set.digest() {
             // The first operation under a new policy set brings its providers' verifier.
-            tokens = std::sync::Arc::new((set.digest(), Verifier::new(set.providers())));
+            tokens = std::sync::Arc::new((set.digest(), tokens.1.renewed(set.providers())));
             self.bench.tokens.store(tokens.clone());
         }
         tokens.1.verify(token, jiff::Timestamp::now()).await.map_err(|error| error.to_string())

@@ -319,7 +319,9 @@ fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
         return Err(Fault::bad("a chunk size is not a hexadecimal number"));
     }
     let named = extension.trim_ascii_start().strip_prefix(b";").map(<[u8]>::trim_ascii_start);
-    if !extension.is_empty() && !named.is_some_and(|rest| rest.first().is_some_and(|&b| field::is_token_byte(b))) {
+    if !extension.is_empty()
+        && !named.is_some_and(|rest| rest.first().is_some_and(|&b| field::is_token_byte(b)))
+    {
         return Err(Fault::bad("a chunk size is not a hexadecimal number with extensions"));
     }
     if extension.iter().any(|&b| b != b'\t' && (b < 0x20 || b == 0x7f)) {

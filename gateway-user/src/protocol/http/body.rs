@@ -22,12 +22,12 @@ use crate::record::Durable;
 use crate::record::entry::Ending;
 
 /// What can end a body early.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Any body of ours.
-pub type AnyBody = UnsyncBoxBody<Bytes, BodyError>;
+pub(super) type AnyBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// A request body on its way to the target.
-pub struct AskBody {
+pub(super) struct AskBody {
     client: Incoming,
     capture: Capture,
     /// Closed until the target asks for the body (100), or has said nothing for a while.
@@ -35,7 +35,7 @@ pub struct AskBody {
 }
 
 /// Waits for an interim 100.
-pub struct Gate {
+pub(super) struct Gate {
     opened: oneshot::Receiver<()>,
     patience: Pin<Box<Sleep>>,
 }
@@ -43,7 +43,7 @@ pub struct Gate {
 impl Gate {
     /// A closed gate, and what opens it.
     #[must_use]
-    pub fn closed() -> (Self, oneshot::Sender<()>) {
+    pub(super) fn closed() -> (Self, oneshot::Sender<()>) {
         let (open, opened) = oneshot::channel();
         (Self { opened, patience: Box::pin(sleep(CONTINUE_TIMEOUT)) }, open)
     }
@@ -60,7 +60,7 @@ impl Gate {
 impl AskBody {
     /// Passes `client`'s body on, through the record.
     #[must_use]
-    pub fn new(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
+    pub(super) fn new(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
         Self { client, capture, gate }.boxed_unsync()
     }
 }
@@ -101,7 +101,7 @@ impl Body for AskBody {
 }
 
 /// A response body on its way to the client.
-pub struct AnswerBody {
+pub(super) struct AnswerBody {
     upstream: Incoming,
     masker: Option<mask::Stream>,
     capture: Capture,
@@ -130,7 +130,7 @@ impl AnswerBody {
     /// Passes `upstream`'s body on: through `masker` where the client must not see all of it, and into the record.
     /// `length` is the length the client was told, if it was told one.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         upstream: Incoming,
         masker: Option<mask::Stream>,
         capture: Capture,

@@ -27,7 +27,7 @@ use crate::wire::http1::Seen;
 const INTERIM_MAX: usize = 8;
 
 /// Answers the requests of one flow.
-pub struct Exchange {
+pub(super) struct Exchange {
     judge: Judge,
     dialer: Dialer,
     wire: Wire,
@@ -51,12 +51,12 @@ struct Outgoing {
 impl Exchange {
     /// Answers requests that come over `wire`.
     #[must_use]
-    pub fn new(judge: Judge, dialer: Dialer, wire: Wire) -> Self {
+    pub(super) fn new(judge: Judge, dialer: Dialer, wire: Wire) -> Self {
         Self { judge, dialer, wire, line: Mutex::new(None) }
     }
 
     /// Answers one request; a refusal is an answer too.
-    pub async fn answer(&self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
         let Some((seen, answering)) = self.wire.next_seen() else {
             let fault = Fault::bad("the engine saw a request that the screen did not");
             return Ok(problem(&self.judge.refuse_fault(&fault, "").await));
@@ -270,6 +270,9 @@ impl Exchange {
             }
         };
         tracing::info!(entry = %entry.id(), %error, "exchange failed");
+        if fault.is_none() {
+            entry.upstream_failed(error.word());
+        }
         match close(entry, &mut recorded, denial.status, ending).await {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
@@ -300,7 +303,8 @@ impl Exchange {
         let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
         let head =
             recorded_head(line.trim_end(), parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
-        entry.responded(status, head).map_err(|error| Denial::unrecorded(entry.id(), &error))?;
+        // What follows is durable only after this, so nobody waits for it alone.
+        drop(entry.responded(status, head).map_err(|error| Denial::unrecorded(entry.id(), &error))?);
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
             return Ok(Response::from_parts(parts, empty()));

@@ -13,7 +13,7 @@ use crate::wire::http1;
 ///
 /// # Errors
 /// A [`Fault`] where `Connection` names an end-to-end field.
-pub fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+pub(super) fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
     let options = field::connection_options(http1::values(fields, "connection"))?;
     let dropped = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -23,7 +23,7 @@ pub fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Vec<u8>)>
 }
 
 /// Turns a client's request fields into those the target gets.
-pub fn request(headers: &mut HeaderMap, flow: &Flow, forward_token: bool, masked: bool) {
+pub(super) fn request(headers: &mut HeaderMap, flow: &Flow, forward_token: bool, masked: bool) {
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip(headers);
     for name in FORWARDED {
@@ -73,13 +73,13 @@ fn name_client(headers: &mut HeaderMap, flow: &Flow) {
 /// Why a response cannot be passed on. Always the upstream's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unfit(pub &'static str);
+pub(super) struct Unfit(pub &'static str);
 
 /// Turns a target's response fields into those the client gets.
 ///
 /// # Errors
 /// [`Unfit`] for a response with two lengths, and for one whose content cannot be read where it must be masked.
-pub fn response(status: http::StatusCode, headers: &mut HeaderMap, masked: bool) -> Result<(), Unfit> {
+pub(super) fn response(status: http::StatusCode, headers: &mut HeaderMap, masked: bool) -> Result<(), Unfit> {
     if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Unfit("the upstream's response has both Content-Length and Transfer-Encoding"));
     }

@@ -24,7 +24,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection:
 
 /// The side of the wire that exchanges use: what the screen saw, and interim responses.
 #[derive(Clone, Default)]
-pub struct Wire {
+pub(super) struct Wire {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -46,7 +46,7 @@ impl Wire {
     /// The head of the request the engine just handed over, or the fault it stands for. The client is not hurried
     /// while the guard lives.
     #[must_use]
-    pub fn next_seen(&self) -> Option<(Seen, Answering)> {
+    pub(super) fn next_seen(&self) -> Option<(Seen, Answering)> {
         let mut shared = self.lock();
         let seen = shared.screen.next_seen()?;
         shared.answering += 1;
@@ -57,13 +57,13 @@ impl Wire {
 
     /// The fault that cut off a body, where one did.
     #[must_use]
-    pub fn body_fault(&self) -> Option<Fault> {
+    pub(super) fn body_fault(&self) -> Option<Fault> {
         self.lock().screen.fault_in_body()
     }
 
     /// Sends an interim response ahead of the final one. Dropped when the engine is in the middle of a write: interim
     /// responses are advice.
-    pub fn interim(&self, bytes: &[u8]) {
+    pub(super) fn interim(&self, bytes: &[u8]) {
         let mut shared = self.lock();
         if !shared.writing {
             shared.interim.extend_from_slice(bytes);
@@ -85,7 +85,7 @@ impl Shared {
 }
 
 /// Lives as long as an exchange: from its request's head to the end of its answer.
-pub struct Answering {
+pub(super) struct Answering {
     wire: Wire,
 }
 
@@ -99,7 +99,7 @@ impl Drop for Answering {
 }
 
 /// The client's socket.
-pub struct Screened {
+pub(super) struct Screened {
     stream: TcpStream,
     wire: Wire,
     /// Bytes that passed and the engine has not read.
@@ -121,7 +121,7 @@ pub struct Screened {
 impl Screened {
     /// Screens this socket; the second value is for the exchanges.
     #[must_use]
-    pub fn new(stream: TcpStream) -> (Self, Wire) {
+    pub(super) fn new(stream: TcpStream) -> (Self, Wire) {
         let wire = Wire::default();
         let this = Self {
             stream,

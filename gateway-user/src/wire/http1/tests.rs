@@ -130,7 +130,9 @@ fn bodies_with_two_readings_are_refused_where_they_turn_bad() {
         "0\r\nContent-Length: 3\r\n\r\n",
         "0\r\n folded\r\n\r\n",
         "0\r\nX-HTTP-Method-Override: PUT\r\n\r\n",
-        "3 \r\nabc\r\n0\r\n\r\n", "3;\r\nabc\r\n", "3;=\r\nabc\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        "3;\r\nabc\r\n",
+        "3;=\r\nabc\r\n",
     ] {
         for size in [1, 4, usize::MAX] {
             let all = format!("{start}{body}");
