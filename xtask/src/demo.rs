@@ -49,9 +49,9 @@ What happens now:
     (an AI agent's service, the people who use it, the gate) and `tidegate-demo-PID-far` (a CRM, a laptop, an attacker).
   - On the first one's own cgroup it loads Tidegate's eBPF programs: connect, sendmsg, bind, getsockopt, getpeername,
     sock_ops and egress hooks, and sk_lookup in that namespace. No process outside that cgroup ever meets them.
-  - It takes about a minute. Each line after a prompt is a real command, and what follows is what it printed. The
+  - It takes about half a minute. Each line after a prompt is a real command, and what follows is what it printed. The
     prompt says who types: ada and bo are people on the agent's host, `laptop` is ada's machine elsewhere, `agent` is
-    the agent's own unit, `mallory` is the attacker's machine.
+    the agent's own unit, `mallory` is the attacker's machine. No account is made: they are user ids from 61000 up.
   - It cleans up at its end, at Ctrl-C, and when it is killed. Should the machine lose power: `cargo xtask demo --undo`.
 ";
 

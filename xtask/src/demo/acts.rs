@@ -192,7 +192,7 @@ fn policy_changes(stage: &mut Stage) -> Result<()> {
     stage.eventually("the fault", || {
         Ok(stage.quietly(Who::Root, "tidegate status")?.has("freeze.cedar").then_some(()))
     })?;
-    let status = stage.types(Who::Root, "tidegate status | head -n 3")?;
+    let status = stage.types(Who::Root, "tidegate status | head -n 4")?;
     stage.check("so does the status", status.has("freeze.cedar"))?;
     let still = stage.types(Who::Ada, HELLO)?;
     stage.check("the old rules stay in force", still.has("no runs until Monday"))?;
@@ -297,9 +297,16 @@ fn recorded(stage: &mut Stage) -> Result<()> {
         "each with the process behind it, and the rule that said no",
         shown.has("react-agent.service") && shown.has("crm.cedar#customers-stay"),
     )?;
-    let clear = format!("grep -rlaE '{CARD}|{OTHER_CARD}|{EMAIL}|{KEY}' state gate.log || echo nowhere");
+    let everything = "for id in $(tidegate sessions list --limit 1000 | awk 'NR > 1 {print $1}'); \
+                      do tidegate sessions show $id --bodies; done > everything.txt";
+    stage.types(Who::Root, everything)?;
+    let names = stage.types(Who::Root, "grep -c 'Grace Hopper' everything.txt")?;
+    stage.check("what was said is on record", names.code == Some(0))?;
+    let clear = format!(
+        "grep -rlaE '{CARD}|{OTHER_CARD}|{EMAIL}|{KEY}' everything.txt state gate.log || echo nowhere"
+    );
     let clear = stage.types(Who::Root, &clear)?;
-    stage.check("what was masked stands in no record and no log", clear.text == "nowhere\n")?;
+    stage.check("what was masked is not: in no body, no head, no file, no log", clear.text == "nowhere\n")?;
     let verified = stage.types(Who::Root, "tidegate record verify")?;
     stage.check("the chain of entries is whole", verified.code == Some(0))
 }
@@ -311,7 +318,7 @@ fn tampered(stage: &mut Stage) -> Result<()> {
     )?;
     stage.kill_gate("TERM")?;
     stage.types(Who::Root, "cp -r state copy")?;
-    stage.types(Who::Root, "sed -i 's#/v1/runs/r2#/v1/runs/r9#' copy/record/*")?;
+    stage.types(Who::Root, "sed -i 's#/v1/runs/r2#/v1/runs/r9#' copy/record/record.redb")?;
     let verified = stage.types(Who::Root, "tidegate record verify --state copy")?;
     stage.check("the entry is named", verified.code == Some(1) && verified.has("entry "))?;
     let verified = stage.types(Who::Root, "tidegate record verify")?;
