@@ -329,12 +329,13 @@ fn tampered(stage: &mut Stage) -> Result<()> {
 fn play(stage: &mut Stage) -> Result<()> {
     let script = stage.folder().join("as");
     let lead = format!(
-        "In another terminal, as root, `{} WHO` gives a shell. WHO is one of\n\
-         - ada: asks the agent (act 2), deletes (act 3), changes its model (act 4)\n\
-         - bo: approves (tidegate approvals list)\n\
-         - root: changes files in policies/, looks (tidegate sessions tail -f)\n\
-         - agent: tries to get out\n\
-         - laptop, eve, impostor, mallory: see above",
+        "In another terminal, as root, `{} WHO` gives a shell. For instance\n\
+         - as ada:   {ASK}\n\
+         -           curl -s -X PUT http://react.example:8700/v1/models/mine     (waits for bo)\n\
+         - as bo:    tidegate approvals list\n\
+         - as root:  tidegate sessions tail -f     (policies/ is read whenever it changes)\n\
+         - as agent: curl -sS http://collector.example:9000/     (try to get out)\n\
+         - or laptop, eve, impostor, mallory: see above",
         script.display()
     );
     stage.screen.title("It stays, until you press Enter here, or Ctrl-C", &lead)?;
