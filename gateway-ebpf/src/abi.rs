@@ -189,13 +189,18 @@ pub struct Record {
     pub zero: u32,
 }
 
+/// A connection to something that was no protected service then.
+pub const ACCEPTED_OPEN: u32 = 1;
+/// A connection to a protected service, so by the gate or for the gate.
+pub const ACCEPTED_VETTED: u32 = 2;
+
 /// What is known of a socket besides its record.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Id of the guard whose process made or used it; 0: none.
     pub guard: u32,
-    /// 1: it was accepted, while the programs were watching.
+    /// `ACCEPTED_*`: how it was accepted, while the programs were watching; 0: it was not.
     pub accepted: u32,
 }
 
@@ -286,7 +291,7 @@ counters! {
     TargetPacket = "dropped_target_packet",
     /// Dropped: a packet of a guarded process that is neither its TCP nor its DNS.
     GuardPacket = "dropped_guard_packet",
-    /// Dropped: a packet of a protected service on a connection older than the load.
+    /// Dropped: a packet of a protected service on a connection older than its protection.
     StalePacket = "dropped_stale_packet",
     /// Dropped: a packet of a connection whose record was lost.
     LostPacket = "dropped_lost_packet",

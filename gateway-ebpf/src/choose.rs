@@ -157,6 +157,8 @@ pub struct Packet {
     pub recorded: bool,
     /// Its socket was accepted while the programs were watching, or is a listener's.
     pub accepted: bool,
+    /// The same, and what was accepted was a protected service's already.
+    pub vetted: bool,
     /// Not the first fragment: there are no ports to read.
     pub fragment: bool,
     /// An IPv6 routing header sends it on: its destination is not where it ends.
@@ -192,7 +194,7 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
         let asks = fact.dns && (tcp || (fact.protocol == UDP && fact.kind == DATAGRAM)) && !fact.fragment;
         return if ours || asks { None } else { Some(Counter::GuardPacket) };
     }
-    if tcp && fact.service && !fact.accepted {
+    if tcp && fact.service && !fact.vetted {
         return Some(Counter::StalePacket);
     }
     if fact.target && !ours {
@@ -257,6 +259,7 @@ mod tests {
         kind: STREAM,
         recorded: false,
         accepted: false,
+        vetted: false,
         fragment: false,
         routed: false,
         guard: 0,
@@ -393,10 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn a_service_answers_only_on_connections_made_since_the_load() {
+    fn a_service_answers_only_on_connections_made_since_it_is_protected() {
         let sent = Packet { service: true, ..SENT };
         assert_eq!(packet(&sent), Some(Counter::StalePacket));
-        assert_eq!(packet(&Packet { accepted: true, ..sent }), None);
+        assert_eq!(packet(&Packet { accepted: true, ..sent }), Some(Counter::StalePacket));
+        assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), None);
         assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
     }
 

@@ -9,8 +9,8 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use gateway_ebpf::abi::{
-    Config, Counter, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND, STATE_LOCAL, STATE_LOST,
-    STATE_REDIRECTED, Tuple,
+    ACCEPTED_OPEN, ACCEPTED_VETTED, Config, Counter, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, Tuple,
 };
 
 use crate::look::{self, read, v4, v6};
@@ -152,13 +152,14 @@ fn lose(ctx: &SockOpsContext, socket: *mut c_void) {
 fn accepted(ctx: &SockOpsContext, socket: *mut c_void) {
     let Some(config) = look::config() else { return };
     let tuple = tuple(ctx, false);
+    // An answer is no escape: egress must know it from a connection that was dialled. In every namespace, since
+    // egress does not know in which it is. Without memory for the mark the packets are dropped, where it matters.
+    if let Some(mark) = MARKS.get_or_make(socket, core::ptr::null_mut()) {
+        let service = look::is_service(&tuple.destination, tuple.destination_port);
+        mark.accepted = if service { ACCEPTED_VETTED } else { ACCEPTED_OPEN };
+    }
     if look::out_of_scope(config, tuple.netns) {
         return;
-    }
-    // An answer is no escape: egress must know it from a connection that was dialled. Without memory for the mark
-    // the packets are dropped, where it matters.
-    if let Some(mark) = MARKS.get_or_make(socket, core::ptr::null_mut()) {
-        mark.accepted = 1;
     }
     hand_over(config, &tuple, socket);
 }

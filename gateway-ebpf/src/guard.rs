@@ -7,7 +7,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
-use gateway_ebpf::abi::{Address, Counter, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, mapped};
+use gateway_ebpf::abi::{
+    ACCEPTED_VETTED, Address, Counter, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, mapped,
+};
 use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 
 use crate::connect::mark;
@@ -166,6 +168,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         kind: 0,
         recorded: false,
         accepted: false,
+        vetted: false,
         fragment: flight.fragment,
         routed: flight.routed,
         guard: 0,
@@ -207,6 +210,7 @@ fn sender(skb: *mut __sk_buff, fact: &mut Packet) {
     let state = unsafe { (*socket).state };
     // A listener's SYN-ACK leaves before there is an accepted socket.
     fact.accepted = state == TCP_LISTEN || state == TCP_NEW_SYN_RECV;
+    fact.vetted = fact.accepted;
     let mut guard = 0;
     // SAFETY: takes the socket of the context; null where it is not a whole socket.
     let whole: *mut bpf_sock = unsafe { helper::bpf_sk_fullsock(socket) };
@@ -221,6 +225,7 @@ fn sender(skb: *mut __sk_buff, fact: &mut Packet) {
         if let Some(mark) = MARKS.get(whole.cast()) {
             guard = mark.guard;
             fact.accepted |= mark.accepted != 0;
+            fact.vetted |= mark.accepted == ACCEPTED_VETTED;
         }
     }
     // A raw socket's state says nothing about a handshake.

@@ -1,7 +1,15 @@
 //! What a durable record costs: the record as it is, against redb rows written naively. Prints; judges nothing.
 //!
-//! `cargo bench -p tidegate --bench record`. A record is the intent of an HTTP request with 2 KiB of head. Each way
+//! Every record is followed by its small end, for which nobody waits.
+//!
+//! `cargo bench -p tidegate --bench record [-- WORD]`, where WORD stands in the names of the ways to try. A record is the intent of an HTTP request with 2 KiB of head. Each way
 //! runs for some seconds with 100 waiting writers; the ways are interleaved in rounds, so that a busy disk is busy for all.
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and ends where it cannot go on"
+)]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +87,8 @@ struct Measured {
     records: u64,
     seconds: f64,
     cpu: f64,
+    /// Of it, the writer's thread.
+    writer: f64,
     bytes: u64,
 }
 
@@ -87,6 +97,7 @@ impl Measured {
         self.records += other.records;
         self.seconds += other.seconds;
         self.cpu += other.cpu;
+        self.writer += other.writer;
         self.bytes += other.bytes;
     }
 
@@ -103,6 +114,17 @@ fn cpu() -> f64 {
     ticks as f64 / 100.0
 }
 
+/// Processor seconds of the thread that writes.
+fn writer_cpu() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let writer = tasks.map(|task| task.path()).find(|task| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "record-writer")
+    });
+    let spent =
+        writer.and_then(|task| std::fs::read_to_string(task.join("schedstat")).ok()).unwrap_or_default();
+    spent.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
 fn size(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(meta) = path.metadata() else { return 0 };
@@ -113,9 +135,10 @@ fn size(path: &Path) -> u64 {
 }
 
 fn measure(dir: &Path, work: impl FnOnce() -> u64) -> Measured {
-    let (start, before) = (Instant::now(), cpu());
+    let (start, before, writer) = (Instant::now(), cpu(), writer_cpu());
     let records = work();
-    Measured { records, seconds: start.elapsed().as_secs_f64(), cpu: cpu() - before, bytes: size(dir) }
+    let (seconds, cpu, writer) = (start.elapsed().as_secs_f64(), cpu() - before, writer_cpu() - writer);
+    Measured { records, seconds, cpu, writer, bytes: size(dir) }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -160,16 +183,18 @@ fn batches(dir: &Path, size: usize) -> Measured {
     recorder.append(opened(session)).expect("room").wait().expect("durable");
     measure(dir, || {
         let end = Instant::now() + ROUND;
-        let mut records = 0;
+        let (mut records, mut ends) = (0, Vec::new());
         while Instant::now() < end {
-            let events: Vec<Event> = (0..size).map(|_| intent(session)).collect();
-            let ends = events.iter().filter_map(|event| match event {
-                Event::Intent(asked) => Some(closed(asked.entry)),
-                _ => None,
-            });
-            let ends: Vec<Event> = ends.collect();
+            // The small ends of the commit before go into this one.
+            let mut events: Vec<Event> = std::mem::take(&mut ends);
+            for _ in 0..size {
+                let event = intent(session);
+                if let Event::Intent(asked) = &event {
+                    ends.push(closed(asked.entry));
+                }
+                events.push(event);
+            }
             recorder.append_with(Vec::new(), events).expect("room").wait().expect("durable");
-            drop(recorder.append_with(Vec::new(), ends).expect("room"));
             records += size as u64;
         }
         records
@@ -184,7 +209,9 @@ fn naive(dir: &Path, most: usize, indexed: bool) -> Measured {
     builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
     let database = builder.create(dir.join("naive.redb")).expect("a database opens");
     let (send, receive) = mpsc::sync_channel::<Naive>(8192);
-    let writer = std::thread::spawn(move || write_naively(&database, &receive, most, indexed));
+    let writer = std::thread::Builder::new().name("record-writer".to_owned());
+    let writer =
+        writer.spawn(move || write_naively(&database, &receive, most, indexed)).expect("a thread starts");
     let runtime = runtime();
     let done = AtomicU64::new(0);
     let measured = measure(dir, || {
@@ -194,10 +221,14 @@ fn naive(dir: &Path, most: usize, indexed: bool) -> Measured {
             let tasks = (0..WRITERS).map(|_| async move {
                 let session = SessionId::now();
                 while Instant::now() < end {
-                    let bytes = postcard::to_allocvec(&intent(session)).expect("it encodes");
+                    let event = intent(session);
+                    let Event::Intent(asked) = &event else { unreachable!("it is one") };
+                    let bytes = postcard::to_allocvec(&event).expect("it encodes");
                     let (waiter, durable) = oneshot::channel();
                     send.try_send((bytes, waiter)).expect("room");
                     durable.await.expect("durable");
+                    let bytes = postcard::to_allocvec(&closed(asked.entry)).expect("it encodes");
+                    send.try_send((bytes, oneshot::channel().0)).expect("room");
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -246,20 +277,28 @@ fn main() {
         ("naive: a row each, no index, no chain, group commit", |dir| naive(dir, WRITERS, false)),
         ("naive: a row each, a commit each", |dir| naive(dir, 1, false)),
     ];
+    let word = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
     let mut sums = [Measured::default(); 6];
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
-        for ((name, run), sum) in ways.iter().zip(&mut sums) {
+        for ((name, run), sum) in ways.iter().zip(&mut sums).filter(|((name, _), _)| name.contains(&word)) {
             println!("  {name}");
             let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory is made");
             sum.add(run(dir.path()));
         }
     }
-    println!("\n{:55} {:>12} {:>14} {:>14}", "", "records/s", "CPU us/record", "bytes/record");
-    for ((name, _), sum) in ways.iter().zip(&sums) {
+    println!(
+        "\n{:52} {:>10} {:>14} {:>14} {:>13}",
+        "", "records/s", "CPU us/record", "in the writer", "bytes/record"
+    );
+    for ((name, _), sum) in ways.iter().zip(&sums).filter(|(_, sum)| sum.records > 0) {
         let records = sum.records as f64;
-        let (cpu, bytes) = (sum.cpu * 1e6 / records, sum.bytes as f64 / records);
-        println!("{name:55} {:>12.0} {cpu:>14.2} {bytes:>14.0}", sum.rate());
+        let (cpu, writer) = (sum.cpu * 1e6 / records, sum.writer * 1e6 / records);
+        println!(
+            "{name:52} {:>10.0} {cpu:>14.2} {writer:>14.2} {:>13.0}",
+            sum.rate(),
+            sum.bytes as f64 / records
+        );
     }
     let against = |at: usize| sums[0].rate() / sums[at].rate();
     println!(

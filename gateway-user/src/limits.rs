@@ -59,6 +59,12 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Files in a policy directory.
 pub const POLICY_FILES_MAX: usize = 1024;
+/// Brackets and `if`s inside each other in one rule. Cedar's parser recurses on them, and people stop reading far earlier.
+pub const RULE_DEPTH_MAX: usize = 64;
+/// Operators and member accesses in one rule. Cedar's validator recurses on them, and beyond its stack says nothing.
+pub const RULE_OPERATORS_MAX: usize = 512;
+/// Stack of the thread that reads policy files: ten times what a rule at both bounds was seen to need.
+pub const POLICY_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of a request body on the admin socket.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 

@@ -1,6 +1,8 @@
 //! The admin socket with real callers: each person is a child process under its own uid, voting with the real command.
 //! Needs root, to become other people.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -407,7 +409,7 @@ async fn a_gate_that_is_not_there_is_exit_code_three() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_caller_does_not_keep_the_others_out() {
+async fn idle_callers_within_the_bound_keep_nobody_out() {
     let gate = Gate::start();
     let mut idle = Vec::new();
     for _ in 0..60 {

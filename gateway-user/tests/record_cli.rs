@@ -1,6 +1,8 @@
 //! `tidegate sessions` and `tidegate record` as an operator runs them: exit codes, JSON, and no byte of captured
 //! data that could drive a terminal.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

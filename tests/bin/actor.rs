@@ -6,33 +6,61 @@
 mod calls;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tidegate::kernel::{Gate, identify};
 
+static NEVER: AtomicBool = AtomicBool::new(false);
+/// Set when our input closes.
+static ENOUGH: AtomicBool = AtomicBool::new(false);
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The arguments live as long as the process.
+    let words: Vec<&'static str> = arguments.leak().iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["serve", pins, how] => serve(Path::new(pins), how),
+        ["serve", pins, how, cgroup] => serve(Path::new(pins), how, cgroup),
+        ["late", cgroup, address] => late(cgroup, address.parse().unwrap()),
         ["fake", address] => fake(address.parse().unwrap()),
         ["call", cgroup, uid, calls @ ..] => call(cgroup, uid, calls),
+        ["probe", uid] => {
+            calls::become_user(uid.parse().unwrap());
+            for check in tidegate::kernel::probe().checks {
+                println!("{}: {:?}", check.name, check.found);
+            }
+        }
+        ["give", cgroup] => give(cgroup),
+        ["keep", cgroup, address] => keep(cgroup, address.parse().unwrap()),
+        ["answer", cgroup, address] => answer(cgroup, address.parse().unwrap()),
         ["flood", threads, times, addresses @ ..] => {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-            println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses));
+            println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses, &NEVER));
+        }
+        ["storm", threads, addresses @ ..] => {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            thread::spawn(|| {
+                let _ = std::io::stdin().read(&mut [0]);
+                ENOUGH.store(true, Ordering::Relaxed);
+            });
+            println!("{}", calls::flood(threads.parse().unwrap(), usize::MAX, addresses, &ENOUGH));
         }
         other => panic!("unknown: {other:?}"),
     }
 }
 
-/// A gate. `reply` answers every connection with a line about it; `forward` dials what was dialled and relays.
-fn serve(pins: &Path, how: &str) {
+/// A gate. `reply` answers every connection with a line about it; `forward` dials what was dialled and relays;
+/// `forward-as-nobody` does so without any right; `forget` dials without marking its socket.
+fn serve(pins: &Path, how: &'static str, cgroup: &str) {
+    enter(cgroup);
     let gate = Arc::new(Gate::adopt(pins).unwrap());
     let listeners = gate.listen().unwrap();
-    let forward = how == "forward";
+    if how == "forward-as-nobody" {
+        calls::become_user(65_534);
+    }
     for (tag, listener) in listeners
         .outbound
         .into_iter()
@@ -40,20 +68,20 @@ fn serve(pins: &Path, how: &str) {
         .chain(listeners.inbound.into_iter().map(|l| ("in", l)))
     {
         let gate = Arc::clone(&gate);
-        thread::spawn(move || accept(&gate, tag, &listener, forward));
+        thread::spawn(move || accept(&gate, tag, &listener, how));
     }
     println!("ready");
     // Until the test closes our input, or kills us.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, forward: bool) {
+fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, how: &'static str) {
     listener.set_nonblocking(false).unwrap();
     for connection in listener.incoming() {
         let mut connection = connection.unwrap();
         let seen = identify(&connection).unwrap();
         let local = connection.local_addr().unwrap();
-        if !forward {
+        if how == "reply" {
             let answer = match &seen {
                 Some(seen) => format!(
                     "{tag} {} {} {} {} {} {} {}\n",
@@ -68,11 +96,18 @@ fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, forward: 
                 None => format!("{tag} {local} nobody\n"),
             };
             let _ = connection.write_all(answer.as_bytes());
+            // Closing over unread bytes would be a reset, and the answer lost.
+            let _ = connection.shutdown(std::net::Shutdown::Write);
+            let _ = connection.set_read_timeout(Some(std::time::Duration::from_millis(300)));
+            while connection.read(&mut [0; 64]).is_ok_and(|length| length > 0) {}
             continue;
         }
         let to = seen.map_or(local, |seen| seen.original);
         let gate = Arc::clone(gate);
-        thread::spawn(move || relay(&gate, connection, to));
+        thread::spawn(move || match how {
+            "forget" => forget(connection, to),
+            _ => relay(&gate, connection, to),
+        });
     }
 }
 
@@ -92,6 +127,33 @@ fn relay(gate: &Gate, mut client: TcpStream, to: SocketAddr) {
     let _ = client.shutdown(std::net::Shutdown::Both);
 }
 
+/// Dials as if it were anybody, and says what came of it.
+fn forget(mut client: TcpStream, to: SocketAddr) {
+    let answer = match TcpStream::connect(to) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => "refused by the kernel".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let _ = client.write_all(answer.as_bytes());
+}
+
+/// Makes its sockets, waits for a word, then uses them.
+fn late(cgroup: &str, to: SocketAddr) {
+    enter(cgroup);
+    let (stream, other) = (calls::stream_socket(to), calls::stream_socket(to));
+    let datagram = UdpSocket::bind("0.0.0.0:0").unwrap();
+    println!("made");
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let any: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    for done in [
+        stream.connect(&to.into()),
+        datagram.send_to(b"out", to).map(drop),
+        other.bind(&any.into()),
+        UdpSocket::bind(any).map(drop),
+    ] {
+        println!("{}", done.map_or_else(|error| format!("refused: {error}"), |()| "done".to_owned()));
+    }
+}
+
 /// Somebody who wants to be taken for the gate.
 fn fake(address: SocketAddr) {
     match TcpListener::bind(address) {
@@ -102,13 +164,46 @@ fn fake(address: SocketAddr) {
 
 /// Enters a cgroup and a uid, then makes each call (`how address`) and prints its outcome.
 fn call(cgroup: &str, uid: &str, calls: &[&str]) {
-    if cgroup != "-" {
-        std::fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string()).unwrap();
-    }
+    enter(cgroup);
     if uid != "-" {
         calls::become_user(uid.parse().unwrap());
     }
     for pair in calls.chunks(2) {
         println!("{}", calls::outcome(pair[0], pair[1]));
+    }
+}
+
+fn enter(cgroup: &str) {
+    if cgroup != "-" {
+        std::fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+}
+
+/// Makes a socket in a cgroup and gives it to whoever is at the other end of our standard input.
+fn give(cgroup: &str) {
+    use std::os::fd::AsFd;
+    enter(cgroup);
+    calls::give_socket(&std::io::stdin().as_fd().try_clone_to_owned().unwrap().into());
+}
+
+/// One connection, made before entering the cgroup's guard; a word in, what came back out.
+fn keep(cgroup: &str, address: SocketAddr) {
+    enter(cgroup);
+    let stream = TcpStream::connect(address).unwrap();
+    for line in std::io::stdin().lines() {
+        match calls::echo(&stream, line.unwrap().as_bytes()) {
+            Some(back) => println!("echo {}", String::from_utf8(back).unwrap()),
+            None => println!("nothing"),
+        }
+    }
+}
+
+/// A server in a cgroup.
+fn answer(cgroup: &str, address: SocketAddr) {
+    enter(cgroup);
+    let listener = TcpListener::bind(address).unwrap();
+    println!("ready");
+    for connection in listener.incoming() {
+        let _ = connection.unwrap().write_all(b"real\n");
     }
 }

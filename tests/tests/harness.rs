@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tidegate_tests::host::{HOST4, HOST6, REMOTE4};
-use tidegate_tests::{Answer, Client, Finished, Host, Keys, Nginx, Oidc, Upstream, built, root_cgroup_lock};
+use tidegate_tests::{
+    Answer, Client, Finished, Gate, Host, Keys, Nginx, Oidc, Upstream, built, root_cgroup_lock,
+};
 
 /// Everything a host may leave behind.
 fn objects(host: &Host) -> Vec<PathBuf> {
@@ -278,4 +280,27 @@ fn only_one_test_at_a_time_holds_the_root_cgroup() {
     let released = Instant::now();
     drop(held);
     assert!(waiting.join().unwrap() >= released);
+}
+
+#[test]
+fn a_gate_starts_shuts_and_comes_back() {
+    let host = Host::new();
+    let address = Ipv4Addr::new(192, 0, 2, 7);
+    host.add_address(address.into());
+    let upstream = Upstream::start(&host.seat("upstream"), &format!("{address}:8080"));
+    let target = "[[target]]\nname = \"crm\"\ndirection = \"outbound\"\nports = [8080]\naddresses = [\"192.0.2.7\"]\nprotocol = \"http\"\nrequire = \"workload\"\n";
+    let rule =
+        "@id(\"open\")\npermit (principal, action == Action::\"http\", resource == Target::\"crm\");\n";
+    let mut gate = Gate::on(&host).policy("crm.toml", target).policy("crm.cedar", rule).start();
+    let answered = host.client().curl(&["http://192.0.2.7:8080/"]);
+    assert_eq!((answered.status, answered.peer), (200, Some(upstream.address())));
+    let seen = upstream.connections();
+    gate.kill();
+    assert_eq!(host.client().try_curl(&["http://192.0.2.7:8080/"]).code(), Some(7), "refused, not let past");
+    assert_eq!(upstream.connections(), seen);
+    gate.start();
+    assert_eq!(host.client().curl(&["http://192.0.2.7:8080/"]).status, 200);
+    let as_ada = gate.tidegate_as(1001, &["status", "--json"]).success();
+    assert!(as_ada.json().is_object());
+    gate.stop();
 }

@@ -36,10 +36,11 @@ impl Fuzz {
         for target in &targets {
             let corpus = place::root().join("fuzz/corpus").join(target);
             sh.create_dir(&corpus)?;
-            // Without a sanitizer: the parsers have no unsafe code, so a panic is all there is to find.
+            // Without a sanitizer: the parsers have no unsafe code, so a panic is all there is to find. Unoptimised: most of the
+            // time would go into compiling the rest of the tree.
             let run = cmd!(
                 sh,
-                "{tool} run --sanitizer none --target-dir {target_folder} {target} {corpus} -- {limits...}"
+                "{tool} run --dev --sanitizer none --target-dir {target_folder} {target} {corpus} -- {limits...}"
             );
             let run = build::without(run, true).env("RUSTUP_TOOLCHAIN", "nightly");
             run.run()

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use xshell::cmd;
@@ -23,6 +22,11 @@ pub(crate) struct Finding {
     what: String,
 }
 
+/// Folders of tests and measurements; modules of tests are found by how they are declared.
+const TEST_FOLDERS: [&str; 3] = ["tests/", "gateway-user/tests/", "gateway-user/benches/"];
+
+const NO_PROMISE: &str = "opens with no `//!`: a file says what it promises and what it refuses";
+
 /// Names that only one folder may use, and why.
 const OWNED: &[(&[&str], &str, &str)] = &[
     (
@@ -38,21 +42,26 @@ pub(crate) fn run() -> Result<()> {
     let sh = place::shell()?;
     let listed = cmd!(sh, "git ls-files --cached --others --exclude-standard").quiet().read();
     let listed = listed.context("tidy reads the list of files from git")?;
-    let mut findings = BTreeSet::new();
-    let mut long = Vec::new();
-    let mut edges = layers::Edges::default();
-    for name in listed.lines() {
-        // Deleted, but not yet in the index; or not text.
-        let Ok(text) = fs::read_to_string(place::root().join(name)) else { continue };
-        findings.extend(machine_paths(name, &text));
-        if Path::new(name).extension().is_some_and(|extension| extension == "rs") {
-            let rust = RustText::of(&text);
-            findings.extend(file_rules(name, &text, &rust));
-            findings.extend(
-                edges.add(name, &rust).into_iter().map(|(line, what)| Finding::new(name, line, what)),
-            );
-            long.extend(length(name, &rust, &mut findings));
+    // What cannot be read is deleted but still in the index, or no text.
+    let read = |name: &str| Some((name.to_owned(), fs::read_to_string(place::root().join(name)).ok()?));
+    let files: Vec<(String, String)> = listed.lines().filter_map(read).collect();
+    let sources: Vec<_> = files.iter().filter(|(name, _)| name.ends_with(".rs")).collect();
+    let mut tests: BTreeSet<String> =
+        sources.iter().flat_map(|(name, text)| test_modules(name, text)).collect();
+    tests.extend(TEST_FOLDERS.map(str::to_owned));
+    let mut findings: BTreeSet<Finding> =
+        files.iter().flat_map(|(name, text)| machine_paths(name, text)).collect();
+    let (mut long, mut edges) = (Vec::new(), layers::Edges::default());
+    for (name, text) in sources {
+        let rust = RustText::of(text);
+        findings.extend(every_file(name, text, &rust));
+        if tests.iter().any(|test| name.starts_with(test)) {
+            continue;
         }
+        findings.extend(shipped_file(name, text, &rust));
+        findings
+            .extend(edges.add(name, &rust).into_iter().map(|(line, what)| Finding::new(name, line, what)));
+        long.extend(length(name, &rust, &mut findings));
     }
     findings.extend(edges.cycle().map(|what| Finding::new("gateway-user/src", 0, what)));
     long.iter().for_each(|note| eprintln!("tidy: {note}"));
@@ -75,23 +84,34 @@ fn machine_paths(name: &str, text: &str) -> Vec<Finding> {
     lines.map(|(index, _)| Finding::new(name, index + 1, "names a path of one machine")).collect()
 }
 
-fn file_rules(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
+/// Rules for tests, too.
+fn every_file(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |line, what: &str| findings.push(Finding::new(name, line, what));
-    let opening = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
-    // The tests of a module, in a file of their own, belong to the module's promise.
-    let has_promise = opening.is_some_and(|line| line.starts_with("//!")) || name.ends_with("/tests.rs");
-    if !has_promise {
-        find(1, "opens with no `//!`: a file says what it promises and what it refuses");
-    }
     for (index, line) in rust.comments.lines().enumerate() {
         if words(line).any(|word| matches!(word, "TODO" | "FIXME" | "XXX")) {
-            find(index + 1, "a note to do something: do it, or write an issue");
+            findings.push(Finding::new(name, index + 1, "a note to do something: do it, or write an issue"));
         }
     }
-    if is_test(name) {
-        return findings;
+    // A program of tests is read on its own; the tests of a module belong to the module's promise.
+    if name.starts_with("tests/") && !has_promise(text) {
+        findings.push(Finding::new(name, 1, NO_PROMISE));
     }
+    findings
+}
+
+fn has_promise(text: &str) -> bool {
+    let opening = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
+    opening.is_some_and(|line| line.starts_with("//!"))
+}
+
+/// Rules for what is shipped.
+fn shipped_file(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |line, what: &str| findings.push(Finding::new(name, line, what));
+    if !has_promise(text) {
+        find(1, NO_PROMISE);
+    }
+    let owned_here = |owner: &str| !name.starts_with("gateway-user/src/") || name.starts_with(owner);
     for (line, code) in rust.shipped() {
         if code.contains(".unwrap()") {
             find(line, "`unwrap` in shipped code: handle it, or `expect` the invariant");
@@ -99,9 +119,7 @@ fn file_rules(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
         if ["todo!", "unimplemented!", "dbg!"].iter().any(|unfinished| code.contains(unfinished)) {
             find(line, "unfinished");
         }
-        for (owned, owner, why) in
-            OWNED.iter().filter(|(_, owner, _)| name.starts_with("gateway-user/") && !name.starts_with(owner))
-        {
+        for (owned, owner, why) in OWNED.iter().filter(|(_, owner, _)| !owned_here(owner)) {
             if let Some(word) = words(code).find(|word| owned.contains(word)) {
                 find(line, &format!("`{word}` belongs in {owner}: {why}"));
             }
@@ -110,10 +128,39 @@ fn file_rules(name: &str, text: &str, rust: &RustText) -> Vec<Finding> {
     findings
 }
 
+/// Files, or folders, that a file declares as test modules: `#[cfg(test)] mod name;`.
+fn test_modules(name: &str, text: &str) -> Vec<String> {
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let own = match file {
+        "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
+        _ => name.trim_end_matches(".rs").to_owned(),
+    };
+    let mut modules = Vec::new();
+    let mut lines = text.lines().map(str::trim);
+    while lines.by_ref().any(|line| line == "#[cfg(test)]") {
+        let mut path = None;
+        for line in lines.by_ref() {
+            if let Some(value) = line.strip_prefix("#[path = \"") {
+                path = value.split('"').next().map(|value| format!("{folder}/{value}"));
+            } else if let Some((_, module)) = line.split_once("mod ").filter(|_| line.ends_with(';')) {
+                let module = module.trim_end_matches(';');
+                modules.extend(path.take().map_or_else(
+                    || vec![format!("{own}/{module}.rs"), format!("{own}/{module}/")],
+                    |path| vec![path],
+                ));
+                break;
+            } else if !line.starts_with("#[") {
+                break;
+            }
+        }
+    }
+    modules
+}
+
 /// A note for a long file, a finding for one too long.
 fn length(name: &str, rust: &RustText, findings: &mut BTreeSet<Finding>) -> Option<String> {
     let lines = rust.shipped_lines();
-    if is_test(name) || lines <= LINES_TALKED_ABOUT {
+    if lines <= LINES_TALKED_ABOUT {
         return None;
     }
     if lines > LINES_MAX {
@@ -126,21 +173,14 @@ fn length(name: &str, rust: &RustText, findings: &mut BTreeSet<Finding>) -> Opti
     Some(format!("{name} has {lines} lines without tests"))
 }
 
-/// Files that are tests as a whole.
-fn is_test(name: &str) -> bool {
-    name.starts_with("tests/") || name.ends_with("/tests.rs") || name.contains("/tests/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn found(name: &str, text: &str) -> Vec<String> {
         let rust = RustText::of(text);
-        file_rules(name, text, &rust)
-            .into_iter()
-            .map(|finding| format!("{}:{}", finding.line, finding.what))
-            .collect()
+        let findings = every_file(name, text, &rust).into_iter().chain(shipped_file(name, text, &rust));
+        findings.map(|finding| format!("{}:{}", finding.line, finding.what)).collect()
     }
 
     fn is_found(name: &str, text: &str, what: &str) -> bool {
@@ -165,6 +205,18 @@ mod tests {
         assert!(is_found(judge, "//! P.\nuse redb::Database;\n", "`redb` belongs in"));
         assert!(!is_found("gateway-user/src/kernel/load.rs", "//! P.\nuse aya::Ebpf;\n", "belongs"));
         assert!(!is_found("gateway-user/src/store/mod.rs", "//! P.\nuse redb::Database;\n", "belongs"));
+    }
+
+    #[test]
+    fn files_declared_as_tests_are_known_as_such() {
+        let declared = |name: &str| {
+            test_modules(name, "#[cfg(test)]\nmod tests;\n\nmod other;\n#[cfg(test)]\nmod tests {\n")
+        };
+        assert_eq!(declared("a/src/mask/mod.rs"), ["a/src/mask/tests.rs", "a/src/mask/tests/"]);
+        assert_eq!(declared("a/src/wire/http1.rs"), ["a/src/wire/http1/tests.rs", "a/src/wire/http1/tests/"]);
+        let elsewhere =
+            test_modules("a/src/policy/shelf.rs", "#[cfg(test)]\n#[path = \"shelf_tests.rs\"]\nmod tests;\n");
+        assert_eq!(elsewhere, ["a/src/policy/shelf_tests.rs"]);
     }
 
     #[test]

@@ -35,31 +35,47 @@ pub fn of(set: &Set, cgroup_root: &Path) -> Table {
 }
 
 fn row(guard: &Guard, root: &Path, directories: &[PathBuf]) -> GuardRow {
-    let named = directories.iter().filter(|directory| {
-        let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        guard.units.iter().any(|unit| unit == name)
-            || guard.containers.iter().any(|id| name.contains(id.as_str()))
-    });
+    let named =
+        directories.iter().filter(|directory| is_unit(guard, directory) || is_container(guard, directory));
     let listed = guard.cgroups.iter().map(|path| root.join(path.trim_start_matches('/')));
     GuardRow {
         name: guard.name.clone(),
-        cgroups: listed.chain(named.cloned()).collect(),
+        cgroups: listed.chain(named.map(|directory| root.join(directory))).collect(),
         uids: guard.uids.clone(),
         dns: guard.dns.clone(),
     }
 }
 
-/// Every cgroup below `root`, breadth first, bounded.
+/// A unit of the system's own manager: only slices stand above it. Below a service or a scope anybody to whom the
+/// subtree was delegated may name a directory as they like.
+fn is_unit(guard: &Guard, directory: &Path) -> bool {
+    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { return false };
+    let above = directory.parent().into_iter().flat_map(Path::components);
+    guard.units.iter().any(|unit| unit == name)
+        && above
+            .into_iter()
+            .all(|part| part.as_os_str().to_str().is_some_and(|part| part.ends_with(".slice")))
+}
+
+/// A container engine's directory for the container: its id, or its id between the engine's name and `.scope`.
+fn is_container(guard: &Guard, directory: &Path) -> bool {
+    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { return false };
+    let id = name.strip_suffix(".scope").and_then(|name| name.rsplit('-').next()).unwrap_or(name);
+    id.len() == 64
+        && id.bytes().all(|b| b.is_ascii_hexdigit())
+        && guard.containers.iter().any(|wanted| id.starts_with(wanted.as_str()))
+}
+
+/// Every cgroup below `root`, breadth first, bounded; relative to it.
 fn directories(root: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
-    let mut level = vec![root.to_owned()];
+    let mut level = vec![PathBuf::new()];
     for _ in 0..DEPTH_MAX {
         let mut next = Vec::new();
         for directory in level {
-            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-            next.extend(
-                entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()),
-            );
+            let Ok(entries) = std::fs::read_dir(root.join(&directory)) else { continue };
+            let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+            next.extend(below.map(|entry| directory.join(entry.file_name())));
             if found.len() + next.len() > DIRECTORIES_MAX {
                 tracing::warn!("more cgroups than are searched for guarded units");
                 found.extend(next);
@@ -70,4 +86,65 @@ fn directories(root: &Path) -> Vec<PathBuf> {
         level = next;
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(units: &[&str], containers: &[&str]) -> Guard {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Guard {
+            name: "agent".into(),
+            units: owned(units),
+            containers: owned(containers),
+            uids: Vec::new(),
+            cgroups: Vec::new(),
+            dns: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_unit_is_found_in_the_systems_own_tree() {
+        let guard = guard(&["react-worker.service", "agents.slice"], &[]);
+        for path in
+            ["system.slice/react-worker.service", "agents.slice", "a.slice/a-b.slice/react-worker.service"]
+        {
+            assert!(is_unit(&guard, Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_somebody_named_like_the_unit_is_not_the_unit() {
+        let guard = guard(&["react-worker.service"], &[]);
+        for path in [
+            "user.slice/user-1000.slice/user@1000.service/app.slice/react-worker.service",
+            "system.slice/other.service/react-worker.service",
+            "docker/react-worker.service",
+            "react-worker.service/sub",
+        ] {
+            assert!(!is_unit(&guard, Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_whole_id_only() {
+        let id = "0123456789ab".to_owned() + &"c".repeat(52);
+        let guard = guard(&[], &["0123456789ab"]);
+        for path in [
+            format!("system.slice/docker-{id}.scope"),
+            format!("docker/{id}"),
+            format!("kubepods.slice/x/cri-containerd-{id}.scope"),
+        ] {
+            assert!(is_container(&guard, Path::new(&path)), "{path}");
+        }
+        for path in [
+            format!("x/{id}0"),
+            format!("x/evil{id}"),
+            "x/0123456789ab".to_owned(),
+            format!("x/{}", "f".repeat(64)),
+        ] {
+            assert!(!is_container(&guard, Path::new(&path)), "{path}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use rustix::fs::OFlags;
 
 use crate::operation::{Direction, Kind, Operation, Sha256, Subject};
 
@@ -157,7 +158,7 @@ fn read(path: &Path) -> Result<Key, KeyError> {
     let unfit = |what| KeyError::Unfit { path: path.to_owned(), what };
     let mut file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)
         .map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;

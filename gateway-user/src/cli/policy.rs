@@ -358,3 +358,75 @@ fn words(met: Met) -> &'static str {
         Met::Failed => "failing",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::output::{Color, Output};
+    use super::*;
+    use crate::config::Settings;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The exit code of `tidegate policy ...`, 0 for success.
+    fn code(words: &[&str]) -> u8 {
+        let Ok(line) = Line::try_parse_from([&["policy"], words].concat()) else { return 2 };
+        let context = Context { settings: Settings::default(), out: Output::new(true, Color::Never) };
+        run(line.args, &context).map_or_else(|failure| failure.code(), |()| 0)
+    }
+
+    fn shipped(name: &str) -> String {
+        format!("{}/../policies/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    #[test]
+    fn sound_files_are_exit_code_0() {
+        for command in ["check", "test", "schema"] {
+            assert_eq!(code(&[command, &shipped("examples")]), 0, "{command}");
+        }
+    }
+
+    #[test]
+    fn findings_are_exit_code_1_for_every_command() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.toml"), "[[target]]\n").unwrap();
+        let broken = dir.path().to_str().unwrap();
+        for command in ["check", "test", "schema"] {
+            assert_eq!(code(&[command, broken]), 1, "{command}");
+            assert_eq!(code(&[command, "/nonexistent"]), 1, "{command}");
+        }
+        assert_eq!(code(&["explain", broken, "--target", "a"]), 1);
+    }
+
+    #[test]
+    fn a_failed_case_is_exit_code_1() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = "[[target]]\nname = \"t\"\ndirection = \"inbound\"\nports = [1]\n";
+        let case =
+            "[[case]]\nname = \"c\"\ntarget = \"t\"\nmethod = \"GET\"\npath = \"/\"\nexpect = \"allow\"\n";
+        std::fs::write(dir.path().join("a.toml"), target).unwrap();
+        std::fs::write(dir.path().join("a.cases.toml"), case).unwrap();
+        for command in ["check", "test"] {
+            assert_eq!(code(&[command, dir.path().to_str().unwrap()]), 1, "{command}");
+        }
+    }
+
+    #[test]
+    fn only_an_allowed_operation_is_explained_with_exit_code_0() {
+        let examples = shipped("examples");
+        let explain = |words: &[&str]| code(&[&["explain", &examples, "--target", "react"], words].concat());
+        let engineer = ["--user", "eve", "--groups", "x,ml-engineers"];
+        let change = [&["--method", "PUT", "--path", "/v1/models/m"], engineer.as_slice()].concat();
+        assert_eq!(explain(&[&["--method", "GET", "--path", "/v1/runs/7"], engineer.as_slice()].concat()), 0);
+        assert_eq!(explain(&change), 1);
+        assert_eq!(explain(&[change.as_slice(), &["--approved", "ml-leads"]].concat()), 0);
+        assert_eq!(explain(&["--method", "GET", "--path", "/v1//runs"]), 2);
+        assert_eq!(explain(&["--method", "GET"]), 2);
+        assert_eq!(explain(&["--groups", "x"]), 2);
+    }
+}

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Bits of an RSA modulus (NIST SP 800-131A).
+/// Bytes of an RSA modulus: 2048 bits (NIST SP 800-131A) to 8192.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// Usable keys.
@@ -125,10 +125,21 @@ fn rsa(raw: &RawKey) -> Option<(Vec<Algorithm>, DecodingKey)> {
     use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
     let (n, e) = (bytes(raw.n.as_deref()?)?, bytes(raw.e.as_deref()?)?);
     let odd = e.last().is_some_and(|last| last % 2 == 1) && e != [1] && e.len() <= 8;
-    if !odd || !RSA_BYTES.contains(&n.len()) {
+    if !odd || !RSA_BYTES.contains(&n.len()) || is_roca(&n) {
         return None;
     }
     Some((vec![RS256, RS384, RS512, PS256, PS384, PS512], DecodingKey::from_rsa_raw_components(&n, &e)))
+}
+
+/// Whether an RSA modulus has the mark of the Infineon library whose keys can be factored (CVE-2017-15361): modulo
+/// each of these primes it is a power of 65537. A sound key passes all of them once in some hundred million.
+fn is_roca(modulus: &[u8]) -> bool {
+    const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
+    PRIMES.iter().all(|prime| {
+        let rest = modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime);
+        let powers = std::iter::successors(Some(1), |power| Some(power * 65_537 % prime));
+        powers.take(*prime as usize).any(|power| power == rest)
+    })
 }
 
 fn elliptic(raw: &RawKey) -> Option<(Vec<Algorithm>, DecodingKey)> {
@@ -162,4 +173,42 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
         "EdDSA" | "Ed25519" => Algorithm::EdDSA,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modulus_with_the_infineon_mark_is_known() {
+        // Powers of 65537 modulo every prime, as those keys are; and a product of two primes that is not.
+        assert!(is_roca(&[1]));
+        assert!(is_roca(&65_537u32.to_be_bytes()));
+        assert!(!is_roca(&(4_294_967_291u64 * 4_294_967_279).to_be_bytes()));
+    }
+
+    #[test]
+    fn only_asymmetric_algorithms_have_a_name_here() {
+        for name in ["none", "HS256", "HS512", "A128KW", "ES256K", "ES512", "rs256", ""] {
+            assert_eq!(algorithm(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_sound_are_passed_over() {
+        let long = "A".repeat(342);
+        for key in [
+            r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#.to_owned(),
+            format!(r#"{{"kty":"RSA","n":"{long}","e":"AQ"}}"#),
+            format!(r#"{{"kty":"RSA","n":"{long}","e":"AQAA"}}"#),
+            format!(r#"{{"kty":"RSA","n":"{long}"}}"#),
+            r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#.to_owned(),
+            r#"{"kty":"EC","crv":"secp256k1","x":"AQAB","y":"AQAB"}"#.to_owned(),
+            r#"{"kty":"OKP","crv":"Ed25519","x":"AQAB"}"#.to_owned(),
+            r#"{"kty":"OKP","crv":"X25519","x":"AQAB"}"#.to_owned(),
+        ] {
+            let set = format!(r#"{{"keys":[{key}]}}"#);
+            assert_eq!(KeySet::parse(set.as_bytes()).err(), Some(KeySetError::Empty), "{key}");
+        }
+    }
 }

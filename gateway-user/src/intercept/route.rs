@@ -72,12 +72,12 @@ pub async fn route<'a>(
             Direction::Outbound => Err(disagree()),
         };
     }
-    let by_name = set.targets().iter().find(|target| {
-        flow.guard.is_some()
-            && target.direction == flow.direction
-            && target.ports.contains(&flow.destination.port())
-            && names_target(target, &host.host)
-    });
+    let by_name = match flow.guard {
+        Some(_) => {
+            set.target_named(&host.host, flow.destination.port()).filter(|t| t.direction == flow.direction)
+        }
+        None => None,
+    };
     match by_name {
         None => Err(Misrouted::Undeclared(flow.destination.to_string())),
         Some(target) if names.agree(&host.host, flow.destination.ip()).await => Ok(Route { target }),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::MaskError;
 use super::escape::{self, Piece};
-use super::find::{CARD_DIGITS_MAX, CARD_DIGITS_MIN, SECRET_BYTES_MIN, Span, find, is_card, named};
+use super::find::{
+    CARD_DIGITS_MAX, CARD_DIGITS_MIN, SECRET_BYTES_MIN, SSN_DIGITS, Set, Span, find, is_card, named,
+};
 use super::path::{Edge, Trail};
 use super::plan::{Compiled, Rule, strictest};
 use super::window::{Counts, Hidden, Window};
@@ -409,10 +411,11 @@ impl Json {
         let inside = &tape.bytes[at + 1..end];
         let set = self.plan.set;
         if content.flags & BACKSLASH == 0 {
-            if !content.may_hold(set, inside.len()) {
+            let worth = content.worth(set, inside.len());
+            if worth.is_empty() {
                 return;
             }
-            find(inside, 0, set, false, &mut self.spans);
+            find(inside, 0, worth, false, &mut self.spans);
             if self.spans.is_empty() {
                 return;
             }
@@ -621,11 +624,19 @@ impl Content {
         None
     }
 
-    /// Whether a string without escapes is worth a search.
-    fn may_hold(&self, set: super::find::Set, long: usize) -> bool {
-        (self.flags & AT_SIGN != 0 && set.has(Detector::Email))
-            || (self.digits >= 9 && (set.has(Detector::Card) || set.has(Detector::UsSsn)))
-            || (long >= SECRET_BYTES_MIN && set.has_literals())
+    /// The detectors that could find anything in a string without escapes, `long` bytes of it.
+    fn worth(&self, set: Set, long: usize) -> Set {
+        let mut worth = set;
+        if self.flags & AT_SIGN == 0 {
+            worth = worth.without(&[Detector::Email]);
+        }
+        if self.digits < SSN_DIGITS {
+            worth = worth.without(&[Detector::Card, Detector::UsSsn]);
+        }
+        if long < SECRET_BYTES_MIN {
+            worth = worth.without(&[Detector::ApiKey, Detector::Jwt, Detector::PrivateKey]);
+        }
+        worth
     }
 }
 

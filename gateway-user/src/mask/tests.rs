@@ -653,6 +653,22 @@ fn random_text_of_secrets_and_noise_is_masked_the_same_in_any_split() {
 }
 
 #[test]
+fn text_that_is_not_utf8_is_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for text in [
+        &b"[\"\xa3bob@example.com .\""[..],
+        b"a \x80\x80\x80\x80\x80bob@x.io\xff",
+        b"\xc3bob@x.io\xc3 ",
+        b"\xe9t\xe9@x.fr",
+    ] {
+        same_in_every_split(&plan, &Media::Text, text);
+        same_in_every_split(&plan, &Media::Opaque, text);
+    }
+    assert_eq!(run(&plan, &Media::Text, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"********");
+    assert_eq!(run(&plan, &Media::Opaque, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"\xa3********");
+}
+
+#[test]
 fn a_form_and_a_lying_content_type_hide_nothing_from_detectors() {
     let plan = all_detectors(Style::Stars);
     assert_eq!(

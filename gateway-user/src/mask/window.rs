@@ -161,10 +161,13 @@ impl Window {
             if span.start >= certain {
                 break;
             }
+            // What began before `from` was taken in when it was found.
+            if span.start < self.from && span.end <= self.covered {
+                continue;
+            }
             let Some(rule) = plan.rule(span.detector) else { continue };
             counts.add(&rule.names);
-            let (start, end) = self.around_escapes(span);
-            let start = start.max(self.from);
+            let (start, end) = (self.between_escapes(span.start).max(self.from), self.after_escape(span.end));
             self.let_go(start, out);
             self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
             self.covered = self.covered.max(end);
@@ -191,6 +194,7 @@ impl Window {
             *covered = (*covered).max(run.at);
             open
         });
+        self.covered = self.after_escape(self.covered);
     }
 
     /// Passes on everything up to `to`: what is covered into the hidden value, the rest as it came.
@@ -248,15 +252,14 @@ impl Window {
         }
     }
 
-    /// A find, widened to whole escaped characters.
-    fn around_escapes(&self, span: &Span) -> (usize, usize) {
-        let start = self.between_escapes(span.start);
-        let down = self.between_escapes(span.end);
-        if down == span.end {
-            return (start, span.end);
+    /// The first offset from `to` on that does not part an escaped character.
+    fn after_escape(&self, to: usize) -> usize {
+        let down = self.between_escapes(to);
+        if down == to {
+            return to;
         }
         let part = self.escapes.iter().find(|escape| escape.at == down);
-        (start, part.map_or(span.end, |escape| escape.at + usize::from(escape.long)))
+        part.map_or(to, |escape| escape.at + usize::from(escape.long))
     }
 }
 

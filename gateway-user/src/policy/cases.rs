@@ -112,6 +112,7 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
             fields.need_text("method").and_then(|text| fields.parse(&text, parse::method)).map(value);
         sample.path = fields.need_text("path").and_then(|text| fields.parse(&text, parse::path)).map(value);
     }
+    let readable = open || (sample.method.is_some() && sample.path.is_some());
     sample.query = fields.text("query").map(value);
     sample.host = fields.text("host").map(|host| host.value.to_ascii_lowercase());
     sample.body_length = fields.number("body_length", 0, i64::MAX as u64).map(value);
@@ -137,7 +138,7 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
         masks: fields.maybe_empty("masks"),
     };
     fields.finish(&["headers", "body", "budget", "hours"]);
-    Some(case)
+    readable.then_some(case)
 }
 
 fn value<T>(at: At<T>) -> T {

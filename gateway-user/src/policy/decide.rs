@@ -320,3 +320,7 @@ fn refusal(cause: Cause, reason: String, masks: &[Arc<Mask>]) -> Decision {
         masks,
     }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

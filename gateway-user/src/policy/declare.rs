@@ -6,17 +6,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::operation::{Direction, Sha256};
+use crate::operation::Direction;
 
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
-use super::json_path;
 use super::nouns::{
-    Approval, Detector, ExecutableMatch, Guard, IdentityProvider, Jwks, Mask, OperationNoun, Person,
-    Protocol, Require, Role, Style, Target,
+    Approval, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::{json_path, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -140,7 +139,7 @@ impl Draft {
     }
 
     fn operation(&mut self, fields: &Fields<'_>, name: &At<String>) -> OperationNoun {
-        if ["http", "open", "reveal", "request"].contains(&name.value.as_str()) {
+        if schema::GENERAL.contains(&name.value.as_str()) {
             let taken = format!("`{}` is an action of its own", name.value);
             fields.report(Problem::at(&name.place, taken).help("give the operation another name"));
         }
@@ -167,9 +166,9 @@ impl Draft {
             name: name.value.clone(),
             groups: values(fields.texts("groups")),
             provider: self.names(Wanted::Provider, provider).pop(),
-            units: values(fields.parsed("units", unit)),
+            units: values(fields.parsed("units", words::unit)),
             uids: uids(fields),
-            executables: values(fields.parsed("executables", executable)),
+            executables: values(fields.parsed("executables", words::executable)),
         };
         fields.finish(&["claims", "max_token_life", "key_sha256", "containers"]);
         let process = role.units.is_empty() && role.uids.is_empty();
@@ -219,7 +218,7 @@ impl Draft {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
         fields.word("on", &[("response", ())], &["request", "both"]);
-        let find = fields.parsed("find", detector);
+        let find = fields.parsed("find", words::detector);
         let (mut paths, mut keys) = (Vec::new(), Vec::new());
         for field in fields.texts("fields") {
             if field.value.starts_with('$') {
@@ -333,7 +332,7 @@ fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
     ];
     let require = fields.word("require", &requires, &[]);
     let forward_token = fields.boolean("forward_token");
-    let labels = fields.parsed("labels", label);
+    let labels = fields.parsed("labels", words::label);
     fields.distinct("labels", &labels);
     fields.word("mode", &[("enforce", ())], &["observe"]);
     fields.finish(&["until", "transparent", "http", "credential", "upstream", "timeouts"]);
@@ -354,10 +353,10 @@ fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
 fn guard(fields: &Fields<'_>, name: At<String>) -> Entry<Guard> {
     let guard = Guard {
         name: name.value.clone(),
-        units: values(fields.parsed("units", unit)),
-        containers: values(fields.parsed("containers", container)),
+        units: values(fields.parsed("units", words::unit)),
+        containers: values(fields.parsed("containers", words::container)),
         uids: uids(fields),
-        cgroups: values(fields.parsed("cgroups", cgroup)),
+        cgroups: values(fields.parsed("cgroups", words::cgroup)),
         dns: values(fields.parsed("dns", |text| parse::server(text, 53))),
     };
     fields.finish(&["networks", "namespaces", "udp"]);
@@ -382,8 +381,9 @@ fn provider(fields: &Fields<'_>, name: At<String>, home: &Path) -> Option<Entry<
     if !fields.has("algorithms") {
         fields.need_texts("algorithms");
     }
-    let algorithms = fields.parsed("algorithms", algorithm);
-    let jwks = fields.need_text("jwks").and_then(|text| fields.parse(&text, |text| key_set(text, home)));
+    let algorithms = fields.parsed("algorithms", words::algorithm);
+    let jwks =
+        fields.need_text("jwks").and_then(|text| fields.parse(&text, |text| words::key_set(text, home)));
     let groups_claim = fields.text("groups_claim");
     fields.finish(&["leeway", "introspection", "client_id", "client_secret", "max_token_life"]);
     let provider = IdentityProvider {
@@ -395,119 +395,4 @@ fn provider(fields: &Fields<'_>, name: At<String>, home: &Path) -> Option<Entry<
         groups_claim: groups_claim.map_or_else(|| "groups".to_owned(), |claim| claim.value),
     };
     Some(entry(provider, name, fields))
-}
-
-fn refuse<T>(message: String, help: &str) -> Result<T, Misread> {
-    Err(Misread { message, help: Some(help.to_owned()) })
-}
-
-fn unit(text: &str) -> Result<String, Misread> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    let end =
-        [".service", ".slice", ".scope"].iter().any(|end| text.len() > end.len() && text.ends_with(end));
-    if end && text.len() < 256 && text.chars().all(plain) {
-        return Ok(text.to_owned());
-    }
-    let help = "write the whole name: react-worker.service, agents.slice or session-2.scope";
-    refuse(format!("`{}` is not the name of a systemd unit", text.escape_debug()), help)
-}
-
-fn container(text: &str) -> Result<String, Misread> {
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if (12..=64).contains(&text.len()) && text.bytes().all(hex) {
-        return Ok(text.to_owned());
-    }
-    let help = "give 12 to 64 lower-case hexadecimal digits; names of containers can be changed by anyone";
-    refuse(format!("`{}` is not a container id", text.escape_debug()), help)
-}
-
-fn cgroup(text: &str) -> Result<String, Misread> {
-    let segment = |segment: &str| !segment.is_empty() && segment != "." && segment != "..";
-    match text.strip_prefix('/') {
-        Some("") => refuse("`/` is every process of the host, ours too".to_owned(), "name a group below it"),
-        Some(rest) if rest.split('/').all(segment) && !text.contains(char::is_control) => Ok(text.to_owned()),
-        _ => refuse(
-            format!("`{}` is not a cgroup path", text.escape_debug()),
-            "write it as below the cgroup v2 root, without a final slash: /agents/react",
-        ),
-    }
-}
-
-fn executable(text: &str) -> Result<ExecutableMatch, Misread> {
-    if let Some(hex) = text.strip_prefix("sha256:") {
-        let help = "write sha256: and 64 hexadecimal digits, as sha256sum prints them";
-        return match Sha256::from_hex(hex) {
-            Some(digest) => Ok(ExecutableMatch::Digest(digest)),
-            None => refuse(format!("`{}` is not a digest", text.escape_debug()), help),
-        };
-    }
-    if text.starts_with('/') && !text.ends_with('/') {
-        return Ok(ExecutableMatch::Path(text.to_owned()));
-    }
-    refuse(
-        format!("`{}` is not an executable", text.escape_debug()),
-        "write its whole path, or sha256:DIGEST",
-    )
-}
-
-fn label(text: &str) -> Result<String, Misread> {
-    let fits = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c))
-    };
-    match text.split_once('=') {
-        Some((key, value)) if text.len() <= 128 && fits(key) && fits(value) => Ok(text.to_owned()),
-        _ => refuse(
-            format!("`{}` is not a label", text.escape_debug()),
-            "write key=value, such as environment=production",
-        ),
-    }
-}
-
-fn detector(text: &str) -> Result<Detector, Misread> {
-    let found = Detector::ALL.into_iter().find(|detector| detector.name() == text);
-    found.ok_or_else(|| Misread {
-        message: format!("there is no detector `{}`", text.escape_debug()),
-        help: did_you_mean(text, Detector::ALL.iter().map(|detector| detector.name())),
-    })
-}
-
-fn algorithm(text: &str) -> Result<String, Misread> {
-    const ASYMMETRIC: [&str; 9] =
-        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-    if ASYMMETRIC.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    let message = format!("`{}` is not accepted as a signature algorithm", text.escape_debug());
-    if text.starts_with("HS") || text.eq_ignore_ascii_case("none") {
-        return refuse(
-            message,
-            "who can verify it can forge it; take an asymmetric one, such as ES256 or RS256",
-        );
-    }
-    Err(Misread { message, help: did_you_mean(text, ASYMMETRIC) })
-}
-
-fn key_set(text: &str, home: &Path) -> Result<Jwks, Misread> {
-    if text.starts_with("https://") {
-        return Ok(Jwks::Url(text.to_owned()));
-    }
-    if let Some(rest) = text.strip_prefix("http://") {
-        let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
-        let port =
-            |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
-        let loopback = ["127.0.0.1", "localhost", "[::1]"];
-        if loopback.iter().any(|host| authority.strip_prefix(host).is_some_and(port)) {
-            return Ok(Jwks::Url(text.to_owned()));
-        }
-        let help = "use https://; http:// is accepted on loopback only";
-        return refuse(
-            format!("`{}` would fetch keys over a line that anyone can rewrite", text.escape_debug()),
-            help,
-        );
-    }
-    if text.is_empty() || text.contains("://") {
-        let help = "write a path, or an https:// URL";
-        return refuse(format!("`{}` is not where a key set can be", text.escape_debug()), help);
-    }
-    Ok(Jwks::File(home.join(text)))
 }

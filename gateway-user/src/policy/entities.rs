@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
@@ -51,9 +52,9 @@ pub(super) fn principal<'a>(target: &Target, subject: &'a Subject) -> Result<Pri
 impl Principal<'_> {
     pub(super) fn uid(&self) -> EntityUid {
         match self {
-            Self::User(user) => uid("User", &format!("{}/{}", user.provider, user.subject)),
-            Self::Workload(workload) => uid("Workload", &workload.key()),
-            Self::Peer(address) => uid("Peer", &address.to_string()),
+            Self::User(user) => uid(&TYPES.user, &format!("{}/{}", user.provider, user.subject)),
+            Self::Workload(workload) => uid(&TYPES.workload, &workload.key()),
+            Self::Peer(address) => uid(&TYPES.peer, &address.to_string()),
         }
     }
 
@@ -97,13 +98,44 @@ fn units(workload: &Workload) -> impl Iterator<Item = &str> {
     workload.unit.as_deref().into_iter().chain(slices)
 }
 
-fn uid(kind: &str, id: &str) -> EntityUid {
-    EntityUid::from_type_name_and_id(type_name(kind), EntityId::new(id))
+/// The entity types of the schema, parsed once: Cedar's parser is slower than a whole decision.
+struct Types {
+    user: EntityTypeName,
+    workload: EntityTypeName,
+    peer: EntityTypeName,
+    role: EntityTypeName,
+    unit: EntityTypeName,
+    container: EntityTypeName,
+    guard: EntityTypeName,
+    target: EntityTypeName,
+    label: EntityTypeName,
+    mask: EntityTypeName,
+    direction: EntityTypeName,
+    action: EntityTypeName,
 }
 
-#[expect(clippy::expect_used, reason = "called with the names of the generated schema only")]
+static TYPES: LazyLock<Types> = LazyLock::new(|| Types {
+    user: type_name("User"),
+    workload: type_name("Workload"),
+    peer: type_name("Peer"),
+    role: type_name("Role"),
+    unit: type_name("Unit"),
+    container: type_name("Container"),
+    guard: type_name("Guard"),
+    target: type_name("Target"),
+    label: type_name("Label"),
+    mask: type_name("Mask"),
+    direction: type_name("Direction"),
+    action: type_name("Action"),
+});
+
+#[expect(clippy::expect_used, reason = "called with plain identifiers only")]
 fn type_name(kind: &str) -> EntityTypeName {
     kind.parse().expect("a plain identifier is a type name")
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
 fn text(value: impl Into<String>) -> RestrictedExpression {
@@ -138,21 +170,22 @@ impl Asked<'_> {
         if let Some(workload) = &self.subject.workload {
             all.push(self.workload(workload)?);
         }
-        let labels = self.target.labels.iter().map(|label| uid("Label", label)).collect();
-        all.push(Entity::new_no_attrs(uid("Target", &self.target.name), labels));
-        let group = if matches!(action, "open" | "reveal") { None } else { Some(uid("Action", "request")) };
-        all.push(Entity::new_no_attrs(uid("Action", action), group.into_iter().collect()));
+        let labels = self.target.labels.iter().map(|label| uid(&TYPES.label, label)).collect();
+        all.push(Entity::new_no_attrs(uid(&TYPES.target, &self.target.name), labels));
+        let group =
+            if matches!(action, "open" | "reveal") { None } else { Some(uid(&TYPES.action, "request")) };
+        all.push(Entity::new_no_attrs(uid(&TYPES.action, action), group.into_iter().collect()));
         Entities::from_entities(all, None).map_err(|error| error.to_string())
     }
 
     fn roles(&self, principal: &Principal<'_>) -> impl Iterator<Item = EntityUid> {
-        principal.roles(self.set.roles()).into_iter().map(|role| uid("Role", role))
+        principal.roles(self.set.roles()).into_iter().map(|role| uid(&TYPES.role, role))
     }
 
     fn user(&self, user: &User) -> Result<Entity, String> {
-        let groups = RestrictedExpression::new_set(user.groups.iter().map(text_of));
+        let groups = RestrictedExpression::new_set(user.groups.iter().map(text));
         let attributes =
-            [("provider", text_of(&user.provider)), ("subject", text_of(&user.subject)), ("groups", groups)];
+            [("provider", text(&user.provider)), ("subject", text(&user.subject)), ("groups", groups)];
         let principal = Principal::User(user);
         entity(principal.uid(), attributes, self.roles(&principal).collect())
     }
@@ -160,15 +193,15 @@ impl Asked<'_> {
     fn workload(&self, workload: &Workload) -> Result<Entity, String> {
         let principal = Principal::Workload(workload);
         let mut parents: HashSet<EntityUid> = self.roles(&principal).collect();
-        parents.extend(units(workload).map(|unit| uid("Unit", unit)));
-        parents.extend(workload.container.as_ref().map(|id| uid("Container", id)));
-        parents.extend(self.guard.map(|guard| uid("Guard", guard)));
+        parents.extend(units(workload).map(|unit| uid(&TYPES.unit, unit)));
+        parents.extend(workload.container.as_ref().map(|id| uid(&TYPES.container, id)));
+        parents.extend(self.guard.map(|guard| uid(&TYPES.guard, guard)));
         let mut attributes = vec![("uid", RestrictedExpression::new_long(i64::from(workload.uid)))];
         let login = workload.login_uid.map(|login| RestrictedExpression::new_long(i64::from(login)));
         attributes.extend(login.map(|login| ("login_uid", login)));
         if let Some(program) = &workload.executable {
             let fields = [
-                ("path".to_owned(), text_of(&program.path)),
+                ("path".to_owned(), text(&program.path)),
                 ("sha256".to_owned(), text(program.sha256.to_string())),
             ];
             let record = RestrictedExpression::new_record(fields).map_err(|error| error.to_string())?;
@@ -188,15 +221,15 @@ impl Asked<'_> {
             }
         }
         context.extend(captures.iter().map(|(name, value)| ((*name).to_owned(), text(value.clone()))));
-        self.ask(action, uid("Target", &self.target.name), context)
+        self.ask(action, uid(&TYPES.target, &self.target.name), context)
     }
 
     /// The question whether the principal may see what a mask hides.
     pub(super) fn reveal(&self, mask: &str) -> Result<Request, String> {
         let mut context = self.circumstances();
-        let target = RestrictedExpression::new_entity_uid(uid("Target", &self.target.name));
+        let target = RestrictedExpression::new_entity_uid(uid(&TYPES.target, &self.target.name));
         context.push(("target".to_owned(), target));
-        self.ask("reveal", uid("Mask", mask), context)
+        self.ask("reveal", uid(&TYPES.mask, mask), context)
     }
 
     fn ask(
@@ -206,7 +239,7 @@ impl Asked<'_> {
         context: Vec<(String, RestrictedExpression)>,
     ) -> Result<Request, String> {
         let context = Context::from_pairs(context).map_err(|error| error.to_string())?;
-        Request::new(self.principal.uid(), uid("Action", action), resource, context, None)
+        Request::new(self.principal.uid(), uid(&TYPES.action, action), resource, context, None)
             .map_err(|error| error.to_string())
     }
 
@@ -218,19 +251,15 @@ impl Asked<'_> {
         let entity = RestrictedExpression::new_entity_uid;
         let mut context = vec![
             ("peer".to_owned(), address(self.subject.peer.ip())),
-            ("direction".to_owned(), entity(uid("Direction", direction))),
+            ("direction".to_owned(), entity(uid(&TYPES.direction, direction))),
         ];
-        context.extend(self.guard.map(|guard| ("guard".to_owned(), entity(uid("Guard", guard)))));
+        context.extend(self.guard.map(|guard| ("guard".to_owned(), entity(uid(&TYPES.guard, guard)))));
         let workload = self.subject.workload.as_ref();
         context.extend(
             workload.map(|workload| ("workload".to_owned(), entity(Principal::Workload(workload).uid()))),
         );
         context
     }
-}
-
-fn text_of(value: &String) -> RestrictedExpression {
-    text(value.clone())
 }
 
 fn entity(
@@ -245,11 +274,11 @@ fn entity(
 
 fn http(request: &HttpRequest, context: &mut Vec<(String, RestrictedExpression)>) -> Result<(), String> {
     let segments = segments(&request.path).ok_or("the path does not start with `/`")?;
-    context.push(("method".to_owned(), text_of(&request.method)));
-    context.push(("host".to_owned(), text_of(&request.host)));
-    context.push(("path".to_owned(), text_of(&request.path)));
+    context.push(("method".to_owned(), text(&request.method)));
+    context.push(("host".to_owned(), text(&request.host)));
+    context.push(("path".to_owned(), text(&request.path)));
     context.push(("segments".to_owned(), RestrictedExpression::new_set(segments.into_iter().map(text))));
-    context.extend(request.query.as_ref().map(|query| ("query".to_owned(), text_of(query))));
+    context.extend(request.query.as_ref().map(|query| ("query".to_owned(), text(query))));
     let length = request.body_length.map(|length| i64::try_from(length).unwrap_or(i64::MAX));
     context.extend(length.map(|length| ("body_length".to_owned(), RestrictedExpression::new_long(length))));
     Ok(())

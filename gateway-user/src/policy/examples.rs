@@ -37,3 +37,80 @@ fn every_directory_that_ships_is_sound_and_does_what_its_cases_say() {
         judge(&dir, &dir.display().to_string());
     }
 }
+
+/// The fenced blocks of a section: nouns, rules and cases, each kind as one text.
+#[derive(Debug, Default, Clone)]
+struct Section {
+    title: String,
+    files: [String; 3],
+}
+
+const NAMES: [&str; 3] = ["doc.toml", "doc.cedar", "doc.cases.toml"];
+
+/// The sections of a document, in order.
+fn sections(text: &str) -> Vec<Section> {
+    let mut all = vec![Section::default()];
+    let mut inside: Option<usize> = None;
+    for line in text.lines() {
+        match (inside, line) {
+            (Some(_), "```") => inside = None,
+            (Some(kind), line) => {
+                if let Some(section) = all.last_mut() {
+                    section.files[kind].push_str(line);
+                    section.files[kind].push('\n');
+                }
+            }
+            (None, "```toml") => inside = Some(0),
+            (None, "```cedar") => inside = Some(1),
+            (None, "```toml cases") => inside = Some(2),
+            (None, line) if line.starts_with("```") => panic!("a block of no known kind: {line}"),
+            (None, line) if line.starts_with('#') => {
+                all.push(Section {
+                    title: line.trim_start_matches(['#', ' ']).to_owned(),
+                    ..Section::default()
+                });
+            }
+            (None, _) => {}
+        }
+    }
+    all
+}
+
+#[test]
+fn every_example_of_the_reference_is_sound_and_does_what_its_cases_say() {
+    let text = fs::read_to_string(root().join("docs/POLICY.md")).unwrap();
+    let sections: Vec<Section> = sections(&text)
+        .into_iter()
+        .filter(|section| section.files.iter().any(|file| !file.is_empty()))
+        .collect();
+    let (first, others) = sections.split_first().unwrap();
+    assert_eq!(first.title, "A first directory");
+    assert!(others.len() >= 6, "the reference has lost its examples");
+    for section in std::iter::once(first).chain(others) {
+        let dir = tempfile::tempdir().unwrap();
+        for (index, name) in NAMES.iter().enumerate() {
+            fs::write(dir.path().join(format!("first.{name}")), &first.files[index]).unwrap();
+            if section.title != first.title {
+                fs::write(dir.path().join(name), &section.files[index]).unwrap();
+            }
+        }
+        judge(dir.path(), &section.title);
+    }
+}
+
+#[test]
+fn the_reference_names_every_key_and_every_refusal() {
+    let text = fs::read_to_string(root().join("docs/POLICY.md")).unwrap();
+    let source =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy/declare.rs")).unwrap();
+    let keys = source.split("fields.").skip(1).filter_map(|call| {
+        let (method, rest) = call.split_once("(\"")?;
+        let plain = method.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        plain.then(|| rest.split('"').next().unwrap_or_default())
+    });
+    let keys: std::collections::BTreeSet<&str> = keys.collect();
+    assert!(keys.len() > 30, "the keys are no longer found: {keys:?}");
+    for key in keys {
+        assert!(text.contains(&format!("`{key}")), "`{key}` is missing in the reference");
+    }
+}

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::limits::{RULE_DEPTH_MAX, RULE_OPERATORS_MAX};
+
 /// What a statement has.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Statement {
@@ -55,6 +57,30 @@ pub(super) fn statements(source: &str) -> Vec<Statement> {
     all
 }
 
+/// Where a rule is nested deeper or goes on longer than the bounds, and what is wrong there. Asked before Cedar is: its
+/// parser would overflow the stack, and its validator would pass over what it cannot walk.
+pub(super) fn excess(source: &str) -> Option<(Range<usize>, String)> {
+    let (mut depth, mut conditions, mut operators) = (0_usize, 0_usize, 0_usize);
+    for (token, span) in tokens(source) {
+        match (token, &source[span.clone()]) {
+            (Token::End, _) => (depth, conditions, operators) = (0, 0, 0),
+            (Token::Other, "(" | "[" | "{") => depth += 1,
+            (Token::Other, ")" | "]" | "}") => depth = depth.saturating_sub(1),
+            (Token::Word, "if") => conditions += 1,
+            (Token::Other, ",") => {}
+            (Token::Other, _) | (Token::Word, "in" | "has" | "like" | "is") => operators += 1,
+            _ => {}
+        }
+        if depth + conditions > RULE_DEPTH_MAX {
+            return Some((span, format!("this is more than {RULE_DEPTH_MAX} brackets and `if`s deep")));
+        }
+        if operators > RULE_OPERATORS_MAX {
+            return Some((span, format!("this rule has more than {RULE_OPERATORS_MAX} operators")));
+        }
+    }
+    None
+}
+
 /// Where the `A::B::` before the text at `index` starts.
 fn path_start(tokens: &[(Token, Range<usize>)], index: usize) -> usize {
     let mut at = index;
@@ -95,7 +121,8 @@ fn tokens(source: &str) -> Vec<(Token, Range<usize>)> {
                 continue;
             }
             b => {
-                at += 1;
+                // Whole characters, so that every span can be cut out of the text.
+                at += source[start..].chars().next().map_or(1, char::len_utf8);
                 match b {
                     b'@' => Token::At,
                     b';' => Token::End,
@@ -137,9 +164,21 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_at_its_bounds_is_read_and_one_beyond_is_not() {
+        let nested = |depth: usize| format!("x {}{};", "(".repeat(depth), ")".repeat(depth));
+        assert_eq!(excess(&nested(RULE_DEPTH_MAX)), None);
+        assert_eq!(excess(&nested(RULE_DEPTH_MAX + 1)).unwrap().0.start, 2 + RULE_DEPTH_MAX);
+        assert!(excess(&"if x then y else ".repeat(RULE_DEPTH_MAX + 1)).is_some());
+        let long = |operators: usize| format!("a{};", "+".repeat(operators));
+        assert_eq!(excess(&long(RULE_OPERATORS_MAX).repeat(3)), None);
+        assert!(excess(&long(RULE_OPERATORS_MAX + 1)).is_some());
+        assert_eq!(excess("// ((((\n\"((((\";"), None);
+    }
+
+    #[test]
     fn an_unfinished_file_is_no_panic() {
-        for source in ["\"", "\"\\", "::\"x", "@", "a::", "/", "//"] {
-            assert!(statements(source).is_empty(), "{source}");
+        for source in ["é", "a::é\"x", "\"é", "\"\\", "::\"x", "@", "a::", "/", "//"] {
+            assert!(statements(source).is_empty() && excess(source).is_none(), "{source}");
         }
     }
 }

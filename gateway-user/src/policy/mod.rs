@@ -23,6 +23,7 @@ mod schema;
 mod set;
 mod shelf;
 mod watching;
+mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use explain::{Considered, Explanation, Met};

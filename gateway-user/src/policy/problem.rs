@@ -341,6 +341,9 @@ pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();
     known.dedup();
+    if wrong.len() > NAME_COMPARED_BYTES_MAX {
+        return None;
+    }
     let near =
         known.iter().map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), *name)).min().filter(
             |(distance, name)| *distance <= 1.max(name.chars().count().max(wrong.chars().count()) / 3),
@@ -353,6 +356,8 @@ pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -
     }
 }
 
+/// Bytes of a name that is compared with others. Longer ones are no misspelling.
+const NAME_COMPARED_BYTES_MAX: usize = 128;
 /// Names listed in a help line. More would hide the help.
 const NAMES_SHOWN_MAX: usize = 24;
 

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use cedar_policy::Schema;
 
+use crate::limits::POLICY_STACK_BYTES;
+
 use super::check::check;
 use super::files::Files;
 use super::problem::{Problem, Problems};
@@ -42,6 +44,24 @@ pub fn read_files(files: &Files) -> Result<Set, Problems> {
 /// # Errors
 /// Every mistake in them.
 pub fn without_cases(files: &Files) -> Result<Set, Problems> {
+    // Cedar recurses, and beyond its stack it refuses or passes over rules: the stack must not depend on the caller.
+    let thread = std::thread::Builder::new().name("policy-read".to_owned()).stack_size(POLICY_STACK_BYTES);
+    let failed = |what: String| {
+        let mut problems = Problems::default();
+        problems.push(Problem::whole(what));
+        problems
+    };
+    std::thread::scope(|scope| {
+        let reading = thread
+            .spawn_scoped(scope, || checked(files))
+            .map_err(|error| failed(format!("no thread to read policy files: {error}")))?;
+        reading.join().unwrap_or_else(|_| {
+            Err(failed("reading the policy files failed unexpectedly; please report the files".to_owned()))
+        })
+    })
+}
+
+fn checked(files: &Files) -> Result<Set, Problems> {
     let problems = RefCell::new(Problems::default());
     let draft = declare::read(files, &problems);
     check(&draft, &problems);
@@ -72,3 +92,7 @@ fn compiled(text: &str, problems: &RefCell<Problems>) -> Option<Schema> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

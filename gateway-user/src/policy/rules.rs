@@ -8,14 +8,15 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode,
+    ValidationWarning, Validator,
 };
 use miette::Diagnostic;
 
 use super::declare::Draft;
 use super::document::not_yet;
 use super::files::{FileKind, Files, PolicyFile};
-use super::lex::{Statement, statements};
+use super::lex::{Statement, excess, statements};
 use super::parse;
 use super::problem::{Place, Problem, Problems, did_you_mean};
 
@@ -92,6 +93,11 @@ pub(super) fn read(
 }
 
 fn parse_file(file: &PolicyFile, problems: &RefCell<Problems>) -> Option<PolicySet> {
+    if let Some((span, what)) = excess(file.source.text()) {
+        let problem = Problem::at(&file.source.place(span), what);
+        problems.borrow_mut().push(problem.help("make several rules of it, or put names into a set"));
+        return None;
+    }
     match PolicySet::from_str(file.source.text()) {
         Ok(set) => Some(set),
         Err(errors) => {
@@ -173,10 +179,18 @@ impl File<'_> {
             self.report(of_cedar(self.file, error, span(&id)));
             unsound.insert(id);
         }
+        let nowhere =
+            |warning: &&ValidationWarning| matches!(warning, ValidationWarning::InvalidActionApplication(_));
+        let nowhere: BTreeSet<_> = verdict
+            .validation_warnings()
+            .filter(nowhere)
+            .map(|warning| warning.policy_id().to_string())
+            .collect();
         for warning in verdict.validation_warnings() {
             let id = warning.policy_id().to_string();
-            // That a rule with an error in it never matches is no second mistake.
-            if !unsound.contains(&id) {
+            // That a rule never matches is no second mistake, where it has an error or no action at all.
+            let known = matches!(warning, ValidationWarning::ImpossiblePolicy(_)) && nowhere.contains(&id);
+            if !unsound.contains(&id) && !known {
                 self.report(of_cedar(self.file, warning, span(&id)));
             }
         }

@@ -125,7 +125,7 @@ impl Sample {
     }
 
     fn request(&self, method: &str, path: &str) -> HttpRequest {
-        let host = self.host.clone().unwrap_or_else(|| "localhost".to_owned());
+        let host = self.host.as_deref().unwrap_or("localhost").to_ascii_lowercase();
         HttpRequest {
             method: method.to_owned(),
             headers: vec![("Host".to_owned(), host.clone().into_bytes())],

@@ -89,10 +89,16 @@ action "reveal" appliesTo {
 };
 "#;
 
-/// The schema in Cedar's own notation.
+/// Actions that every directory has. No operation may be called so.
+pub(super) const GENERAL: [&str; 4] = ["request", "http", "open", "reveal"];
+
+/// The schema in Cedar's own notation. Operations without a name of their own are left out.
 pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) -> String {
     let mut by_name: BTreeMap<&str, Vec<&OperationNoun>> = BTreeMap::new();
-    for operation in operations {
+    let named = |operation: &&OperationNoun| {
+        !operation.name.is_empty() && !GENERAL.contains(&operation.name.as_str())
+    };
+    for operation in operations.into_iter().filter(named) {
         by_name.entry(&operation.name).or_default().push(operation);
     }
     let mut out = FIXED.to_owned();
@@ -104,7 +110,7 @@ pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) 
         out.push_str("    query?: String, body_length?: Long,\n");
         for (capture, always) in captures(&declared) {
             let optional = if always { "" } else { "?" };
-            let _ = writeln!(out, "    {capture}{optional}: String,");
+            let _ = writeln!(out, "    \"{capture}\"{optional}: String,");
         }
         out.push_str("  },\n};\n");
     }
@@ -156,9 +162,21 @@ mod tests {
         let operations =
             [operation("read", "a", &["/v1/{x}", "/v1/{x}/{y}"]), operation("read", "b", &["/{x}/**"])];
         let text = text(&operations);
-        assert!(text.contains("    x: String,"), "{text}");
-        assert!(text.contains("    y?: String,"), "{text}");
+        assert!(text.contains("    \"x\": String,"), "{text}");
+        assert!(text.contains("    \"y\"?: String,"), "{text}");
         drop(cedar_policy::Schema::from_cedarschema_str(&text).unwrap());
         drop(cedar_policy::Schema::from_cedarschema_str(&super::text([])).unwrap());
+    }
+
+    #[test]
+    fn no_capture_and_no_name_breaks_the_schema() {
+        let words = ["in", "if", "true", "has", "like", "is", "then", "__cedar", "set", "long", "_"];
+        let operations: Vec<OperationNoun> = words
+            .iter()
+            .flat_map(|word| {
+                [operation(word, "a", &[&format!("/{{{word}}}")]), operation("http", "a", &["/x"])]
+            })
+            .collect();
+        drop(cedar_policy::Schema::from_cedarschema_str(&text(&operations)).unwrap());
     }
 }

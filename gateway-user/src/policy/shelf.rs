@@ -126,8 +126,8 @@ impl Shelf {
         self.0.state.borrow().fault.clone()
     }
 
-    /// Tells every later change: another set in force, a fault, a fault mended. The state already carries the new digest
-    /// when [`Shelf::current`] gives the new set.
+    /// Tells every later change: another set in force, a fault, a fault mended. When a change is told,
+    /// [`Shelf::current`] already gives the new set.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.0.state.subscribe()

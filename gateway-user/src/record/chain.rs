@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Micros;
 use super::frame::{About, Commit, Frame, RawFrame, frame_hash, genesis, seal};
+use super::index::Rows;
 use super::ledger::Ledger;
 use crate::operation::Sha256;
 use crate::store::{Snapshot, StoreError};
@@ -194,7 +195,7 @@ impl Tail {
         let head: Link = meta(snapshot, META_HEAD)?;
         let Checkpoint { mut link, mut ledger } = meta(snapshot, META_CHECKPOINT)?;
         let lateness = meta(snapshot, META_LATENESS)?;
-        let mut places = Vec::new();
+        let (mut rows, mut places) = (Rows::default(), Vec::new());
         while link.number < head.number {
             let number = link.number;
             let what = || format!("commit {number}");
@@ -208,8 +209,9 @@ impl Tail {
             }
             for frame in frames.iter().filter_map(|examined| examined.frame.as_ref()) {
                 ledger.admit(frame, &mut places).map_err(|detail| StoreError::damaged(what(), detail))?;
-                places.clear();
+                rows.add(0, &mut places);
             }
+            rows.finish(number, &mut ledger);
             link = next;
         }
         if link != head {

@@ -241,3 +241,24 @@ pub(super) fn weigh(state: &[StateOp], events: &[Event]) -> Result<usize, Record
 pub(super) fn now() -> Micros {
     jiff::Timestamp::now().as_microsecond()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::entry::Verdict;
+    use crate::record::tests::{entry_closed, entry_id, intent, session_id};
+
+    #[test]
+    fn ends_are_kept_up_to_their_bound_and_never_for_what_was_refused() {
+        let mut desk = Desk::new(0, Viewer::default());
+        let refused = entry_id();
+        desk.lose(vec![intent(session_id(), refused, "ann", Verdict::Allow), entry_closed(refused)]);
+        assert!(desk.ends.is_empty() && desk.refused.is_empty());
+        assert_eq!(desk.refused_operations, 1);
+        let end = entry_closed(entry_id());
+        desk.lose(vec![end.clone(); limits::ENDS_KEPT_MAX]);
+        assert_eq!(desk.ends.len(), limits::ENDS_KEPT_MAX);
+        desk.lose(vec![end]);
+        assert_eq!(desk.ends.len(), limits::ENDS_KEPT_MAX);
+    }
+}

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use super::ledger::Ledger;
 use crate::operation::{EntryId, SessionId, Sha256};
-use crate::store::{Snapshot, StoreError};
+use crate::store::{Row, Snapshot, StoreError};
 
 /// Bytes of a value in an index key. A longer one stands as its digest.
 const VALUE_BYTES_MAX: usize = 200;
@@ -18,7 +19,7 @@ const VALUE_BYTES_MAX: usize = 200;
 pub enum Dimension {
     /// Entry: its intent, and votes on it.
     Entry = 1,
-    /// Session: everything in it. Positions are doubled, plus one for intents.
+    /// All sessions of one commit in one row: what it holds of each, and which commit did before.
     Session = 2,
     /// Sessions opened, whichever.
     Opened = 3,
@@ -34,33 +35,36 @@ pub enum Dimension {
     Verdict = 8,
     /// Events of the gate itself.
     Gate = 9,
+    /// Session that is over: its last commit.
+    Over = 10,
 }
 
-/// A key without its commit number, and what to add to the doubled position.
+/// Where a frame is to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    key: Vec<u8>,
-    session: bool,
-    intent: bool,
+pub enum Place {
+    /// Under this key (without commit number).
+    Key(Vec<u8>),
+    /// In this session.
+    Session(SessionId, /* is an intent */ bool),
 }
 
 impl Place {
     /// Under this value.
     #[must_use]
     pub fn of(dimension: Dimension, value: &str) -> Self {
-        Self { key: key(dimension, value), session: false, intent: false }
+        Self::Key(key(dimension, value))
     }
 
-    /// Under this session.
+    /// In this session.
     #[must_use]
     pub fn session(session: SessionId, intent: bool) -> Self {
-        Self { key: raw_key(Dimension::Session, session.0.as_bytes()), session: true, intent }
+        Self::Session(session, intent)
     }
 
     /// Under this entry.
     #[must_use]
     pub fn entry(entry: EntryId) -> Self {
-        Self { key: raw_key(Dimension::Entry, entry.0.as_bytes()), session: false, intent: false }
+        Self::Key(entry_key(entry))
     }
 }
 
@@ -88,10 +92,16 @@ pub fn entry_key(entry: EntryId) -> Vec<u8> {
     raw_key(Dimension::Entry, entry.0.as_bytes())
 }
 
-/// The key of a session, without commit number.
+/// The key of a session that is over, without commit number.
 #[must_use]
-pub fn session_key(session: SessionId) -> Vec<u8> {
-    raw_key(Dimension::Session, session.0.as_bytes())
+pub fn over_key(session: SessionId) -> Vec<u8> {
+    raw_key(Dimension::Over, session.0.as_bytes())
+}
+
+/// The key of the row that names the sessions of one commit.
+#[must_use]
+pub fn directory_key(commit: u64) -> Vec<u8> {
+    at(&raw_key(Dimension::Session, &[]), commit)
 }
 
 /// A whole row key, taken apart: dimension byte, value, commit. `None` where it is none.
@@ -107,31 +117,88 @@ pub fn split(row: &[u8]) -> Option<(u8, &[u8], u64)> {
 #[derive(Debug, Default)]
 pub struct Rows {
     rows: BTreeMap<Vec<u8>, Vec<u32>>,
+    sessions: BTreeMap<SessionId, Vec<u32>>,
 }
 
 impl Rows {
     /// Puts the frame at this position under these places.
     pub fn add(&mut self, position: u32, places: &mut Vec<Place>) {
         for place in places.drain(..) {
-            let mark = if place.session { position * 2 + u32::from(place.intent) } else { position };
-            self.rows.entry(place.key).or_default().push(mark);
+            match place {
+                Place::Key(key) => self.rows.entry(key).or_default().push(position),
+                Place::Session(session, intent) => {
+                    self.sessions.entry(session).or_default().push(position * 2 + u32::from(intent));
+                }
+            }
         }
     }
 
-    /// The rows, in key order.
-    pub fn finish(&mut self, commit: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let rows = std::mem::take(&mut self.rows).into_iter();
-        rows.map(|(mut key, positions)| {
-            key.extend_from_slice(&commit.to_be_bytes());
-            let mut value = Vec::with_capacity(positions.len() * 2);
-            positions.iter().for_each(|position| put_varint(&mut value, *position));
-            (key, value)
-        })
-        .collect()
+    /// The rows, in key order. Tells the ledger which sessions this commit is about.
+    pub fn finish(&mut self, commit: u64, ledger: &mut Ledger) -> Vec<Row> {
+        let mut out: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for (key, positions) in std::mem::take(&mut self.rows) {
+            out.insert(at(&key, commit), packed(&positions));
+        }
+        let mut directory = Vec::with_capacity(self.sessions.len() * 20);
+        for (session, marks) in std::mem::take(&mut self.sessions) {
+            let (before, over) = ledger.touch(session, commit);
+            directory.extend_from_slice(session.0.as_bytes());
+            put_varint(&mut directory, before.map_or(0, |before| commit - before));
+            put_varint(&mut directory, marks.len() as u64);
+            directory.extend(packed(&marks));
+            if over {
+                out.insert(at(&over_key(session), commit), Vec::new());
+            }
+        }
+        if !directory.is_empty() {
+            out.insert(directory_key(commit), directory);
+        }
+        out.into_iter().collect()
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u32) {
+fn packed(positions: &[u32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(positions.len() * 2);
+    positions.iter().for_each(|position| put_varint(&mut out, u64::from(*position)));
+    out
+}
+
+/// What one commit holds of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The session.
+    pub session: SessionId,
+    /// The commit that held something of it before.
+    pub before: Option<u64>,
+    /// Positions, each doubled, plus one for intents.
+    pub marks: Vec<u32>,
+}
+
+/// Takes apart the row that names the sessions of a commit.
+///
+/// # Errors
+/// The row is damaged.
+pub fn directory(row: &[u8], commit: u64) -> Result<Vec<Held>, StoreError> {
+    let damaged =
+        || StoreError::damaged(format!("the index row for the sessions of commit {commit}"), "it ends early");
+    let (mut rest, mut all) = (row, Vec::new());
+    while !rest.is_empty() {
+        let (id, after) = rest.split_first_chunk::<16>().ok_or_else(damaged)?;
+        rest = after;
+        let back = take_varint(&mut rest).ok_or_else(damaged)?;
+        let count = take_varint(&mut rest).ok_or_else(damaged)?;
+        let mut marks = Vec::new();
+        for _ in 0..count {
+            let mark = take_varint(&mut rest).and_then(|mark| u32::try_from(mark).ok());
+            marks.push(mark.ok_or_else(damaged)?);
+        }
+        let before = if back == 0 { None } else { commit.checked_sub(back) };
+        all.push(Held { session: SessionId(uuid::Uuid::from_bytes(*id)), before, marks });
+    }
+    Ok(all)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -139,25 +206,30 @@ fn put_varint(out: &mut Vec<u8>, mut value: u32) {
     out.push(value as u8);
 }
 
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..63).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 /// The positions of one row.
 ///
 /// # Errors
 /// The row is damaged.
-pub fn positions(row: &[u8]) -> Result<Vec<u32>, StoreError> {
+pub fn positions(mut row: &[u8]) -> Result<Vec<u32>, StoreError> {
     let mut out = Vec::new();
-    let (mut value, mut shift) = (0u32, 0);
-    for byte in row {
-        if shift > 28 {
-            return Err(StoreError::damaged("an index row", "a position is too long"));
-        }
-        value |= u32::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte & 0x80 == 0 {
-            out.push(value);
-            (value, shift) = (0, 0);
-        }
+    while !row.is_empty() {
+        let position = take_varint(&mut row).and_then(|position| u32::try_from(position).ok());
+        out.push(position.ok_or_else(|| StoreError::damaged("an index row", "it ends inside a position"))?);
     }
-    if shift == 0 { Ok(out) } else { Err(StoreError::damaged("an index row", "it ends inside a position")) }
+    Ok(out)
 }
 
 /// One condition of a search: frames under any of these keys.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::RecordError;
 use super::chain::{
     Checkpoint, FORMAT, Link, META_CHECKPOINT, META_FORMAT, META_HEAD, META_LATENESS, META_STORE, Tail,
 };
@@ -12,7 +13,7 @@ use super::index::{Place, Rows};
 use super::ledger::{Ledger, NotOpen};
 use crate::operation::Sha256;
 use crate::store::disk::Disk;
-use crate::store::{Appender, Batch, ReadStore, Store, StoreError, Viewer};
+use crate::store::{Appender, Batch, Rehearsal, Store, StoreError, Viewer, close};
 
 /// Bytes of commits after which what is open is written down again, so that recovery reads little.
 const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
@@ -57,22 +58,32 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the record on this disk, makes a new one where there is none.
+    /// Opens the record on this disk, makes a new one where there is none, and writes the first commit with `first`.
+    ///
+    /// All of that is rehearsed in memory beforehand: the engine's own recovery writes, and a record that does not
+    /// verify, or that cannot be written on, must stay as it is.
     ///
     /// # Errors
     /// It is damaged (and then nothing was changed), in use, or the disk refuses.
-    pub(crate) fn open(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+    pub(crate) fn open<T>(
+        disk: &Arc<dyn Disk>,
+        first: impl Fn(&mut Self) -> Result<T, RecordError>,
+    ) -> Result<(Self, T), RecordError> {
         if disk.exists().map_err(StoreError::io("look for the record's database"))? {
-            // The engine's own recovery writes; look first, without writing, whether the record is sound.
-            let look = ReadStore::open(disk.as_ref())?;
-            Tail::read(&look.snapshot()?)?;
+            let stage: Arc<dyn Disk> = Arc::new(Rehearsal(Arc::clone(disk)));
+            let mut rehearsed = Self::reopen(&stage)?;
+            let tried = first(&mut rehearsed);
+            close(rehearsed)?;
+            tried?;
         } else {
             create(disk.as_ref())?;
         }
-        Self::reopen(disk)
+        let mut journal = Self::reopen(disk)?;
+        let done = first(&mut journal)?;
+        Ok((journal, done))
     }
 
-    /// Opens it without the look beforehand: this process closed it a moment ago.
+    /// Opens it without rehearsal: this process closed it a moment ago.
     ///
     /// # Errors
     /// As [`Journal::open`].
@@ -112,7 +123,10 @@ impl Journal {
 
     /// Takes changes of state and events into the commit: all or none.
     pub(crate) fn add(&mut self, state: Vec<StateOp>, events: Vec<Event>) -> Result<(), Refused> {
-        self.ledger.check(&events).map_err(Refused::NotOpen)?;
+        // One alone is all or none by itself.
+        if state.len() + events.len() > 1 {
+            self.ledger.check(&events).map_err(Refused::NotOpen)?;
+        }
         for change in state {
             self.add_state(change)?;
         }
@@ -182,12 +196,13 @@ impl Journal {
         if lateness != self.lateness {
             meta.push((META_LATENESS, encode(&lateness)?));
         }
+        // Before the checkpoint: it also notes what this commit means for open sessions.
+        let index = self.rows.finish(number, &mut self.ledger);
         let since = self.since_checkpoint.saturating_add(blob.len());
         let mark = since >= CHECKPOINT_BYTES.max(self.checkpoint_bytes.saturating_mul(CHECKPOINT_PART));
         if mark {
             meta.push((META_CHECKPOINT, encode(&Checkpoint { link, ledger: self.ledger.clone() })?));
         }
-        let index = self.rows.finish(number);
         self.store.commit(&Batch {
             commit: Some((number, blob)),
             index: &index,

@@ -23,7 +23,14 @@ pub struct Ledger {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct OpenSession {
+    /// Entries begun in it.
     entries: u64,
+    /// Of them, those without an end.
+    open: u64,
+    /// Its end was written; only its open entries still may follow.
+    ended: bool,
+    /// The last commit that holds something of it.
+    last: Option<u64>,
 }
 
 /// What the index needs to know about an entry as long as it is open.
@@ -49,7 +56,29 @@ impl Ledger {
     /// Sessions that are open.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.sessions.len()
+        self.sessions.values().filter(|session| !session.ended).count()
+    }
+
+    fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|session| !session.ended)
+    }
+
+    /// The last commit that holds something of this session, while it is open.
+    #[must_use]
+    pub fn last_commit(&self, session: SessionId) -> Option<u64> {
+        self.sessions.get(&session)?.last
+    }
+
+    /// This commit holds something of this session. Gives the commit that did before, and whether nothing more can
+    /// follow.
+    pub fn touch(&mut self, session: SessionId, commit: u64) -> (Option<u64>, bool) {
+        let Some(open) = self.sessions.get_mut(&session) else { return (None, false) };
+        let before = open.last.replace(commit);
+        let over = open.ended && open.open == 0;
+        if over {
+            self.sessions.remove(&session);
+        }
+        (before, over)
     }
 
     /// Entries that are open.
@@ -71,14 +100,14 @@ impl Ledger {
     pub fn check(&self, events: &[Event]) -> Result<(), NotOpen> {
         let (mut sessions, mut entries) = (BTreeMap::new(), BTreeMap::new());
         for event in events {
-            let has_session = |id| *sessions.get(&id).unwrap_or(&self.sessions.contains_key(&id));
+            let has_session = |id| *sessions.get(&id).unwrap_or(&self.has_session(id));
             let has_entry = |id| *entries.get(&id).unwrap_or(&self.entries.contains_key(&id));
             let session =
                 |id: SessionId| has_session(id).then_some(()).ok_or(NotOpen(format!("session {id}")));
             let entry = |id: EntryId| has_entry(id).then_some(()).ok_or(NotOpen(format!("entry {id}")));
             match event {
                 Event::SessionOpened(opened) => {
-                    if has_session(opened.session) {
+                    if self.sessions.contains_key(&opened.session) || sessions.contains_key(&opened.session) {
                         return Err(NotOpen(format!("session {} a second time", opened.session)));
                     }
                     sessions.insert(opened.session, true);
@@ -141,11 +170,14 @@ impl Ledger {
             Event::EntryClosed(closed) => {
                 let gone = self.entries.remove(&closed.entry);
                 let entry = gone.ok_or_else(|| NotOpen(format!("entry {}", closed.entry)))?;
+                if let Some(session) = self.sessions.get_mut(&entry.session) {
+                    session.open -= 1;
+                }
                 places.push(Place::session(entry.session, false));
             }
             Event::SessionClosed(closed) => {
-                let gone = self.sessions.remove(&closed.session);
-                gone.ok_or_else(|| NotOpen(format!("session {}", closed.session)))?;
+                let session = self.sessions.get_mut(&closed.session).filter(|session| !session.ended);
+                session.ok_or_else(|| NotOpen(format!("session {}", closed.session)))?.ended = true;
                 places.push(Place::session(closed.session, false));
             }
             // A demand outlives the client that caused it, so its entry may have ended.
@@ -162,7 +194,7 @@ impl Ledger {
         if self.sessions.contains_key(&opened.session) {
             return Err(NotOpen(format!("session {} a second time", opened.session)));
         }
-        self.sessions.insert(opened.session, OpenSession { entries: 0 });
+        self.sessions.insert(opened.session, OpenSession { entries: 0, open: 0, ended: false, last: None });
         places.push(Place::session(opened.session, false));
         places.push(Place::of(Dimension::Opened, ""));
         places
@@ -175,8 +207,10 @@ impl Ledger {
         if self.entries.contains_key(&intent.entry) {
             return Err(NotOpen(format!("entry {} a second time", intent.entry)));
         }
-        let session = self.sessions.get_mut(&intent.session);
-        session.ok_or_else(|| NotOpen(format!("session {}", intent.session)))?.entries += 1;
+        let session = self.sessions.get_mut(&intent.session).filter(|session| !session.ended);
+        let session = session.ok_or_else(|| NotOpen(format!("session {}", intent.session)))?;
+        session.entries += 1;
+        session.open += 1;
         let entry = OpenEntry {
             session: intent.session,
             user: intent.user.as_ref().map(crate::operation::User::key),
@@ -213,7 +247,7 @@ impl Ledger {
                 ending: ending(),
             })
         });
-        let sessions = self.sessions.iter().map(|(session, open)| {
+        let sessions = self.sessions.iter().filter(|(_, open)| !open.ended).map(|(session, open)| {
             Event::SessionClosed(SessionClosed {
                 session: *session,
                 at,

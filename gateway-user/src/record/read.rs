@@ -13,7 +13,7 @@ use super::entry::{
 };
 use super::frame::Frame;
 use super::index;
-use super::summary::{conditions, intent_of, last_before, load, rows, summary, votes};
+use super::summary::{conditions, intent_of, last_before, load, session_rows, summary, votes};
 use super::{DIRECTORY, RecordError};
 use crate::operation::{EntryId, SessionId};
 use crate::store::disk::{Disk, Folder};
@@ -199,8 +199,7 @@ impl Reader {
         let Some(summary) = summary(&snapshot, session)? else { return Ok(None) };
         let mut entries: Vec<EntryView> = Vec::new();
         let mut at = BTreeMap::new();
-        for row in rows(&snapshot, index::session_key(session), 0) {
-            let (number, marks) = row?;
+        for (number, marks) in session_rows(&snapshot, session, 0)? {
             let loaded = load(&snapshot, number)?;
             for mark in marks {
                 let frame = loaded.frame(mark / 2)?;
@@ -223,8 +222,7 @@ impl Reader {
         let snapshot = self.store.snapshot()?;
         let Some((first, intent)) = intent_of(&snapshot, entry)? else { return Ok(None) };
         let mut view = EntryView::of(intent, votes(&snapshot, entry)?);
-        for row in rows(&snapshot, index::session_key(view.intent.session), first) {
-            let (number, marks) = row?;
+        for (number, marks) in session_rows(&snapshot, view.intent.session, first)? {
             let loaded = load(&snapshot, number)?;
             for mark in marks {
                 let frame = loaded.frame(mark / 2)?;

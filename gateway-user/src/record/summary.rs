@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::chain::{Link, META_LATENESS, examine, meta};
+use super::chain::{Checkpoint, Link, META_CHECKPOINT, META_HEAD, META_LATENESS, examine, meta};
 use super::entry::{Event, Intent, Micros, Verdict, Voted};
 use super::frame::{Commit, Frame};
-use super::index::{self, AnyOf, Dimension};
+use super::index::{self, AnyOf, Dimension, Held};
 use super::read::{Filter, Line, Summary};
 use crate::operation::{EntryId, SessionId};
 use crate::store::{Snapshot, StoreError};
@@ -83,6 +83,48 @@ pub(super) fn rows(
     })
 }
 
+/// What each commit holds of a session, ascending, from one commit on. The links lead from the last to the first.
+pub(super) fn session_rows(
+    snapshot: &Snapshot,
+    session: SessionId,
+    from: u64,
+) -> Result<Vec<(u64, Vec<u32>)>, StoreError> {
+    let mut found = Vec::new();
+    let mut next = last_commit(snapshot, session)?;
+    while let Some(number) = next.filter(|number| *number >= from) {
+        let held = held(snapshot, session, number)?.ok_or_else(|| {
+            StoreError::damaged(
+                "the index",
+                format!("commit {number} must hold something of session {session}"),
+            )
+        })?;
+        next = held.before;
+        found.push((number, held.marks));
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// The last commit that holds something of a session: noted when it is over, else in the checkpoint or after it.
+fn last_commit(snapshot: &Snapshot, session: SessionId) -> Result<Option<u64>, StoreError> {
+    if let Some(over) = rows(snapshot, index::over_key(session), 0).next() {
+        return over.map(|(number, _)| Some(number));
+    }
+    let checkpoint: Checkpoint = meta(snapshot, META_CHECKPOINT)?;
+    let head: Link = meta(snapshot, META_HEAD)?;
+    for number in (checkpoint.link.number..head.number).rev() {
+        if held(snapshot, session, number)?.is_some() {
+            return Ok(Some(number));
+        }
+    }
+    Ok(checkpoint.ledger.last_commit(session))
+}
+
+fn held(snapshot: &Snapshot, session: SessionId, number: u64) -> Result<Option<Held>, StoreError> {
+    let Some(row) = snapshot.index(&index::directory_key(number))? else { return Ok(None) };
+    Ok(index::directory(&row, number)?.into_iter().find(|held| held.session == session))
+}
+
 pub(super) fn intent_of(snapshot: &Snapshot, entry: EntryId) -> Result<Option<(u64, Intent)>, StoreError> {
     for row in rows(snapshot, index::entry_key(entry), 0) {
         let (number, positions) = row?;
@@ -114,8 +156,7 @@ pub(super) fn votes(snapshot: &Snapshot, entry: EntryId) -> Result<Vec<Voted>, S
 pub(super) fn summary(snapshot: &Snapshot, session: SessionId) -> Result<Option<Summary>, StoreError> {
     let mut whole: Option<Summary> = None;
     let mut last = None;
-    for row in rows(snapshot, index::session_key(session), 0) {
-        let (number, marks) = row?;
+    for (number, marks) in session_rows(snapshot, session, 0)? {
         let intents: Vec<u32> = marks.iter().filter(|mark| *mark % 2 == 1).map(|mark| mark / 2).collect();
         let unjudged = whole.as_ref().is_none_or(|found| found.entries == 0);
         if whole.is_none() || (unjudged && !intents.is_empty()) {

@@ -16,7 +16,7 @@ use super::journal::{Journal, Refused, StateOp};
 use super::{Health, RecordError, Row, Stats, Tuning};
 use crate::limits;
 use crate::store::disk::Disk;
-use crate::store::{StoreError, Viewer};
+use crate::store::{StoreError, Viewer, close};
 
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
@@ -27,8 +27,10 @@ pub(crate) struct Writer(Arc<Shared>);
 
 impl Writer {
     pub(crate) fn start(disk: Arc<dyn Disk>, tuning: Tuning) -> Result<Self, RecordError> {
-        let mut journal = open_patiently(&disk)?;
-        let recovered = take_over(&mut journal)?;
+        let (journal, recovered) = open_patiently(&disk)?;
+        if recovered > 0 {
+            warn!(recovered, "an earlier enforcer stopped with entries open; they are closed in the record");
+        }
         let shared = Arc::new(Shared {
             desk: Mutex::new(Desk::new(recovered, journal.viewer())),
             work: Condvar::new(),
@@ -92,11 +94,13 @@ impl Drop for Writer {
 }
 
 /// A reader of a record that was not closed keeps the writer's lock for a moment.
-fn open_patiently(disk: &Arc<dyn Disk>) -> Result<Journal, StoreError> {
+fn open_patiently(disk: &Arc<dyn Disk>) -> Result<(Journal, u64), RecordError> {
     let bound = Instant::now() + limits::RECORD_OPEN_TIMEOUT;
     loop {
-        match Journal::open(disk) {
-            Err(StoreError::InUse) if Instant::now() < bound => thread::sleep(Duration::from_millis(50)),
+        match Journal::open(disk, take_over) {
+            Err(RecordError::Store(StoreError::InUse)) if Instant::now() < bound => {
+                thread::sleep(Duration::from_millis(50))
+            }
             other => return other,
         }
     }
@@ -107,9 +111,6 @@ fn take_over(journal: &mut Journal) -> Result<u64, RecordError> {
     let at = now();
     let recovered = journal.ledger().entries() as u64;
     let mut events = journal.ledger().abandoned(at, ABANDONED);
-    if !events.is_empty() {
-        warn!(recovered, "an earlier enforcer stopped with entries open; they are closed in the record");
-    }
     events.push(Event::Started(Started { at, version: env!("CARGO_PKG_VERSION").to_owned(), recovered }));
     journal.add(Vec::new(), events).map_err(refusal)?;
     journal.commit(at)?;
@@ -142,10 +143,10 @@ impl Loop {
                 Ok(Err(failed)) => failed,
                 Err(_) => StoreError::damaged("the writer", "it panicked; see the log"),
             };
-            drop(journal.take());
+            let _ = close(journal.take());
             journal = self.recover(&failed, owed);
         }
-        drop(journal);
+        let _ = close(journal);
         let mut desk = self.shared.desk();
         desk.stopped = true;
         desk.stopping = true;

@@ -18,24 +18,29 @@ use std::sync::Arc;
 
 use redb::{
     Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, ReadableTableMetadata, TableDefinition,
+    ReadableTable, ReadableTableMetadata, Table, TableDefinition,
 };
 
 use self::disk::{Access, Disk};
+pub use self::overlay::Rehearsal;
 use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
 pub use self::segments::{Bodies, Placed};
 
 /// Names and single rows about the whole store.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Commit number to packed commit.
-const COMMITS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("commits");
+/// Commit number and part to a part of the packed commit.
+const COMMITS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("commits");
 /// Index key and commit number to positions in that commit.
 const INDEX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("index");
 /// Second of writing to the first commit written in it.
 const TIMES: TableDefinition<'_, i64, u64> = TableDefinition::new("times");
 /// Small durable state.
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+
+/// Bytes of one part of a packed commit. The engine rounds a value's page up to a power of two, so that one large value
+/// wastes up to half; this just fits 64 KiB, and many of them waste little.
+pub const PART_BYTES: usize = 64 * 1024 - 256;
 
 /// Bytes of pages the writer keeps in memory.
 const WRITER_CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -144,10 +149,7 @@ impl Store {
             Ok(Self { database: Arc::new(database) })
         })?;
         store.commit(first)?;
-        guarded("close the new database", move || {
-            drop(store);
-            Ok(())
-        })?;
+        close(store)?;
         disk.adopt().map_err(StoreError::io("name the record's new database"))
     }
 
@@ -174,23 +176,24 @@ impl Store {
             {
                 let mut commits = transaction.open_table(COMMITS)?;
                 let mut index = transaction.open_table(INDEX)?;
-                let mut times = transaction.open_table(TIMES)?;
-                let mut state = transaction.open_table(STATE)?;
                 let mut meta = transaction.open_table(META)?;
                 if let Some((number, bytes)) = batch.commit {
-                    commits.insert(number, bytes)?;
+                    for (bytes, part) in bytes.chunks(PART_BYTES).zip(0_u32..) {
+                        commits.insert((number, part), bytes)?;
+                    }
                     if let Some(second) = batch.second {
-                        times.insert(second, number)?;
+                        transaction.open_table(TIMES)?.insert(second, number)?;
                     }
                 }
                 for (key, value) in batch.index {
                     index.insert(key.as_slice(), value.as_slice())?;
                 }
-                for (key, value) in batch.state {
-                    match value {
-                        Some(value) => drop(state.insert(key.as_slice(), value.as_slice())?),
-                        None => drop(state.remove(key.as_slice())?),
-                    }
+                // Opening a table costs; a new store gets them all.
+                if batch.commit.is_none() {
+                    transaction.open_table(TIMES)?;
+                }
+                if batch.commit.is_none() || !batch.state.is_empty() {
+                    put_state(&mut transaction.open_table(STATE)?, batch.state)?;
                 }
                 for (key, value) in batch.meta {
                     meta.insert(*key, value.as_slice())?;
@@ -213,6 +216,30 @@ impl Store {
     pub fn viewer(&self) -> Viewer {
         Viewer(Arc::downgrade(&self.database))
     }
+}
+
+fn put_state(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &[(Vec<u8>, Option<Vec<u8>>)],
+) -> Result<(), redb::Error> {
+    for (key, value) in rows {
+        match value {
+            Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+            None => drop(table.remove(key.as_slice())?),
+        }
+    }
+    Ok(())
+}
+
+/// Drops what holds an open store. The engine walks pages when it closes, and they may be damaged.
+///
+/// # Errors
+/// They are.
+pub fn close<T>(holder: T) -> Result<(), StoreError> {
+    guarded("close the database", move || {
+        drop(holder);
+        Ok(())
+    })
 }
 
 /// Reads a store that this process has open for writing.
@@ -301,18 +328,13 @@ impl ReadStore {
 
 impl Drop for ReadStore {
     fn drop(&mut self) {
-        let handle = self.handle.take();
-        // Closing walks pages too, and they may be damaged.
-        let _ = guarded("close the database", move || {
-            drop(handle);
-            Ok(())
-        });
+        let _ = close(self.handle.take());
     }
 }
 
 /// The store as it was after one commit.
 pub struct Snapshot {
-    commits: ReadOnlyTable<u64, &'static [u8]>,
+    commits: ReadOnlyTable<(u64, u32), &'static [u8]>,
     index: ReadOnlyTable<&'static [u8], &'static [u8]>,
     times: ReadOnlyTable<i64, u64>,
     state: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -357,7 +379,11 @@ impl Snapshot {
     /// As [`Snapshot::meta`].
     pub fn commit(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
         guarded(&format!("read commit {number}"), || {
-            Ok(self.commits.get(number)?.map(|value| value.value().to_vec()))
+            let mut whole: Option<Vec<u8>> = None;
+            for part in self.commits.range((number, 0)..=(number, u32::MAX))? {
+                whole.get_or_insert_default().extend_from_slice(part?.1.value());
+            }
+            Ok(whole)
         })
     }
 
@@ -367,7 +393,7 @@ impl Snapshot {
     /// As [`Snapshot::meta`].
     pub fn commit_from(&self, number: u64) -> Result<Option<u64>, StoreError> {
         guarded(&format!("look for commits from {number}"), || {
-            Ok(self.commits.range(number..)?.next().transpose()?.map(|(key, _)| key.value()))
+            Ok(self.commits.range((number, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0))
         })
     }
 
@@ -376,7 +402,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::meta`].
     pub fn last_commit(&self) -> Result<Option<u64>, StoreError> {
-        guarded("look for the last commit", || Ok(self.commits.last()?.map(|(key, _)| key.value())))
+        guarded("look for the last commit", || Ok(self.commits.last()?.map(|(key, _)| key.value().0)))
     }
 
     /// The first commit written in this second or a later one.
@@ -453,7 +479,7 @@ impl Snapshot {
         })
     }
 
-    /// How many rows there are: commits, index, seconds, state.
+    /// How many rows there are: parts of commits, index, seconds, state.
     ///
     /// # Errors
     /// As [`Snapshot::meta`].

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{BackendError, StorageBackend};
+
+use super::disk::{Access, Disk, Segment};
 
 const PAGE: usize = 4096;
 /// Pages the overlay may hold: 256 MiB. A repair that needs more is refused; the enforcer's own open does not.
@@ -144,6 +146,36 @@ impl StorageBackend for Overlay {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.beneath.query_lock_range(start, end)
+    }
+}
+
+/// A disk on which writing can be tried: the database is overlaid, and nothing else is written.
+#[derive(Debug, Clone)]
+pub struct Rehearsal(pub Arc<dyn Disk>);
+
+impl Disk for Rehearsal {
+    fn exists(&self) -> io::Result<bool> {
+        self.0.exists()
+    }
+
+    fn scratch(&self) -> io::Result<Box<dyn StorageBackend>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn adopt(&self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn database(&self, _access: Access) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(Overlay::over(self.0.database(Access::Probe)?)?))
+    }
+
+    fn segment(&self, number: u32, _access: Access) -> io::Result<Arc<dyn Segment>> {
+        self.0.segment(number, Access::Read)
+    }
+
+    fn segments(&self) -> io::Result<Vec<u32>> {
+        self.0.segments()
     }
 }
 

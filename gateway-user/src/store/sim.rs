@@ -292,7 +292,18 @@ pub(crate) fn edit_commit(
     number: u64,
     change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
 ) {
-    edit(disk, super::COMMITS, number, change);
+    let store = super::Store::open(disk).unwrap();
+    let before = store.snapshot().unwrap().commit(number).unwrap();
+    let transaction = store.database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(super::COMMITS).unwrap();
+        table.retain_in((number, 0)..=(number, u32::MAX), |_, _| false).unwrap();
+        let after = change(before).unwrap_or_default();
+        for (bytes, part) in after.chunks(super::PART_BYTES).zip(0..) {
+            table.insert((number, part), bytes).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
 }
 
 /// As [`edit_commit`], on the index.

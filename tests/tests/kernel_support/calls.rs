@@ -5,13 +5,20 @@
 )]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "every test program uses another part")]
 
-use std::io::{self, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Longer than anything here takes, shorter than anyone waits.
@@ -31,6 +38,45 @@ pub fn read_all(mut stream: TcpStream) -> io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.trim_end().to_owned())
+}
+
+/// Sends bytes and waits a moment for as many back.
+pub fn echo(mut stream: &TcpStream, bytes: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Write;
+    stream.set_read_timeout(Some(Duration::from_millis(700))).ok()?;
+    stream.write_all(bytes).ok()?;
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).ok()?;
+    Some(back)
+}
+
+pub fn connect_and_read(socket: Socket, to: SocketAddr) -> io::Result<String> {
+    connect_with(socket, to)
+}
+
+/// Sends a fresh, unconnected TCP socket over a unix socket.
+pub fn give_socket(over: &UnixStream) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let fds = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(over, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+}
+
+/// Takes the socket of [`give_socket`].
+pub fn receive_socket(over: &UnixStream) -> Socket {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(over, &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty()).unwrap();
+    let fd = control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .unwrap();
+    Socket::from(fd)
 }
 
 /// `how address` as one line: what was answered, or why not.
@@ -183,15 +229,20 @@ fn syn(port: u16) -> Vec<u8> {
 }
 
 /// Connects from several threads, half to each address, and counts the answers of the gate that name the right
-/// destination and this process.
-pub fn flood(threads: usize, times: usize, addresses: Vec<SocketAddr>) -> String {
+/// destination and this process; other answers; and refusals with connections that were cut.
+pub fn flood(
+    threads: usize,
+    times: usize,
+    addresses: Vec<SocketAddr>,
+    enough: &'static AtomicBool,
+) -> String {
     let addresses = Arc::new(addresses);
     let counts: Vec<[usize; 3]> = (0..threads)
         .map(|_| {
             let addresses = Arc::clone(&addresses);
             thread::spawn(move || {
                 let mut count = [0; 3];
-                for time in 0..times {
+                for time in (0..times).take_while(|_| !enough.load(Ordering::Relaxed)) {
                     let to = addresses[time % addresses.len()];
                     let expected = format!(
                         "out {} {} ",
@@ -200,6 +251,8 @@ pub fn flood(threads: usize, times: usize, addresses: Vec<SocketAddr>) -> String
                     );
                     count[match flood_one(to) {
                         Ok(answer) if answer.starts_with(&expected) => 0,
+                        // A gate killed between accept and answer.
+                        Ok(answer) if answer.is_empty() => 2,
                         Ok(_) => 1,
                         Err(_) => 2,
                     }] += 1;
@@ -278,4 +331,47 @@ fn is_for(packet: &[u8], to: SocketAddr) -> bool {
     }
     let port = packet.get(ports + 2..ports + 4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
     to.port() == 0 || !matches!(protocol, 6 | 17 | 33 | 132 | 136) || port == to.port()
+}
+
+/// `SO_ORIGINAL_DST`, as a program that knows netfilter would ask.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    socket2::SockRef::from(stream).original_dst_v4().ok()?.as_socket()
+}
+
+/// Whether something can be read right now.
+pub fn is_readable(what: &impl AsFd) -> bool {
+    let mut wait = [rustix::event::PollFd::new(what, rustix::event::PollFlags::IN)];
+    let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut wait, Some(&none)).unwrap() > 0
+}
+
+/// What bpf(2) answers: a new descriptor, for commands that open something.
+fn bpf(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<i32> {
+    // SAFETY: 64 live bytes; pointers inside are of live values of the callers.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
+}
+
+fn bpf_open(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the descriptor was opened just now and is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes the only value of a pinned array map, past everything that guards it.
+pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let map = bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let key = 0u32;
+    let fd = map.as_raw_fd() as u64;
+    bpf(2, &mut [fd, &raw const key as u64, value.as_ptr() as u64, 0, 0, 0, 0, 0]).unwrap();
+}
+
+/// Whether none of these programs exists any more, after a moment.
+pub fn programs_are_gone(ids: &[u32]) -> bool {
+    (0..50).any(|_| {
+        thread::sleep(Duration::from_millis(40));
+        ids.iter().all(|id| bpf_open(13, &mut [u64::from(*id), 0, 0, 0, 0, 0, 0, 0]).is_err())
+    })
 }

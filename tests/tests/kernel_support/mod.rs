@@ -128,6 +128,46 @@ impl World {
         self.beyond(|| answer_real(at));
     }
 
+    /// A server beyond that echoes.
+    pub fn echo_server(&self, at: SocketAddr) {
+        self.beyond(|| answer_echo(at));
+    }
+
+    /// A service on the host that echoes.
+    pub fn echo_service(&self, at: SocketAddr) {
+        self.inside(|| answer_echo(at));
+    }
+
+    /// Somebody who had the gate's port first.
+    pub fn real_server_on_host(&self, port: u16) {
+        self.inside(|| {
+            answer_real(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+            answer_real(SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), port));
+        });
+    }
+
+    /// These addresses are targets on [`PORT`].
+    pub fn target_at(&self, addresses: &[IpAddr]) -> Table {
+        let blocks = addresses.iter().copied().map(Block::from).collect();
+        Table { targets: vec![TargetRow { blocks, ports: vec![PORT] }], ..Table::default() }
+    }
+
+    /// A process in this cgroup with one connection, which says what it is told to.
+    pub fn keep_alive(&self, cgroup: &Path, to: SocketAddr) -> Keeper {
+        let mut child = self.actor(&["keep", cgroup.to_str().unwrap(), &to.to_string()], Stdio::piped());
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Keeper { child, output }
+    }
+
+    /// A process in this cgroup that serves "real" until the world ends.
+    pub fn answering_actor(&mut self, cgroup: &Path, at: SocketAddr) {
+        let mut child = self.actor(&["answer", cgroup.to_str().unwrap(), &at.to_string()], Stdio::piped());
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        self.gates.push(child);
+    }
+
     /// A service on the host that answers "real".
     pub fn real_service(&self, at: SocketAddr) {
         self.inside(|| answer_real(at));
@@ -140,8 +180,14 @@ impl World {
 
     /// Starts a gate and waits until it listens. `how`: reply or forward.
     pub fn gate(&mut self, how: &str) -> usize {
+        self.gate_in(how, Path::new("-"))
+    }
+
+    /// The same, in this cgroup.
+    pub fn gate_in(&mut self, how: &str, cgroup: &Path) -> usize {
         let pins = self.pins();
-        let mut child = self.actor(&["serve", pins.to_str().unwrap(), how], Stdio::piped());
+        let arguments = ["serve", pins.to_str().unwrap(), how, cgroup.to_str().unwrap()];
+        let mut child = self.actor(&arguments, Stdio::piped());
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -185,8 +231,25 @@ impl World {
         path
     }
 
+    /// A cgroup below one of ours.
+    pub fn cgroup_below(&mut self, above: &Path, name: &str) -> PathBuf {
+        let path = above.join(name);
+        fs::create_dir(&path).unwrap();
+        self.cgroups.push(path.clone());
+        path
+    }
+
     pub fn counter(&self, name: &str) -> u64 {
         kernel::status(&self.pins()).unwrap().counters[name]
+    }
+
+    /// Waits until a counter has grown.
+    pub fn wait_for_more(&self, name: &str) {
+        let (before, until) = (self.counter(name), Instant::now() + Duration::from_secs(10));
+        while self.counter(name) == before {
+            assert!(Instant::now() < until, "{name} stays {before}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn fill(&self, name: &str) -> usize {
@@ -204,6 +267,29 @@ impl World {
                 let _ = Command::new("ip").args(["netns", "del", &name]).status();
             }
         }
+    }
+}
+
+/// A process that keeps one connection.
+pub struct Keeper {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Keeper {
+    /// Has it send a word; what came back.
+    pub fn say(&mut self, word: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -251,6 +337,19 @@ fn within<T: Send>(netns: &Path, act: impl FnOnce() -> T + Send) -> T {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Echoes until the test process ends.
+fn answer_echo(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut back = connection.try_clone().unwrap();
+                let _ = std::io::copy(&mut &connection, &mut back);
+            });
+        }
+    });
 }
 
 /// Serves until the test process ends.

@@ -41,9 +41,8 @@ fn local_start(text: &[u8], sign: usize, wide: u16) -> Option<usize> {
     let mut start = run_start(text, sign, LOCAL | wide, LOCAL_BYTES_MAX);
     // Not inside a character, and not with the quote or dot that opens it.
     while start > 0
-        && start < sign
+        && is(text[start - 1], wide)
         && text[start] & 0xC0 == 0x80
-        && wide != 0
         && sign - start < LOCAL_BYTES_MAX + 3
     {
         start -= 1;

@@ -21,6 +21,9 @@ const _: () = assert!(LOOK_BEHIND > secret::LOOK_BEHIND && LOOK_BEHIND > email::
 /// The shortest text that anything but an e-mail address, a card or a social security number fits into.
 pub(super) const SECRET_BYTES_MIN: usize = 12;
 
+/// Digits of a social security number, the shortest number looked for.
+pub(super) const SSN_DIGITS: usize = 9;
+
 /// A set of detectors, and whether they look at text or at bytes of any kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Set(u8);
@@ -32,6 +35,10 @@ impl Set {
 
     pub(super) fn with(self, detector: Detector) -> Self {
         Self(self.0 | Self::bit(detector))
+    }
+
+    pub(super) fn without(self, detectors: &[Detector]) -> Self {
+        Self(detectors.iter().fold(self.0, |set, &one| set & !Self::bit(one)))
     }
 
     /// The same detectors for bytes that need not be text: fewer false hits in compressed or encoded media.
@@ -122,7 +129,7 @@ impl Run {
     }
 }
 
-/// Finds everything in `set` that starts at `from` or later, in order of start, and gives the offset before which
+/// Finds everything in `set` that ends after `from`, in order of start, and gives the offset before which
 /// that is final. `more` says that text may follow. `text[..from]` is what stands in front (at least [`LOOK_BEHIND`]
 /// bytes of it, or all).
 pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut Vec<Span>) -> usize {
@@ -142,7 +149,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
         for span in spans.iter().filter(|span| span.run.is_some()) {
             certain = certain.min(span.end.max(from));
         }
-        spans.retain(|span| span.start >= from && span.start < certain);
+        spans.retain(|span| span.end > from && span.start < certain);
         spans.sort_unstable_by_key(|span| (span.start, span.end));
     }
     certain

@@ -289,6 +289,8 @@ impl Exchange {
         answering: Answering,
     ) -> Result<Response<AnyBody>, Denial> {
         let (mut parts, body) = response.into_parts();
+        // The version is the gate's own, whatever the upstream speaks (RFC 9110 section 2.5).
+        parts.version = http::Version::HTTP_11;
         let bodiless = method == Method::HEAD || body.is_end_stream();
         let masked = !duties.masks.is_empty() && !body.is_end_stream();
         if let Err(unfit) = forward::response(

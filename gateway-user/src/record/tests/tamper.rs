@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::record::chain::Problem;
 use crate::record::frame::{Commit, FRAME_HEAD_BYTES, HEADER_BYTES};
-use crate::record::index::{Dimension, entry_key, key, session_key};
+use crate::record::index::{Dimension, directory_key, entry_key, key};
 use crate::record::read::Reader;
 use crate::record::verify::Report;
 use crate::record::{DIRECTORY, Recorder};
@@ -166,8 +166,10 @@ fn an_index_that_hides_forges_or_moves_something_is_found() {
     edit_index(&sample.disk, &row(key(Dimension::Verdict, "deny"), commit), |_| Some(vec![0]));
     assert!(!sample.verify().is_clean(), "a verdict that was never given");
     edit_index(&sample.disk, &row(key(Dimension::Verdict, "deny"), commit), |_| None);
-    edit_index(&sample.disk, &row(session_key(sample.session), commit), |_| None);
-    assert!(names_session(&sample.verify(), sample.session));
+    edit_index(&sample.disk, &directory_key(commit), |_| None);
+    assert!(!sample.verify().is_clean(), "a commit hidden from its session");
+    let reader = Reader::open_on(Arc::new(sample.disk.clone())).unwrap();
+    assert!(reader.session(sample.session).is_err(), "and a reader does not pass over it");
 }
 
 #[test]

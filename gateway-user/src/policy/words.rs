@@ -1,0 +1,134 @@
+//! Words of nouns that mean something outside of policy files: units, containers, executables, algorithms, key sets.
+//!
+//! Refuses what merely looks like one, and says what would be one.
+
+use std::path::Path;
+
+use crate::operation::Sha256;
+
+use super::nouns::{Detector, ExecutableMatch, Jwks};
+use super::parse::Misread;
+use super::problem::did_you_mean;
+
+fn refuse<T>(message: String, help: &str) -> Result<T, Misread> {
+    Err(Misread { message, help: Some(help.to_owned()) })
+}
+
+/// The whole name of a systemd unit.
+pub(super) fn unit(text: &str) -> Result<String, Misread> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let end =
+        [".service", ".slice", ".scope"].iter().any(|end| text.len() > end.len() && text.ends_with(end));
+    if end && text.len() < 256 && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    let help = "write the whole name: react-worker.service, agents.slice or session-2.scope";
+    refuse(format!("`{}` is not the name of a systemd unit", text.escape_debug()), help)
+}
+
+/// A container id, or at least its first 12 digits.
+pub(super) fn container(text: &str) -> Result<String, Misread> {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if (12..=64).contains(&text.len()) && text.bytes().all(hex) {
+        return Ok(text.to_owned());
+    }
+    let help = "give 12 to 64 lower-case hexadecimal digits; names of containers can be changed by anyone";
+    refuse(format!("`{}` is not a container id", text.escape_debug()), help)
+}
+
+/// A path below the cgroup v2 root.
+pub(super) fn cgroup(text: &str) -> Result<String, Misread> {
+    let segment = |segment: &str| !segment.is_empty() && segment != "." && segment != "..";
+    match text.strip_prefix('/') {
+        Some("") => refuse("`/` is every process of the host, ours too".to_owned(), "name a group below it"),
+        Some(rest) if rest.split('/').all(segment) && !text.contains(char::is_control) => Ok(text.to_owned()),
+        _ => refuse(
+            format!("`{}` is not a cgroup path", text.escape_debug()),
+            "write it as below the cgroup v2 root, without a final slash: /agents/react",
+        ),
+    }
+}
+
+/// A path or a `sha256:` digest.
+pub(super) fn executable(text: &str) -> Result<ExecutableMatch, Misread> {
+    if let Some(hex) = text.strip_prefix("sha256:") {
+        let help = "write sha256: and 64 hexadecimal digits, as sha256sum prints them";
+        return match Sha256::from_hex(hex) {
+            Some(digest) => Ok(ExecutableMatch::Digest(digest)),
+            None => refuse(format!("`{}` is not a digest", text.escape_debug()), help),
+        };
+    }
+    if text.starts_with('/') && !text.ends_with('/') {
+        return Ok(ExecutableMatch::Path(text.to_owned()));
+    }
+    refuse(
+        format!("`{}` is not an executable", text.escape_debug()),
+        "write its whole path, or sha256:DIGEST",
+    )
+}
+
+/// A `key=value` label.
+pub(super) fn label(text: &str) -> Result<String, Misread> {
+    let fits = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c))
+    };
+    match text.split_once('=') {
+        Some((key, value)) if text.len() <= 128 && fits(key) && fits(value) => Ok(text.to_owned()),
+        _ => refuse(
+            format!("`{}` is not a label", text.escape_debug()),
+            "write key=value, such as environment=production",
+        ),
+    }
+}
+
+/// The name of a detector.
+pub(super) fn detector(text: &str) -> Result<Detector, Misread> {
+    let found = Detector::ALL.into_iter().find(|detector| detector.name() == text);
+    found.ok_or_else(|| Misread {
+        message: format!("there is no detector `{}`", text.escape_debug()),
+        help: did_you_mean(text, Detector::ALL.iter().map(|detector| detector.name())),
+    })
+}
+
+/// An asymmetric signature algorithm.
+pub(super) fn algorithm(text: &str) -> Result<String, Misread> {
+    const ASYMMETRIC: [&str; 9] =
+        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+    if ASYMMETRIC.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let message = format!("`{}` is not accepted as a signature algorithm", text.escape_debug());
+    if text.starts_with("HS") || text.eq_ignore_ascii_case("none") {
+        return refuse(
+            message,
+            "who can verify it can forge it; take an asymmetric one, such as ES256 or RS256",
+        );
+    }
+    Err(Misread { message, help: did_you_mean(text, ASYMMETRIC) })
+}
+
+/// Where a key set is; a relative path is relative to `home`.
+pub(super) fn key_set(text: &str, home: &Path) -> Result<Jwks, Misread> {
+    if text.starts_with("https://") {
+        return Ok(Jwks::Url(text.to_owned()));
+    }
+    if let Some(rest) = text.strip_prefix("http://") {
+        let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+        let port =
+            |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+        let loopback = ["127.0.0.1", "localhost", "[::1]"];
+        if loopback.iter().any(|host| authority.strip_prefix(host).is_some_and(port)) {
+            return Ok(Jwks::Url(text.to_owned()));
+        }
+        let help = "use https://; http:// is accepted on loopback only";
+        return refuse(
+            format!("`{}` would fetch keys over a line that anyone can rewrite", text.escape_debug()),
+            help,
+        );
+    }
+    if text.is_empty() || text.contains("://") {
+        let help = "write a path, or an https:// URL";
+        return refuse(format!("`{}` is not where a key set can be", text.escape_debug()), help);
+    }
+    Ok(Jwks::File(home.join(text)))
+}

@@ -1,0 +1,287 @@
+//! Shut when down, shut when full, shut while it changes; and gone without a trace when unloaded.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
+
+mod kernel_support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use kernel_support::calls::{self, Sniffer};
+use kernel_support::{PORT, World, is_gate_answer};
+use tidegate::kernel::{self, Gate, KernelError, ServiceRow, Table};
+
+fn is_refused(answer: &str) -> bool {
+    answer.starts_with("refused")
+}
+
+#[test]
+fn a_dead_gate_means_connection_refused_at_once() {
+    let mut world = World::new();
+    let mut table = world.target();
+    table.services = world.service().services;
+    world.real_server(world.there(PORT));
+    world.real_server(world.there6(PORT));
+    world.real_service(world.here(PORT));
+    world.real_service(world.here6(PORT));
+    world.load(&table);
+    let gate = world.gate("reply");
+    world.kill(gate);
+    let sniffer = world.beyond(Sniffer::open);
+    for to in [world.there(PORT), world.there6(PORT), world.here(PORT), world.here6(PORT)] {
+        let answer = world.call("tcp", to);
+        assert!(answer.contains("Connection refused"), "{to}: {answer}");
+    }
+    for to in [world.here(PORT), world.here6(PORT)] {
+        let answer = world.beyond(|| calls::outcome("tcp", &to.to_string()));
+        assert!(answer.contains("Connection refused"), "{to}: {answer}");
+    }
+    assert_eq!((sniffer.count(world.there(PORT)), sniffer.count(world.there6(PORT))), (0, 0));
+    assert_eq!(world.counter("refused_gate_down"), 6);
+    assert_eq!(world.fill("TUPLES"), 0, "refused connects leave nothing behind");
+}
+
+#[test]
+fn nothing_gets_by_while_the_gate_dies_restarts_and_is_upgraded() {
+    let mut world = World::new();
+    world.real_server(world.there(PORT));
+    world.real_server(world.there6(PORT));
+    world.load(&world.target());
+    let sniffer = world.beyond(Sniffer::open);
+    let to = [world.there(PORT).to_string(), world.there6(PORT).to_string()];
+    let mut caller = world.actor(&["storm", "2", &to[0], &to[1]], Stdio::piped());
+    for _ in 0..3 {
+        world.wait_for_more("refused_gate_down");
+        let gate = world.gate("reply");
+        world.wait_for_more("handed_over");
+        for _ in 0..3 {
+            let report = kernel::load(&world.place(), &world.target()).unwrap();
+            assert_eq!((report.made, report.updated), (0, 13));
+        }
+        world.kill(gate);
+    }
+    world.wait_for_more("refused_gate_down");
+    world.gate("reply");
+    world.wait_for_more("handed_over");
+    drop(caller.stdin.take());
+    let output = caller.wait_with_output().unwrap();
+    let counts = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = counts.split_whitespace().collect();
+    assert_ne!(words[1], "0", "some were answered by the gate: {counts}");
+    assert_eq!(words[3], "0", "nobody else answered: {counts}");
+    assert_ne!(words[5], "0", "some were refused or cut: {counts}");
+    assert_eq!((sniffer.count(world.there(PORT)), sniffer.count(world.there6(PORT))), (0, 0));
+}
+
+#[test]
+fn a_new_gate_takes_over_while_the_old_one_drains() {
+    let mut world = World::new();
+    world.load(&world.target());
+    world.gate("reply");
+    world.real_server(world.there(PORT));
+    world.gate("forward");
+    for _ in 0..20 {
+        assert_eq!(
+            world.call("tcp", world.there(PORT)),
+            "real",
+            "only the newest gate, which forwards, is asked"
+        );
+    }
+}
+
+#[test]
+fn a_full_hand_over_map_refuses_outbound_and_inbound() {
+    let mut world = World::new();
+    let mut table = world.target();
+    // A service port on every address: dialled elsewhere, its record waits in the map until the connection closes.
+    table.services = vec![ServiceRow { blocks: vec![], ports: vec![7001] }];
+    world.load_small(&table, "TUPLES", 1);
+    world.gate("reply");
+    world.real_server(world.there(7001));
+    world.real_service(world.here(7001));
+    let filler = world.inside(|| std::net::TcpStream::connect(world.there(7001)).unwrap());
+    assert_eq!(world.fill("TUPLES"), 1);
+    for to in [world.there(PORT), world.there6(PORT), world.here(7001)] {
+        let answer = world.call("tcp", to);
+        assert!(is_refused(&answer), "{to}: {answer}");
+    }
+    assert_eq!(world.counter("refused_tuples_full"), 3);
+    assert_ne!(world.counter("dropped_lost_packet"), 0);
+    drop(filler);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(world.fill("TUPLES"), 0);
+    let to = world.there(PORT);
+    let answer = world.call("tcp", to);
+    assert!(is_gate_answer(&answer, "out", to, std::process::id()), "{answer}");
+}
+
+#[test]
+fn a_full_map_of_the_gates_own_connections_stops_the_gate_and_not_the_check() {
+    let mut world = World::new();
+    let at = world.here(PORT);
+    world.load_small(&world.service(), "ALLOWED", 1);
+    world.echo_service(at);
+    world.gate("forward");
+    let first = world.beyond(|| std::net::TcpStream::connect(at).unwrap());
+    assert_eq!(calls::echo(&first, b"one"), Some(b"one".to_vec()));
+    let second = world.beyond(|| std::net::TcpStream::connect(at).unwrap());
+    assert_eq!(calls::echo(&second, b"two"), None);
+    assert_ne!(world.counter("refused_allowed_full"), 0);
+    assert_eq!(calls::echo(&first, b"one"), Some(b"one".to_vec()));
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_and_what_stood_still_stands() {
+    let mut world = World::new();
+    world.load_small(&world.target(), "TARGETS", 2);
+    world.gate("reply");
+    let mut larger = world.target();
+    larger.targets[0].ports = vec![1, 2, 3];
+    let gate = Gate::adopt(&world.pins()).unwrap();
+    assert!(matches!(gate.publish(&larger), Err(KernelError::TableFull { map: "TARGETS", rows: 6, max: 2 })));
+    let to = world.there(PORT);
+    assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
+}
+
+#[test]
+fn a_full_telemetry_ring_changes_no_verdict_and_is_counted() {
+    let mut world = World::new();
+    world.load_small(&world.target(), "EVENTS", 4096);
+    world.gate("reply");
+    for _ in 0..60 {
+        assert!(is_refused(&world.call("udp", world.there(PORT))));
+    }
+    assert_eq!(world.counter("refused_target_datagram"), 60);
+    assert_ne!(world.counter("event_lost"), 0);
+    let gate = Gate::adopt(&world.pins()).unwrap();
+    let denials: Vec<_> = gate.denials().unwrap().collect();
+    assert!(denials.len() as u64 == 60 - world.counter("event_lost"));
+    let first = &denials[0];
+    assert_eq!((first.reason, first.to), ("refused_target_datagram", world.there(PORT)));
+    assert_eq!((first.tgid, first.protocol), (std::process::id(), 17));
+}
+
+#[test]
+fn programs_without_settings_refuse_everything() {
+    // In a cgroup of its own: at the root this would be the whole machine.
+    let mut world = World::new();
+    let cgroup = world.cgroup("all");
+    let mut place = world.place();
+    place.cgroup = cgroup.clone();
+    kernel::load(&place, &Table::default()).unwrap();
+    let to = world.there(PORT);
+    world.real_server(to);
+    let mut late = world.actor(&["late", cgroup.to_str().unwrap(), &to.to_string()], Stdio::piped());
+    let mut lines = BufReader::new(late.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "made");
+    calls::overwrite_pinned(&world.pins().join("maps/CONFIG"), &[0; 32]);
+    writeln!(late.stdin.as_mut().unwrap(), "go").unwrap();
+    let answers: Vec<String> = lines.map(Result::unwrap).collect();
+    late.wait().unwrap();
+    assert_eq!(answers.len(), 4, "connect, send, bind, socket");
+    assert!(answers.iter().all(|answer| is_refused(answer)), "{answers:?}");
+}
+
+#[test]
+fn maps_of_another_layout_are_not_adopted() {
+    let world = World::new();
+    world.load(&world.target());
+    let mut config = [0; 32];
+    config[0] = 99;
+    calls::overwrite_pinned(&world.pins().join("maps/CONFIG"), &config);
+    for refused in [
+        kernel::load(&world.place(), &world.target()).map(drop),
+        kernel::status(&world.pins()).map(drop),
+        Gate::adopt(&world.pins()).map(drop),
+    ] {
+        assert!(matches!(refused, Err(KernelError::OtherAbi { theirs: 99, .. })), "{refused:?}");
+    }
+    kernel::unload(&world.pins()).unwrap();
+}
+
+#[test]
+fn a_load_with_another_port_is_refused_and_changes_nothing() {
+    let mut world = World::new();
+    world.load(&world.target());
+    world.gate("reply");
+    let mut place = world.place();
+    place.port += 1;
+    assert!(matches!(
+        kernel::load(&place, &world.target()),
+        Err(KernelError::OtherPlace { what: "port", .. })
+    ));
+    let to = world.there(PORT);
+    assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
+}
+
+#[test]
+fn a_first_load_that_fails_leaves_nothing() {
+    let world = World::new();
+    let mut place = world.place();
+    place.cgroup = std::env::temp_dir();
+    let refused = kernel::load(&place, &world.target());
+    assert!(matches!(refused, Err(KernelError::Link { .. })), "{refused:?}");
+    assert!(!world.pins().exists());
+}
+
+#[test]
+fn a_half_finished_load_is_taken_up_by_the_next() {
+    let mut world = World::new();
+    world.load(&world.target());
+    std::fs::remove_file(world.pins().join("links/tg_connect4")).unwrap();
+    std::fs::remove_file(world.pins().join("links/tg_egress")).unwrap();
+    let report = kernel::load(&world.place(), &world.target()).unwrap();
+    assert_eq!((report.made, report.updated), (2, 11));
+    world.gate("reply");
+    let to = world.there(PORT);
+    assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
+}
+
+#[test]
+fn a_gate_in_another_namespace_does_not_listen() {
+    let world = World::new();
+    world.load(&world.target());
+    let gate = Gate::adopt(&world.pins()).unwrap();
+    assert!(matches!(gate.listen(), Err(KernelError::OtherNamespace)));
+}
+
+#[test]
+fn the_gate_never_calls_itself() {
+    let mut world = World::new();
+    let mut table = world.target();
+    table.services = world.service().services;
+    world.load(&table);
+    world.gate("forget");
+    for to in [world.there(PORT), world.here(PORT)] {
+        assert_eq!(world.call("tcp", to), "refused by the kernel", "{to}");
+    }
+    assert_eq!(world.counter("refused_loop"), 2);
+}
+
+#[test]
+fn the_pins_are_roots_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    world.load(&world.target());
+    let mode = std::fs::metadata(world.pins()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn after_unload_nothing_is_left_and_everything_is_open_again() {
+    let world = World::new();
+    let to = world.there(PORT);
+    world.real_server(to);
+    world.load(&world.target());
+    assert!(is_refused(&world.call("tcp", to)));
+    let status = kernel::status(&world.pins()).unwrap();
+    let programs: Vec<u32> = status.programs.iter().map(|program| program.id.unwrap()).collect();
+    assert_eq!(programs.len(), 13);
+    let report = kernel::unload(&world.pins()).unwrap();
+    assert_eq!((report.links, report.maps), (13, 17));
+    assert!(!world.pins().exists());
+    assert_eq!(world.call("tcp", to), "real");
+    assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");
+    assert!(matches!(kernel::unload(&world.pins()), Err(KernelError::NotLoaded { .. })));
+}
