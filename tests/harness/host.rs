@@ -53,7 +53,7 @@ impl Host {
         let remote = format!("{}-remote", host.name);
         host.has_remote = true;
         make_netns(&remote);
-        make_folder(&sweep::cgroup_root().join(&remote), 0o755);
+        make_folder(&sweep::cgroup_path(&remote), 0o755);
         let ends = ["type", "veth", "peer", "name", "cable", "netns", &remote];
         require_ip(&[&["-n", &host.name, "link", "add", "cable"][..], &ends].concat());
         for (netns, v4, v6) in [(&host.name, HOST4, HOST6), (&remote, REMOTE4, REMOTE6)] {
@@ -64,7 +64,7 @@ impl Host {
         host
     }
 
-    /// Its name, which is also the name of its namespace (`ip netns exec NAME ...`) and cgroup.
+    /// Its name, which is also the name of its namespace (`ip netns exec NAME ...`); its cgroup is `NAME.slice`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -85,7 +85,7 @@ impl Host {
     /// Its cgroup: where the gate attaches. The groups of its seats lie below.
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
-        sweep::cgroup_root().join(&self.name)
+        sweep::cgroup_path(&self.name)
     }
 
     /// Its network namespace.
@@ -121,7 +121,7 @@ impl Host {
         self.seat("client")
     }
 
-    /// Where the agent sits, in a cgroup that a guard may name: `NAME/agent`.
+    /// Where the agent sits, in a cgroup that a guard may name: `/NAME.slice/agent`.
     #[must_use]
     pub fn agent(&self) -> Seat {
         self.seat("agent")
@@ -135,7 +135,7 @@ impl Host {
     pub fn remote(&self) -> Seat {
         assert!(self.has_remote, "this host has no remote: make it by Host::with_remote()");
         let name = format!("{}-remote", self.name);
-        Seat::new(sweep::netns_path(&name), sweep::cgroup_root().join(&name), self.folder())
+        Seat::new(sweep::netns_path(&name), sweep::cgroup_path(&name), self.folder())
     }
 
     /// Gives the host one more address (on loopback), for a service that is not on 127.0.0.1.

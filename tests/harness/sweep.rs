@@ -46,6 +46,11 @@ pub fn cgroup_root() -> PathBuf {
     point.expect("cgroup v2 is mounted somewhere (the gate needs it too)").into()
 }
 
+/// A slice, so that what lies below may be a systemd unit, as below systemd's own slices.
+pub(crate) fn cgroup_path(name: &str) -> PathBuf {
+    cgroup_root().join(format!("{name}.slice"))
+}
+
 pub(crate) fn netns_path(name: &str) -> PathBuf {
     Path::new(NETNS).join(name)
 }
@@ -60,7 +65,7 @@ pub(crate) fn folder_path(name: &str) -> PathBuf {
 
 /// Removes everything of one host: processes, pins, cgroups, namespaces, folder.
 pub(crate) fn remove(name: &str) {
-    let cgroups = [cgroup_root().join(name), cgroup_root().join(format!("{name}-remote"))];
+    let cgroups = [cgroup_path(name), cgroup_path(&format!("{name}-remote"))];
     for cgroup in &cgroups {
         kill_all_in(cgroup);
     }
@@ -123,6 +128,7 @@ fn sweep() {
 
 /// The host's name in the name of one of its objects, if its process is gone.
 fn stale_name(object: &str) -> Option<String> {
+    let object = object.strip_suffix(".slice").unwrap_or(object);
     let host = object.strip_suffix("-remote").unwrap_or(object);
     let (pid, number) = host.strip_prefix("tg")?.split_once('-')?;
     let pid: u32 = pid.parse().ok()?;

@@ -20,7 +20,7 @@ fn objects(host: &Host) -> Vec<PathBuf> {
     vec![
         netns.with_file_name(&remote),
         netns,
-        host.cgroup().with_file_name(&remote),
+        host.cgroup().with_file_name(format!("{remote}.slice")),
         host.cgroup(),
         host.pins(),
         host.folder(),
@@ -106,7 +106,7 @@ fn a_process_sits_where_it_is_told_to() {
     let text = told.text();
     let mut lines = text.lines();
     assert_eq!([lines.next(), lines.next(), lines.next()], [Some("4242"); 3]);
-    assert!(text.contains(&format!("0::/{}/agents.slice/worker\n", host.name())), "{text}");
+    assert!(text.contains(&format!("0::/{}.slice/agents.slice/worker\n", host.name())), "{text}");
     let own = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     assert!(!text.contains(&own), "{text}");
 }
@@ -162,7 +162,7 @@ fn a_raw_connection_belongs_to_its_dialer_and_carries_exact_bytes() {
     let mut client = seat.connect(upstream.address()).unwrap();
     assert_eq!(client.peer(), upstream.address());
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", seat.dialer().pid())).unwrap();
-    assert!(cgroup.contains(&format!("0::/{}/agent\n", host.name())), "{cgroup}");
+    assert!(cgroup.contains(&format!("0::/{}.slice/agent\n", host.name())), "{cgroup}");
     let request = b"GET /a HTTP/1.1\r\nhOsT:   x\r\n\r\n";
     assert_eq!(client.ask(request).unwrap().status, 200);
     assert_eq!(upstream.received(), request);

@@ -86,6 +86,8 @@ fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 }
 
 fn dial(seat: &Seat, to: SocketAddr) -> Client {
+    // The process must live as long as its connection; the host's end is its end.
+    std::mem::forget(seat.clone());
     seat.connect(to).unwrap_or_else(|error| panic!("{to}: {error}"))
 }
 

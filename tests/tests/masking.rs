@@ -382,7 +382,8 @@ fn nothing_masked_stands_in_the_state_directory_the_log_the_metrics_or_what_is_s
         jwt(),
         body.len()
     );
-    assert_eq!(client.ask(request).unwrap().status, 200);
+    let answered = client.ask(request).unwrap();
+    assert_eq!(answered.status, 200, "{}", answered.text());
     let unmasked = Upstream::start(&WORLD.host.client(), "127.0.0.1:22001");
     let plain = document().replace("hunter2-hunter2", "no secret");
     unmasked.next(Answer::json(&plain));

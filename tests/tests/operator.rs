@@ -30,7 +30,7 @@ permit (principal, action == Action::"http", resource == Target::"api");
 forbid (principal, action == Action::"http", resource == Target::"api") when { context.segments.contains("held") };
 "#;
 
-const CASES: &str = "[[case]]\nname = \"reads\"\ntarget = \"api\"\nuid = 1\nmethod = \"GET\"\npath = \"/x\"\nexpect = \"allow\"\n";
+const CASES: &str = "[[case]]\nname = \"reads\"\ntarget = \"api\"\nas = { uid = 1 }\nmethod = \"GET\"\npath = \"/x\"\nexpect = \"allow\"\n";
 
 const HOST: &str = "127.0.0.1:7001";
 const METRICS: u16 = 9465;

@@ -50,7 +50,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
         [[guard]]
         name = "agents"
-        cgroups = ["/agent"]
+        cgroups = ["/NAME.slice/agent"]
         dns = ["192.0.2.53"]
 
         [[guard]]
@@ -76,7 +76,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let crm = CRM.map(|address| Upstream::start(&seat, address));
     let free = FREE.map(|address| Upstream::start(&seat, address));
     let (named, elsewhere) = (Upstream::start(&seat, NAMED), Upstream::start(&seat, ELSEWHERE));
-    let gate = Gate::on(&host).policy("a.toml", nouns).policy("a.cedar", rules).start();
+    let gate = Gate::on(&host)
+        .policy("a.toml", &nouns.replace("NAME", host.name()))
+        .policy("a.cedar", rules)
+        .start();
     World { host, gate, crm, named, elsewhere, free }
 });
 
@@ -86,6 +89,8 @@ fn unique(name: &str) -> String {
 }
 
 fn dial(seat: &Seat, to: &str) -> Client {
+    // The process must live as long as its connection; the host's end is its end.
+    std::mem::forget(seat.clone());
     seat.connect(to.parse().unwrap()).unwrap_or_else(|error| panic!("{to}: {error}"))
 }
 
@@ -309,12 +314,12 @@ fn a_guarded_process_reaches_neither_the_gates_port_nor_its_loopback_neighbours(
 fn mapped_addresses_are_the_addresses_they_map() {
     let path = unique("mapped");
     let to: SocketAddr = "[::ffff:192.0.2.10]:80".parse().unwrap();
-    let mut client = worker().connect(to).unwrap();
+    let mut client = dial(&worker(), "[::ffff:192.0.2.10]:80");
     assert_eq!(client.peer(), to, "the client sees what it dialled");
     assert_eq!(client.get("192.0.2.10", &path).unwrap().status, 200);
     assert!(reached(&WORLD.crm[0], &path));
     let path = unique("mapped");
-    let mut stranger = WORLD.host.client().uid(1501).connect(to).unwrap();
+    let mut stranger = dial(&WORLD.host.client().uid(1501), "[::ffff:192.0.2.10]:80");
     assert_eq!(stranger.get("192.0.2.10", &path).unwrap().status, 403);
     assert!(!reached(&WORLD.crm[0], &path));
 }

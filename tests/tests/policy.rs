@@ -89,7 +89,8 @@ fn a_dropped_in_file_denies_the_next_request_on_the_same_connection_and_its_remo
     assert_eq!(client.get(HOST, "/3").unwrap().status, 200);
     let paths: Vec<String> = world.upstream.requests().into_iter().map(|request| request.target).collect();
     assert_eq!(paths, ["/1", "/3"]);
-    let [one, two, three] = ["/1", "/2", "/3"].map(|path| world.gate.entry_of(path).intent);
+    let [one, two, three] =
+        ["/1", "/2", "/3"].map(|path| world.gate.entry_of(&format!("GET {path} ")).intent);
     assert!(
         one.policy.is_some() && one.policy != two.policy && one.policy == three.policy,
         "each entry says which set judged it"
@@ -160,7 +161,7 @@ fn no_kind_of_broken_file_opens_or_shuts_anything() {
         ("x.toml", "[[budget]]\nname = \"b\"\n", "not supported yet"),
         (
             "x.cases.toml",
-            "[[case]]\nname = \"c\"\ntarget = \"api\"\nuid = 1\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n",
+            "[[case]]\nname = \"c\"\ntarget = \"api\"\nas = { uid = 1 }\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n",
             "x.cases.toml:",
         ),
     ] {
@@ -303,7 +304,7 @@ fn check_test_and_explain_say_without_a_gate_what_it_would_do() {
 [[case]]
 name = "anyone reads"
 target = "api"
-uid = 1000
+as = { uid = 1000 }
 method = "GET"
 path = "/x"
 expect = "allow"

@@ -7,7 +7,7 @@ use super::{Allowed, Asked, Case, Denial, Entry, Judge, now};
 use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
 use crate::intercept;
 use crate::mask::{Media, Plan};
-use crate::operation::{Kind, Operation};
+use crate::operation::{Kind, Operation, Subject};
 use crate::policy::{Answer, Decision};
 use crate::record::entry::{Decided, Ending, Verdict as Recorded};
 
@@ -37,6 +37,12 @@ impl Judge {
             let denial = Denial::unshowable();
             return Err(self.refuse_held(held, asked, denial).await);
         };
+        if is_gone(&held.case.subject) {
+            let shown =
+                "the process that asks could not be looked at, so nobody knows who must not approve this";
+            let denial = Denial::forbidden(Some(shown.into()));
+            return Err(self.refuse_held(held, asked, denial).await);
+        }
         let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, body);
         let draft = DemandDraft {
             entry: held.entry.id(),
@@ -158,6 +164,14 @@ impl Judge {
             Err(error) => Denial::unrecorded(entry.id(), &error),
         }
     }
+}
+
+/// Whether the asking process ended (or became another) before `/proc` was read. Its login is then unknown, and
+/// whoever is behind it could approve their own request.
+fn is_gone(subject: &Subject) -> bool {
+    subject.workload.as_ref().is_some_and(|workload| {
+        workload.login_uid.is_none() && workload.executable.is_none() && workload.parents.is_empty()
+    })
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.

@@ -94,7 +94,10 @@ fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T, redb::Error>) -> Res
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse),
-        Ok(Err(redb::Error::Io(cause))) if cause.kind() == io::ErrorKind::InvalidData => {
+        // A file that ends before its own pages do is cut short, not a disk that refuses.
+        Ok(Err(redb::Error::Io(cause)))
+            if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
             Err(StoreError::damaged(format!("the database, trying to {doing}"), cause))
         }
         Ok(Err(redb::Error::Io(cause))) => Err(StoreError::io(doing)(cause)),

@@ -179,10 +179,26 @@ impl Exchange {
         entry: &Arc<Entry>,
     ) -> Result<Result<Response<Incoming>, UpstreamError>, Denial> {
         tokio::pin!(sent);
+        let mut response = None;
         loop {
-            let (status, bytes) = tokio::select! {
-                response = &mut sent => return Ok(response),
-                Some(interim) = interim.recv() => interim,
+            let next = match &response {
+                None => tokio::select! {
+                    last = &mut sent => {
+                        response = Some(last);
+                        continue;
+                    }
+                    Some(next) = interim.recv() => Some(next),
+                },
+                // What came before the final response goes before it, also where both came at once.
+                Some(_) => interim.try_recv().ok(),
+            };
+            let (status, bytes) = match (next, response.take()) {
+                (Some(next), kept) => {
+                    response = kept;
+                    next
+                }
+                (None, Some(response)) => return Ok(response),
+                (None, None) => continue,
             };
             durably(recorded, entry).await?;
             match gate.take() {
