@@ -3,15 +3,15 @@
 //! Reads RFC 8259 strictly, as a sequence of values, each string either at once or, when it is long, through a window.
 //! What is not JSON, nests too deep, or ends too soon is an error and goes no further.
 
+mod strings;
+
 use std::sync::Arc;
 
 use super::MaskError;
-use super::escape::{self, Piece};
-use super::find::{
-    CARD_DIGITS_MAX, CARD_DIGITS_MIN, SECRET_BYTES_MIN, SSN_DIGITS, Set, Span, find, is_card, named,
-};
+use super::find::{CARD_DIGITS_MIN, Span};
 use super::path::{Edge, Trail};
 use super::plan::{Compiled, Rule, strictest};
+use super::scalar::{Content, is_card_number, is_number};
 use super::window::{Counts, Hidden, Window};
 use crate::limits::{JSON_DEPTH_MAX, MASK_HOLD_BACK_BYTES_MAX};
 use crate::policy::nouns::{Detector, Style};
@@ -320,162 +320,6 @@ impl Json {
         Token::Ends(at + 1)
     }
 
-    fn string(&mut self, tape: &mut Tape<'_>, at: usize, is_name: bool) -> Result<Token, MaskError> {
-        let mut content = std::mem::take(&mut self.seen);
-        let Some(long) = content.scan(&tape.bytes[at + 1..]) else {
-            if tape.bytes.len() - at - 1 <= MASK_HOLD_BACK_BYTES_MAX || tape.last {
-                self.seen = content;
-                return Ok(Token::Unfinished);
-            }
-            return if is_name { Err(self.too_long(at, "key")) } else { Ok(self.begin_long(tape, at)) };
-        };
-        let end = at + 1 + long;
-        if is_name && long > MASK_HOLD_BACK_BYTES_MAX {
-            return Err(self.too_long(at, "key"));
-        }
-        let inside = &tape.bytes[at + 1..end];
-        let escaped = content.flags & BACKSLASH != 0;
-        if escaped || content.flags & (CONTROL | WIDE) != 0 {
-            let decoded = &mut self.window;
-            decoded.clear();
-            escape::json(inside, true, |piece| take(decoded, piece))
-                .map_err(|bad| self.wrong(at + 1 + bad.at, bad.what))?;
-        }
-        if is_name {
-            self.name(tape, at, end, &content);
-        } else {
-            self.string_value(tape, at, end, &content);
-        }
-        Ok(Token::Ends(end + 1))
-    }
-
-    fn too_long(&self, at: usize, what: &'static str) -> MaskError {
-        MaskError::TooLong { at: self.offset + at as u64, what }
-    }
-
-    /// A member's name between the quotes at `at` and `end`. Decoded text of what has escapes is in the window.
-    fn name(&mut self, tape: &mut Tape<'_>, at: usize, end: usize, content: &Content) {
-        self.expect = Expect::Colon;
-        if self.muted.is_some() {
-            return;
-        }
-        let mut name = std::mem::take(&mut self.name);
-        name.clear();
-        let escaped = content.flags & BACKSLASH != 0;
-        name.extend_from_slice(if escaped { self.window.text() } else { &tape.bytes[at + 1..end] });
-        if self.plan.has_fields() {
-            self.begin_member(&name, tape.counts);
-        }
-        self.name = name;
-        self.search(tape, at, end, content);
-    }
-
-    fn string_value(&mut self, tape: &mut Tape<'_>, at: usize, end: usize, content: &Content) {
-        let style = self.begin_value(tape.counts);
-        self.after_value();
-        if self.muted.is_some() {
-            return;
-        }
-        let escaped = content.flags & BACKSLASH != 0;
-        let text = if escaped { self.window.text() } else { &tape.bytes[at + 1..end] };
-        let in_object = matches!(self.frames.last(), Some(Frame::Object));
-        let style = style.or_else(|| if in_object { self.named_style(text, tape.counts) } else { None });
-        match style {
-            Some(style) => {
-                let mut hidden = Hidden::new(style);
-                hidden.take(text);
-                self.replace(tape, at, end + 1, &hidden);
-            }
-            None => self.search(tape, at, end, content),
-        }
-    }
-
-    /// The style of a value that a detector knows by the name of its member.
-    fn named_style(&self, text: &[u8], counts: &mut Counts) -> Option<Style> {
-        let rule = self.plan.rule(named(&self.name, text, self.plan.set)?)?;
-        counts.add(&rule.names);
-        Some(rule.style)
-    }
-
-    /// Writes a string of the style in the place of `bytes[at..end]`.
-    fn replace(&self, tape: &mut Tape<'_>, at: usize, end: usize, hidden: &Hidden) {
-        tape.pass(at);
-        tape.out.push(b'"');
-        hidden.write(true, tape.out);
-        tape.out.push(b'"');
-        tape.passed = end;
-    }
-
-    /// Hides what detectors find in the string between the quotes at `at` and `end`.
-    fn search(&mut self, tape: &mut Tape<'_>, at: usize, end: usize, content: &Content) {
-        let inside = &tape.bytes[at + 1..end];
-        let set = self.plan.set;
-        if content.flags & BACKSLASH == 0 {
-            let worth = content.worth(set, inside.len());
-            if worth.is_empty() {
-                return;
-            }
-            find(inside, 0, worth, false, &mut self.spans);
-            if self.spans.is_empty() {
-                return;
-            }
-            self.window.clear();
-            self.window.push(inside);
-        } else if set.is_empty() {
-            return;
-        }
-        tape.pass(at + 1);
-        self.window.drain(&self.plan, set, false, tape.out, tape.counts);
-        tape.passed = end;
-    }
-
-    fn begin_long(&mut self, tape: &mut Tape<'_>, at: usize) -> Token {
-        let style = self.begin_value(tape.counts);
-        self.window.clear();
-        if self.muted.is_some() {
-            self.long = Some(Long::Muted);
-        } else {
-            tape.pass(at + 1);
-            self.long = Some(style.map_or(Long::Searched, |style| Long::Hidden(Hidden::new(style))));
-        }
-        Token::Ends(at + 1)
-    }
-
-    /// More of a long string: lets go what is decided, up to its closing quote if that has come.
-    fn more_of_string(&mut self, tape: &mut Tape<'_>, at: &mut usize) -> Result<Token, MaskError> {
-        let rest = &tape.bytes[*at..];
-        let end = Content::default().scan(rest);
-        let inside = &rest[..end.unwrap_or(rest.len())];
-        let Some(long) = &mut self.long else { return Ok(Token::Unfinished) };
-        let window = &mut self.window;
-        let read = escape::json(inside, end.is_some(), |piece| match long {
-            Long::Muted => {}
-            Long::Hidden(hidden) => match piece {
-                Piece::Plain(text) | Piece::Escaped { text, .. } => hidden.take(text),
-            },
-            Long::Searched => take(window, piece),
-        });
-        let read = read
-            .map_err(|bad| MaskError::NotJson { at: self.offset + (*at + bad.at) as u64, what: bad.what })?;
-        *at += read;
-        if let Long::Searched = long {
-            self.window.drain(&self.plan, self.plan.set, end.is_none(), tape.out, tape.counts);
-        }
-        if end.is_none() {
-            return Ok(Token::Unfinished);
-        }
-        match self.long.take() {
-            Some(Long::Hidden(hidden)) => {
-                hidden.write(true, tape.out);
-                tape.passed = *at;
-            }
-            Some(Long::Searched) => tape.passed = *at,
-            Some(Long::Muted) | None => {}
-        }
-        self.after_value();
-        Ok(Token::Ends(*at + 1))
-    }
-
     fn number(&mut self, tape: &mut Tape<'_>, at: usize) -> Result<Token, MaskError> {
         let rest = &tape.bytes[at..];
         let long = rest.iter().position(|b| !matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
@@ -550,13 +394,6 @@ impl Json {
     }
 }
 
-fn take(window: &mut Window, piece: Piece<'_>) {
-    match piece {
-        Piece::Plain(text) => window.push(text),
-        Piece::Escaped { text, raw } => window.push_escaped(text, raw),
-    }
-}
-
 fn join(style: &mut Option<Style>, names: &mut Vec<usize>, rule: &Rule) {
     *style = Some(style.map_or(rule.style, |style| strictest(style, rule.style)));
     for &name in &rule.names {
@@ -564,131 +401,4 @@ fn join(style: &mut Option<Style>, names: &mut Vec<usize>, rule: &Rule) {
             names.push(name);
         }
     }
-}
-
-const QUOTE: u8 = 1;
-const BACKSLASH: u8 = 2;
-const CONTROL: u8 = 4;
-const WIDE: u8 = 8;
-const AT_SIGN: u8 = 16;
-const DIGIT: u8 = 32;
-
-static STRING: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0usize;
-    while byte < 256 {
-        table[byte] = match byte as u8 {
-            b'"' => QUOTE,
-            b'\\' => BACKSLASH,
-            0..=0x1F => CONTROL,
-            0x80.. => WIDE,
-            b'@' => AT_SIGN,
-            b'0'..=b'9' => DIGIT,
-            _ => 0,
-        };
-        byte += 1;
-    }
-    table
-};
-
-/// What the inside of a string holds, as far as it was scanned.
-#[derive(Debug, Default)]
-struct Content {
-    scanned: usize,
-    flags: u8,
-    digits: usize,
-}
-
-impl Content {
-    /// Goes on to the closing quote; gives its offset. A backslash takes the byte after it along.
-    fn scan(&mut self, inside: &[u8]) -> Option<usize> {
-        let mut at = self.scanned;
-        while let Some(&byte) = inside.get(at) {
-            let class = STRING[usize::from(byte)];
-            if class & (QUOTE | BACKSLASH) == 0 {
-                self.flags |= class;
-                self.digits += usize::from(class >> 5);
-                at += 1;
-                continue;
-            }
-            if class == QUOTE {
-                return Some(at);
-            }
-            self.flags |= BACKSLASH;
-            if at + 1 == inside.len() {
-                break;
-            }
-            at += 2;
-        }
-        self.scanned = at;
-        None
-    }
-
-    /// The detectors that could find anything in a string without escapes, `long` bytes of it.
-    fn worth(&self, set: Set, long: usize) -> Set {
-        let mut worth = set;
-        if self.flags & AT_SIGN == 0 {
-            worth = worth.without(&[Detector::Email]);
-        }
-        if self.digits < SSN_DIGITS {
-            worth = worth.without(&[Detector::Card, Detector::UsSsn]);
-        }
-        if long < SECRET_BYTES_MIN {
-            worth = worth.without(&[Detector::ApiKey, Detector::Jwt, Detector::PrivateKey]);
-        }
-        worth
-    }
-}
-
-/// RFC 8259 section 6.
-fn is_number(text: &[u8]) -> bool {
-    let digits = |text: &[u8]| text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let text = text.strip_prefix(b"-").unwrap_or(text);
-    let whole = digits(text);
-    if whole == 0 || (whole > 1 && text[0] == b'0') {
-        return false;
-    }
-    let mut rest = &text[whole..];
-    if let Some(fraction) = rest.strip_prefix(b".") {
-        let long = digits(fraction);
-        if long == 0 {
-            return false;
-        }
-        rest = &fraction[long..];
-    }
-    match rest.split_first() {
-        None => true,
-        Some((b'e' | b'E', exponent)) => {
-            let exponent = exponent.strip_prefix(b"+").or(exponent.strip_prefix(b"-")).unwrap_or(exponent);
-            !exponent.is_empty() && digits(exponent) == exponent.len()
-        }
-        Some(_) => false,
-    }
-}
-
-/// Whether a JSON number is a whole number whose digits are a card: 4111111111111111, 4.111111111111111e15.
-fn is_card_number(text: &[u8]) -> bool {
-    let text = text.strip_prefix(b"-").unwrap_or(text);
-    let mantissa = text.iter().position(|b| matches!(b, b'e' | b'E')).unwrap_or(text.len());
-    let point = text[..mantissa].iter().position(|&b| b == b'.').unwrap_or(mantissa);
-    let exponent = match std::str::from_utf8(text.get(mantissa + 1..).unwrap_or_default()) {
-        Ok("") => 0,
-        Ok(exponent) => exponent.parse::<i32>().unwrap_or(i32::MAX),
-        Err(_) => return false,
-    };
-    let Ok(exponent) = usize::try_from(exponent) else { return false };
-    let places = point.saturating_add(exponent);
-    if places > CARD_DIGITS_MAX {
-        return false;
-    }
-    let mut digits = [0u8; CARD_DIGITS_MAX];
-    let written = text[..mantissa].iter().filter(|b| b.is_ascii_digit()).map(|b| b - b'0');
-    for (place, digit) in written.enumerate() {
-        match digits.get_mut(place) {
-            Some(slot) if place < places => *slot = digit,
-            _ if digit != 0 => return false,
-            _ => {}
-        }
-    }
-    is_card(&digits[..places])
 }

@@ -10,6 +10,7 @@ mod json;
 mod media;
 mod path;
 mod plan;
+mod scalar;
 mod scrub;
 mod stream;
 mod window;

@@ -587,6 +587,7 @@ fn text_is_masked_the_same_in_any_split() {
         "ssn: 123456789, SSN 12345678 and 987654321 social security number 123456789.",
         "{\"e\":\"\\u0062ob@example.com\",\"n\":\"a\\nbob@x.io\"} \\ud83d\\ude00 \\u00",
         "a1b2c3d4e5f60718293a4b5c6d7e8f90-us12 123456789:AAabcdefghijklmnopqrstuvwxyz0123456 Abc8Q~abcdefghijklmnopqrstuvwxyz-_12345",
+        "secret_key=\",\"4111 1111 1111 1111123456789:AAabcdefghijklmnopqrstuvwxyz012345ghp_abcdefghijklmnopqrstuvwxyz01234567894111 1",
         "Authorization: Bearer abcdef0123456789abcdef, Basic dXNlcjpwYXNzd29yZA== ",
         "authorization=Token 22cb987851bc5659229114c6 Authorization: required, HEROKU_KEY = 12345678-ABCD-ABCD-ABCD-1234567890AB",
         "JIRA_TOKEN='HXe8DGg1iJd2AopzyxkFB7F2' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx 911602140448729|AY-lRJZq9BoDLobvAiP25L7RcMg",
@@ -621,13 +622,13 @@ fn text_is_masked_the_same_in_any_split() {
     );
     assert_eq!(text_of(&plan, texts[8]), "{\"e\":\"********\",\"n\":\"a\\n********\"} \\ud83d\\ude00 \\u00");
     assert_eq!(text_of(&plan, texts[9]), "******** ******** ********");
-    assert_eq!(text_of(&plan, texts[10]), "Authorization: ********, ******** ");
+    assert_eq!(text_of(&plan, texts[11]), "Authorization: ********, ******** ");
     assert_eq!(
-        text_of(&plan, texts[11]),
+        text_of(&plan, texts[12]),
         "authorization=Token ******** Authorization: required, HEROKU_KEY = ********"
     );
     assert_eq!(
-        text_of(&plan, texts[12]),
+        text_of(&plan, texts[13]),
         "JIRA_TOKEN='********' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ********"
     );
 }

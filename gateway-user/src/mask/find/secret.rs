@@ -308,11 +308,12 @@ fn is_secret(text: &[u8], secret: &Announced) -> bool {
 /// The start of the first run that is long enough after a word, which only gap characters may part from it; or where
 /// the text ends or something else comes.
 fn after_gap(text: &[u8], word_end: usize, secret: &Announced) -> usize {
-    let limit = text.len().min(word_end + GAP_BYTES_MAX);
+    let limit = word_end + GAP_BYTES_MAX;
     let mut at = word_end;
-    while at < limit {
+    while at < limit && at < text.len() {
         let end = run_end(&text[..text.len().min(at + secret.length)], at, secret.class);
-        if end - at == secret.length || end == text.len() || !is(text[end], GAP) {
+        let parted = end < limit && end < text.len() && end - at < secret.length && is(text[end], GAP);
+        if !parted {
             break;
         }
         at = end + 1;
