@@ -349,6 +349,10 @@ fn play(stage: &mut Stage) -> Result<()> {
 }
 
 fn unload(stage: &mut Stage) -> Result<()> {
+    stage.screen.title("11. Unloaded", "As if nothing had been.")?;
     let unloaded = stage.types(Who::Root, "tidegate unload")?;
-    stage.check("unloaded, and nothing is left of it in the kernel", unloaded.code == Some(0))
+    let gone = unloaded.code == Some(0) && !stage.is_pinned();
+    stage.check("nothing is left of it in the kernel", gone)?;
+    let config = stage.types(Who::Ada, CONFIG)?;
+    stage.check("and everything is visible again", config.has(KEY))
 }

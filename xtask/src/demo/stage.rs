@@ -135,6 +135,11 @@ impl Stage {
         leftovers::folder(&self.name)
     }
 
+    /// Whether programs of the gate are pinned.
+    pub(super) fn is_pinned(&self) -> bool {
+        leftovers::pins(&self.name).exists()
+    }
+
     /// How many promises were checked.
     pub(super) fn checks(&self) -> usize {
         self.checks
