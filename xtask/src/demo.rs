@@ -3,6 +3,7 @@
 //! its own name, and takes that away again.
 
 mod acts;
+mod hosts;
 mod leftovers;
 mod screen;
 mod stage;
@@ -66,7 +67,8 @@ impl Demo {
         }
         let screen = Screen::new(!self.no_color && std::io::stdout().is_terminal());
         let Some(program) = &self.program else {
-            screen.title("Tidegate, shown", INTRO)?;
+            screen.title("Tidegate, shown", "")?;
+            screen.text(INTRO)?;
             setup::for_demo()?;
             let program = match std::env::var_os("TIDEGATE_BIN") {
                 Some(built) => PathBuf::from(built),
@@ -114,8 +116,9 @@ impl Demo {
             bail!("this stays behind: {}", left.join("; "));
         }
         let took = start.elapsed().as_secs();
+        screen.title("That was it", "")?;
         let sum = format!("{checks} promises checked in {took} s, all kept. Everything is removed again.");
-        screen.title("That was it", &format!("{sum}\n{}", acts::NEXT))
+        screen.text(&format!("{sum}\n\n{}", acts::NEXT))
     }
 }
 

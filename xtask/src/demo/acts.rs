@@ -28,6 +28,8 @@ const HELLO: &str = r#"curl -s --json '{"task": "hello"}' http://react.example:8
 const CONFIG: &str = "curl -s http://react.example:8700/v1/config";
 const HEALTH: &str = "curl -si http://react.example:8700/v1/health";
 const CUSTOMER: &str = "curl -si http://crm.example:8800/v1/customers/42";
+/// How many runs the agent has answered.
+const RUNS: &str = "grep -c 'POST /v1/run ' react.log";
 const COLLECTED: &str = "cat collected.log";
 
 /// All acts, in order. With `keep` the hosts stay up until Enter or a signal.
@@ -164,11 +166,14 @@ fn first_id(json: &Said, key: &str) -> Option<String> {
 fn policy_changes(stage: &mut Stage) -> Result<()> {
     stage.screen.title(
         "5. A policy file is dropped in: the next request on the same connection is denied",
-        "Two requests by one curl, five seconds apart, on one connection:",
+        "Two requests by one curl, some seconds apart, on one connection:",
     )?;
-    let two = r#"curl -s --rate 12/m -w '\n%{http_code}, connections opened for it: %{num_connects}\n' --json '{"task": "hello"}' http://react.example:8700/v1/run http://react.example:8700/v1/run"#;
+    let two = r#"curl -s --rate 8/m -w '\n%{http_code}, connections opened for it: %{num_connects}\n' --json '{"task": "hello"}' http://react.example:8700/v1/run http://react.example:8700/v1/run"#;
+    let before = stage.quietly(Who::Root, RUNS)?.text;
     let two = stage.starts(Who::Ada, two)?;
-    stage.pause(Duration::from_millis(1500))?;
+    stage.eventually("the first request", || {
+        Ok((stage.quietly(Who::Root, RUNS)?.text != before).then_some(()))
+    })?;
     stage.screen.aside("Meanwhile, in another terminal:")?;
     let freeze = "cat > policies/freeze.cedar <<'END'\n\
                   @id(\"freeze\") @message(\"no runs until Monday\")\n\
@@ -344,6 +349,10 @@ fn play(stage: &mut Stage) -> Result<()> {
 }
 
 fn unload(stage: &mut Stage) -> Result<()> {
+    stage.screen.title("11. Unloaded", "As if nothing had been.")?;
     let unloaded = stage.types(Who::Root, "tidegate unload")?;
-    stage.check("unloaded, and nothing is left of it in the kernel", unloaded.code == Some(0))
+    let gone = unloaded.code == Some(0) && !stage.is_pinned();
+    stage.check("nothing is left of it in the kernel", gone)?;
+    let config = stage.types(Who::Ada, CONFIG)?;
+    stage.check("and everything is visible again", config.has(KEY))
 }

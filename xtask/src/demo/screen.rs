@@ -23,7 +23,13 @@ impl Screen {
 
     /// A heading across the screen, and what it is about.
     pub(super) fn title(self, text: &str, lead: &str) -> Result<()> {
-        put(&format!("\n{}\n{}\n", self.paint(TITLE, &format!("  {text:<98}")), self.dim(lead)))
+        let end = if lead.is_empty() { "" } else { "\n" };
+        put(&format!("\n{}\n{}{end}", self.paint(TITLE, &format!("  {text:<98}")), self.dim(lead)))
+    }
+
+    /// Words to be read before or after everything.
+    pub(super) fn text(self, text: &str) -> Result<()> {
+        put(&format!("{}\n", text.trim_end()))
     }
 
     /// Words of explanation, before or between commands.

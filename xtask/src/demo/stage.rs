@@ -1,9 +1,8 @@
 //! Where the demo plays: two hosts of its own and everybody on them. Runs their commands and shows them. What it makes
 //! is gone when it is dropped; were it killed, its watcher takes it away.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,24 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::leftovers;
+use super::hosts::COLLECTED;
 use super::screen::Screen;
-use crate::place;
+use super::{hosts, leftovers};
 
 /// A command of the demo that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something awaited.
 const LOOK: Duration = Duration::from_millis(10);
-/// The script that runs commands as somebody, with places for this demo's names.
-const AS: &str = include_str!("as.sh");
-/// What both hosts call each other.
-const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n192.0.2.1 react.example\n192.0.2.10 crm.example\n\
-                     192.0.2.66 collector.example\n2001:db8::66 collector.example\n";
-/// Where mallory's mail arrives; mallory may empty it.
-const COLLECTED: &str = "collected.log";
-/// User id of mallory, and of the group that may talk to the gate's admin socket. The script knows them, too.
-const MALLORY: u32 = 61666;
-const STAFF: u32 = 61000;
 
 /// Who types a command, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +94,6 @@ pub(super) struct Running {
 pub(super) struct Stage {
     pub(super) screen: Screen,
     name: String,
-    cgroup_root: PathBuf,
     interrupted: Arc<AtomicBool>,
     watcher: Child,
     gate: Option<Child>,
@@ -130,7 +118,6 @@ impl Stage {
         let mut stage = Self {
             screen,
             name,
-            cgroup_root,
             interrupted,
             watcher,
             gate: None,
@@ -138,9 +125,7 @@ impl Stage {
             checks: 0,
             removed: false,
         };
-        stage.make_folder(program)?;
-        stage.make_cgroups()?;
-        stage.make_hosts()?;
+        hosts::make(&stage.name, &cgroup_root, program)?;
         stage.start_services()?;
         Ok(stage)
     }
@@ -148,6 +133,11 @@ impl Stage {
     /// The demo's folder.
     pub(super) fn folder(&self) -> PathBuf {
         leftovers::folder(&self.name)
+    }
+
+    /// Whether programs of the gate are pinned.
+    pub(super) fn is_pinned(&self) -> bool {
+        leftovers::pins(&self.name).exists()
     }
 
     /// How many promises were checked.
@@ -302,7 +292,11 @@ impl Stage {
     fn spawn(&self, who: Who, command: &str) -> Result<Running> {
         let (mut reader, writer) = pipe().context("no pipe")?;
         let mut line = self.command(who, command);
-        let child = line.stdout(writer.try_clone()?).stderr(writer).spawn().context("cannot start `as`")?;
+        let child = line
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .spawn()
+            .context("cannot start `as` (TMPDIR must not be mounted noexec)")?;
         // The command keeps the ends that write; while it is there, the text does not end.
         drop(line);
         let text = thread::spawn(move || {
@@ -323,70 +317,6 @@ impl Stage {
         let code = status?.code();
         let Ok(text) = running.text.join() else { bail!("cannot read what `{}` printed", running.title) };
         Ok(Said { text, code })
-    }
-
-    fn make_folder(&self, program: &Path) -> Result<()> {
-        let folder = self.folder();
-        for part in ["", "bin", "policies", "services", "run"] {
-            let path = folder.join(part);
-            fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-            fs::set_permissions(&path, Permissions::from_mode(0o755))?;
-        }
-        chown(folder.join("run"), None, Some(STAFF)).context("cannot give the staff a folder")?;
-        copy_executable(program, &folder.join("bin/tidegate"))?;
-        copy_files(&place::root().join("policies/demo"), &folder.join("policies"))?;
-        copy_files(&place::root().join("tests/react"), &folder.join("services"))?;
-        let names = [
-            ("@NAME@", self.name.clone()),
-            ("@FOLDER@", folder.display().to_string()),
-            ("@CGROUP@", self.cgroup_root.display().to_string()),
-            ("@PINS@", leftovers::pins(&self.name).display().to_string()),
-        ];
-        let script = names.iter().fold(AS.to_owned(), |script, (place, name)| script.replace(place, name));
-        write(&folder.join("as"), &script, 0o755)?;
-        write(&folder.join("hosts"), HOSTS, 0o644)?;
-        write(&folder.join(COLLECTED), "", 0o644)?;
-        chown(folder.join(COLLECTED), Some(MALLORY), None).context("cannot give mallory a file")?;
-        Ok(())
-    }
-
-    fn make_cgroups(&self) -> Result<()> {
-        let slice = format!("{}{}", self.name, leftovers::SLICE);
-        let inside = ["gate", "desk", "react-agent.service"].map(|group| format!("{slice}/{group}"));
-        for group in [slice, format!("{}{}", self.name, leftovers::FAR)].into_iter().chain(inside) {
-            let path = self.cgroup_root.join(group);
-            fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn make_hosts(&self) -> Result<()> {
-        mount_bpffs()?;
-        let (near, far) = (self.name.as_str(), format!("{}{}", self.name, leftovers::FAR));
-        for host in [near, &far] {
-            ip(&["netns", "add", host])?;
-            ip(&["-n", host, "link", "set", "lo", "up"])?;
-        }
-        ip(&["-n", near, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &far])?;
-        let addresses = [
-            (near, "192.0.2.1/24"),
-            (near, "2001:db8::1/64"),
-            (&far, "192.0.2.2/24"),
-            (&far, "192.0.2.10/24"),
-            (&far, "192.0.2.66/24"),
-            (&far, "2001:db8::66/64"),
-        ];
-        for (host, address) in addresses {
-            let nodad = address.contains(':').then_some("nodad");
-            ip(&["-n", host, "address", "add", address, "dev", "cable"]
-                .into_iter()
-                .chain(nodad)
-                .collect::<Vec<_>>())?;
-        }
-        for host in [near, &far] {
-            ip(&["-n", host, "link", "set", "cable", "up"])?;
-        }
-        Ok(())
     }
 
     fn start_services(&mut self) -> Result<()> {
@@ -414,44 +344,4 @@ impl Drop for Stage {
             eprintln!("demo: this stays behind: {left}");
         }
     }
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
-}
-
-fn copy_executable(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    Ok(fs::set_permissions(to, Permissions::from_mode(0o755))?)
-}
-
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
-        let path = entry?.path();
-        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
-            let place = to.join(name);
-            fs::copy(&path, &place).with_context(|| format!("cannot copy {}", path.display()))?;
-            fs::set_permissions(&place, Permissions::from_mode(0o644))?;
-        }
-    }
-    Ok(())
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(words).stdin(Stdio::null()).output().context("cannot run ip")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`ip {}`: {}", words.join(" "), said.trim());
-    Ok(())
-}
-
-/// systemd mounts it at boot. Where nobody has, it is mounted, and stays: an empty file system of the kernel.
-fn mount_bpffs() -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc is not mounted")?;
-    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(leftovers::BPFFS)) {
-        return Ok(());
-    }
-    let mounted = Command::new("mount").args(["-t", "bpf", "bpf", leftovers::BPFFS]).status();
-    ensure!(mounted.is_ok_and(|status| status.success()), "cannot mount {}", leftovers::BPFFS);
-    Ok(())
 }
