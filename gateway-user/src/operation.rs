@@ -141,7 +141,7 @@ pub struct Workload {
     pub pid: u32,
     /// When it started, in nanoseconds since boot. With `pid` this names one process for all time of this boot.
     pub started: u64,
-    /// Effective user id at connect time.
+    /// Real user id at connect time.
     pub uid: u32,
     /// The user id it logged in with (audit), where there was a login.
     pub login_uid: Option<u32>,

@@ -14,6 +14,7 @@ pub mod host;
 pub mod keys;
 pub mod message;
 pub mod process;
+pub mod recorded;
 pub mod seat;
 pub mod servers;
 pub mod sweep;

@@ -26,6 +26,7 @@ pub(crate) fn name() -> String {
         mount_bpffs();
         sweep();
         sweep_at_interrupt();
+        sweep_at_exit();
     });
     let name = format!("tg{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     live().insert(name.clone());
@@ -157,6 +158,19 @@ fn sweep_at_interrupt() {
             std::process::exit(130);
         }
     });
+}
+
+/// A host that all tests of a file share lies in a static, which is never dropped.
+fn sweep_at_exit() {
+    extern "C" fn remove_live() {
+        let names: Vec<String> = live().iter().cloned().collect();
+        names.iter().for_each(|name| remove(name));
+    }
+    // SAFETY: registers a function; it runs on an ordinary thread when the process leaves `main` or calls exit.
+    #[expect(unsafe_code, reason = "std has no way to run something at exit")]
+    unsafe {
+        libc::atexit(remove_live);
+    }
 }
 
 fn kill_all_in(cgroup: &Path) {

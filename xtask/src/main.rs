@@ -4,6 +4,7 @@
 
 mod build;
 mod check;
+mod demo;
 mod fuzz;
 mod gate;
 mod layers;
@@ -41,6 +42,8 @@ enum Task {
     Reload(gate::Words),
     /// Show programs, links, maps, counters and the enforcer's health.
     Status(gate::Words),
+    /// Show the gate at work, with real commands on hosts of its own (asks for root).
+    Demo(demo::Demo),
     /// Build, load, and run the enforcer in the foreground.
     Run(gate::Words),
     /// Run every test: what CI runs.
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Unload(words) => words.run("unload"),
         Task::Reload(words) => words.run("load"),
         Task::Status(words) => words.run("status"),
+        Task::Demo(demo) => demo.run(),
         Task::Run(words) => words.run("run"),
         Task::Test(test) => test.run(),
         Task::Check => check::run(),

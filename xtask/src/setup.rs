@@ -64,6 +64,7 @@ const NPM: &[Need] = &[Need::command("npm", "npm", "brings the identity provider
 const DEMO: &[Need] = &[
     Need::command("ip", "iproute2", "a host of its own for the demo"),
     Need::command("curl", "curl", "the client of the demo"),
+    Need::command("setpriv", "util-linux", "puts the people of the demo on its hosts"),
     Need::file("/usr/bin/python3", "python3", "the sample agent"),
 ];
 const BENCH: &[Need] = &[

@@ -112,7 +112,23 @@ impl Door {
                 (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
             }
         };
+        let direction = self.meant(direction, destination);
         Ok(Flow { session: SessionId::now(), direction, peer: arrival.peer, destination, workload, guard })
+    }
+
+    /// A guarded process that dials a protected service of this host by its address comes as an outbound flow, like all
+    /// it does; the service's own rules are the ones to ask.
+    fn meant(&self, direction: Direction, destination: SocketAddr) -> Direction {
+        let set = self.gateway.bench.shelf.current();
+        let is_service = set.target_at(Direction::Inbound, destination).is_some();
+        // Where it cannot be told whether the address is ours, the service's rules are asked.
+        match direction == Direction::Outbound
+            && is_service
+            && kernel::is_own_address(destination.ip()).unwrap_or(true)
+        {
+            true => Direction::Inbound,
+            false => direction,
+        }
     }
 
     fn guard_name(&self, id: u32) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::output::{Tone, paint};
+use super::output::{Tone, escape, paint};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
@@ -130,9 +130,11 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
     ))?;
     context.out.line(format!("policy {}", enforcer.policy.digest))?;
     if let Some(fault) = &enforcer.policy.fault {
-        context
-            .out
-            .line(format!("{}\n{fault}", paint(Tone::Bad, "the policy directory is not in force:")))?;
+        context.out.line(format!(
+            "{}\n{}",
+            paint(Tone::Bad, "the policy directory is not in force:"),
+            escape(fault)
+        ))?;
     }
     let record = &enforcer.record;
     match &record.fault {
@@ -184,15 +186,15 @@ fn doctor(context: &Context) -> Result<(), Failure> {
         context.out.json(&probe)?;
     } else {
         let word = |found: Found| match found {
-            Found::Ok => paint(Tone::Good, "ok"),
-            Found::Reduced => paint(Tone::Warn, "reduced"),
-            Found::Missing => paint(Tone::Bad, "missing"),
-            Found::Unknown => paint(Tone::Warn, "unknown"),
+            Found::Ok => "ok",
+            Found::Reduced => "reduced",
+            Found::Missing => "missing",
+            Found::Unknown => "unknown",
         };
         let rows = probe
             .checks
             .iter()
-            .map(|c| vec![c.name.to_owned(), word(c.found), c.seen.clone(), c.means.clone()])
+            .map(|c| vec![c.name.to_owned(), word(c.found).to_owned(), c.seen.clone(), c.means.clone()])
             .collect();
         context.out.table(&["need", "", "found", "what it means"], rows)?;
     }

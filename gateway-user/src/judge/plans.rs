@@ -17,7 +17,15 @@ pub(super) type Pair = (Plan, Plan);
 /// Plans by target and by the masks that apply.
 #[derive(Default)]
 pub struct Plans {
-    kept: Mutex<(Sha256, HashMap<(String, String), Pair>)>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The set they were compiled for.
+    digest: Sha256,
+    /// By target and names of the masks.
+    plans: HashMap<(String, String), Pair>,
 }
 
 impl Plans {
@@ -26,10 +34,10 @@ impl Plans {
         let names: Vec<&str> = masks.iter().map(|mask| mask.name.as_str()).collect();
         let key = (target.to_owned(), names.join("\n"));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.0 != set.digest() || kept.1.len() >= PLANS_MAX {
-            *kept = (set.digest(), HashMap::new());
+        if kept.digest != set.digest() || kept.plans.len() >= PLANS_MAX {
+            *kept = Kept { digest: set.digest(), plans: HashMap::new() };
         }
-        kept.1
+        kept.plans
             .entry(key)
             .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target))))
             .clone()

@@ -207,7 +207,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     // Not blocking, so that a FIFO under a policy file's name is refused below and not waited for.
     let file = fs::OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(|error| format!("cannot be read: {error}"))?;
     let about = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;

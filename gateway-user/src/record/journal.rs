@@ -49,6 +49,7 @@ pub(crate) struct Journal {
     packer: Packer,
     rows: Rows,
     places: Vec<Place>,
+    spent: Vec<Frame>,
     state: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Earliest and latest time an event of this commit names.
     times: Option<(Micros, Micros)>,
@@ -99,6 +100,7 @@ impl Journal {
             packer: Packer::default(),
             rows: Rows::default(),
             places: Vec::new(),
+            spent: Vec::new(),
             state: Vec::new(),
             times: None,
             // The first commit writes a checkpoint, so that what recovery closed is not read again.
@@ -148,7 +150,14 @@ impl Journal {
             }
             event => Frame::Event(event),
         };
-        self.add_frame(&frame)
+        let added = self.add_frame(&frame);
+        self.spent.push(frame);
+        added
+    }
+
+    /// Frees what was written. A matter of many small pieces, so not before those who wait have been told.
+    pub(crate) fn tidy(&mut self) {
+        self.spent.clear();
     }
 
     fn add_state(&mut self, change: StateOp) -> Result<(), Refused> {

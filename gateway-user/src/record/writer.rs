@@ -205,6 +205,7 @@ impl Loop {
             journal.commit(now())?;
         }
         self.written(journal, before);
+        journal.tidy();
         Ok(())
     }
 

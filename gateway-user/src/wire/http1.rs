@@ -197,8 +197,13 @@ impl Screen {
         let before = self.pending.len();
         let room = (HEAD_BYTES_MAX + 1).saturating_sub(before);
         self.pending.extend_from_slice(&input[..input.len().min(room)]);
+        let end = find(&self.pending, self.searched, b"\r\n\r\n");
+        if let Some(end) = end {
+            // What follows the head is not of the head: a body may hold bare line feeds.
+            self.pending.truncate(end + 4);
+        }
         self.check_partial_head()?;
-        let Some(end) = find(&self.pending, self.searched, b"\r\n\r\n") else {
+        let Some(end) = end else {
             self.searched = self.pending.len().saturating_sub(3);
             if self.pending.len() > HEAD_BYTES_MAX {
                 return Err(Fault::new(431, "the request head is too large"));
@@ -208,7 +213,6 @@ impl Screen {
         if end + 4 > HEAD_BYTES_MAX {
             return Err(Fault::new(431, "the request head is too large"));
         }
-        self.pending.truncate(end + 4);
         let head = request_head(&self.pending[..end + 2])?;
         passed.extend_from_slice(&self.pending);
         let taken = self.pending.len() - before;

@@ -164,7 +164,8 @@ pub fn authority(value: &str) -> Result<Authority, Fault> {
     };
     let plain = host.strip_suffix('.').unwrap_or(host);
     let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
-    if plain.is_empty() || plain.len() > 253 || !plain.bytes().all(known) {
+    let labels = host.contains(':') || plain.split('.').all(|label| !label.is_empty());
+    if plain.is_empty() || plain.len() > 253 || !plain.bytes().all(known) || !labels {
         return Err(bad);
     }
     let port = match port {

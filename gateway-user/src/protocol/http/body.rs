@@ -26,6 +26,9 @@ pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Any body of ours.
 pub(super) type AnyBody = UnsyncBoxBody<Bytes, BodyError>;
 
+/// What ended a body early, and how the entry ends by it.
+type Failure = (BodyError, Ending);
+
 /// A request body on its way to the target.
 pub(super) struct AskBody {
     client: Incoming,
@@ -60,7 +63,7 @@ impl Gate {
 impl AskBody {
     /// Passes `client`'s body on, through the record.
     #[must_use]
-    pub(super) fn new(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
+    pub(super) fn passing(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
         Self { client, capture, gate }.boxed_unsync()
     }
 }
@@ -130,7 +133,7 @@ impl AnswerBody {
     /// Passes `upstream`'s body on: through `masker` where the client must not see all of it, and into the record.
     /// `length` is the length the client was told, if it was told one.
     #[must_use]
-    pub(super) fn new(
+    pub(super) fn passing(
         upstream: Incoming,
         masker: Option<mask::Stream>,
         capture: Capture,
@@ -198,10 +201,7 @@ impl AnswerBody {
         Poll::Ready(Some(Err(error)))
     }
 
-    fn poll_upstream(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame<Bytes>>, (BodyError, Ending)>> {
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Failure>> {
         let by_upstream = |error: BodyError| {
             let why = error.to_string();
             (error, Ending::ByUpstream(why))

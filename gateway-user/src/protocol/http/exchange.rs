@@ -227,7 +227,7 @@ impl Exchange {
                     opener = Some(open);
                     gate
                 });
-                AskBody::new(body, capture, gate)
+                AskBody::passing(body, capture, gate)
             }
         };
         forward::request(
@@ -318,7 +318,7 @@ impl Exchange {
         let length = if masked { None } else { body.size_hint().exact() };
         Ok(Response::from_parts(
             parts,
-            AnswerBody::new(body, masker, capture, entry.clone(), length, answering),
+            AnswerBody::passing(body, masker, capture, entry.clone(), length, answering),
         ))
     }
 }

@@ -27,7 +27,7 @@ fn fault(input: &str) -> Option<Fault> {
     }
 }
 
-const HONEST: &str = "POST /v1/run?x=1 HTTP/1.1\r\nHost: React:8080\r\nX-A: b\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nhost: react\r\n\r\n\
+const HONEST: &str = "POST /v1/run?x=1 HTTP/1.1\r\nHost: React:8080\r\nX-A: b\r\nContent-Length: 3\r\n\r\na\ncGET / HTTP/1.1\r\nhost: react\r\n\r\n\
     PUT /c HTTP/1.1\r\nHost: react\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3;a=b\r\nabc\r\n1\r\nd\r\n0\r\nX-Sum: 9\r\n\r\nGET /d HTTP/1.0\r\nHost: r\r\n\r\n";
 
 #[test]
