@@ -611,7 +611,7 @@ fn text_is_masked_the_same_in_any_split() {
     assert_eq!(text_of(&plan, texts[2]), "log: token=********, ******** AKIAIOSFODNN7EXAMPLEX ********");
     assert_eq!(text_of(&plan, texts[3]), "jwt ********. And ********. eyJx.y");
     assert_eq!(text_of(&plan, texts[4]), "a\n********\nb -----BEGIN PUBLIC KEY-----\nMFk\n");
-    assert_eq!(text_of(&plan, texts[5]), "********");
+    assert_eq!(text_of(&plan, texts[5]), "********nothing");
     assert_eq!(
         text_of(&plan, texts[6]),
         "aws_secret_access_key = \"********\" secret da39a3ee5e6b4b0d3255bfef95601890afd80709x"
@@ -667,6 +667,38 @@ fn text_that_is_not_utf8_is_masked_the_same_in_any_split() {
     }
     assert_eq!(run(&plan, &Media::Text, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"********");
     assert_eq!(run(&plan, &Media::Opaque, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"\xa3********");
+}
+
+#[test]
+fn a_find_never_parts_a_character() {
+    let plan = all_detectors(Style::Stars);
+    let host = format!("bob@x.{}", "é".repeat(200));
+    let key = format!("-----BEGIN PRIVATE KEY-----{}", "é".repeat(40_000));
+    for secret in [
+        "-----BEGIN PRIVATE KEY-----\\nAAAA\\n-----END PRIVATE 0123456789012345678901234567890123456789012345678901é",
+        &host,
+        &format!("{host}."),
+        &format!("{}@x.io", "é".repeat(100)),
+        &key,
+    ] {
+        for body in [format!("[\"{secret} ok\"]"), format!("[\"x{secret}\"]")] {
+            let expected = json_of(&plan, &body);
+            assert!(
+                serde_json::from_str::<Value>(&expected).is_ok() && expected.contains("********"),
+                "{expected}"
+            );
+            let (got, _) = run(&plan, &Media::Text, body.as_bytes().chunks(7)).unwrap();
+            assert_eq!(String::from_utf8(got).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_second_key_block_that_starts_inside_the_first_is_hidden_to_its_own_end() {
+    let text = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----BEGIN PRIVATE KEY------END x\nQUJD\n-----END PRIVATE KEY----- ok";
+    let plan = all_detectors(Style::Stars);
+    assert_eq!(text_of(&plan, text), "******** ok");
+    same_in_every_split(&plan, &Media::Text, text.as_bytes());
 }
 
 #[test]

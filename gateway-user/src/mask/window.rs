@@ -171,9 +171,9 @@ impl Window {
             self.let_go(start, out);
             self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
             self.covered = self.covered.max(end);
-            if let Some(kind) = span.run
-                && !self.runs.iter().any(|run| same_kind(run.kind, kind))
-            {
+            if let Some(kind) = span.run {
+                // Of two open runs of a kind, the later one ends no sooner.
+                self.runs.retain(|run| !same_kind(run.kind, kind));
                 self.runs.push(Run { kind, at: span.end });
             }
         }

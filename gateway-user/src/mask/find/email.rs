@@ -25,7 +25,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
         at = sign + 1;
         let Some(start) = local_start(text, sign, wide) else { continue };
         let end = host_run(text, sign + 1, wide);
-        if end == text.len() && more && end - sign <= HOST_BYTES_MAX {
+        if end == text.len() && more {
             certain = certain.min(start);
         } else if let Some(end) = host_end(text, sign + 1, end, wide)
             && (wide != 0 || (sign - start >= 2 && end - sign > 5))
@@ -53,9 +53,12 @@ fn local_start(text: &[u8], sign: usize, wide: u16) -> Option<usize> {
     (start < sign).then_some(start)
 }
 
+/// The end of what may be a host name, on a whole character where the bound cuts it.
 fn host_run(text: &[u8], from: usize, wide: u16) -> usize {
     let cap = text.len().min(from + HOST_BYTES_MAX);
-    text[from..cap].iter().position(|&b| !is(b, HOST | wide)).map_or(cap, |n| from + n)
+    let end = text[from..cap].iter().position(|&b| !is(b, HOST | wide)).map_or(cap, |n| from + n);
+    let whole = (from..=end).rev().take(4).find(|&at| text.get(at).is_none_or(|b| b & 0xC0 != 0x80));
+    whole.unwrap_or(end)
 }
 
 /// The end of the host name in `text[from..to]`: its last label that may be a top-level domain.

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::class::{
-    ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WORD, is, run_end, run_start,
+    ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WIDE, WORD, is, run_end, run_start,
 };
 use super::shapes::{ANNOUNCED, Announced, LITERAL_BYTES_MAX, Mixed, SHAPES, Shape, VARIED_FROM, VARIED_MIN};
 use super::{Run, RunKind, Set, Span, is_ssn};
@@ -253,7 +253,6 @@ fn dotted_end(text: &[u8], from: usize, more: bool) -> (usize, bool) {
 fn pem(text: &[u8], at: usize, more: bool) -> Seen {
     let label = at + b"-----BEGIN ".len();
     let limit = text.len().min(label + PEM_LABEL_BYTES_MAX);
-    let is_label = |&b: &u8| b == b' ' || b.is_ascii_uppercase() || b.is_ascii_digit();
     let end = text[label..limit].iter().position(|b| !is_label(b)).map_or(limit, |n| label + n);
     let dashes = text[end..].iter().take(5).take_while(|&&b| b == b'-').count();
     if dashes < 5 {
@@ -275,16 +274,21 @@ fn pem_end(text: &[u8], from: usize, left: usize, more: bool) -> (usize, bool) {
     let limit = text.len().min(from.saturating_add(left));
     let inside = &text[from..limit];
     let stop = inside.iter().position(|&b| is(b, CONTROL)).unwrap_or(inside.len());
-    let last = inside[..stop].windows(LAST.len()).position(|bytes| bytes == LAST);
-    let Some(last) = last else {
-        return (from + stop, more && from + stop == text.len());
+    let Some(last) = inside[..stop].windows(LAST.len()).position(|bytes| bytes == LAST) else {
+        // At the bound it ends with a whole character.
+        let end = if stop == inside.len() { run_end(text, limit, WIDE) } else { from + stop };
+        return (end, more && end == text.len());
     };
-    let label = last + LAST.len();
-    let tail = &inside[label..stop.min(label + PEM_LABEL_BYTES_MAX)];
-    match tail.windows(5).position(|bytes| bytes == b"-----") {
-        Some(n) => (from + label + n + 5, false),
-        None => (from + label + tail.len(), more && from + label + tail.len() == text.len()),
-    }
+    let label = from + last + LAST.len();
+    let cap = text.len().min(label + PEM_LABEL_BYTES_MAX);
+    let dashes = text[label..cap].iter().position(|b| !is_label(b)).map_or(cap, |n| label + n);
+    let end = dashes + text[dashes..].iter().take(5).take_while(|&&b| b == b'-').count();
+    (end, more && end == text.len() && end < label + PEM_LABEL_BYTES_MAX)
+}
+
+/// Whether a byte may stand in the label of a PEM block.
+fn is_label(byte: &u8) -> bool {
+    *byte == b' ' || byte.is_ascii_uppercase() || byte.is_ascii_digit()
 }
 
 /// A secret of a known length after a word that names it.
