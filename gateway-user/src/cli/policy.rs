@@ -39,6 +39,7 @@ Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong co
 
 /// Check, test and explain policy files.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate policy check --policies ./policies\n  tidegate policy test")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -23,6 +23,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// List, show and follow recorded sessions.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate sessions list\n  tidegate sessions tail -f")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
