@@ -496,7 +496,7 @@ fn a_demand_survives_a_kill_and_its_approval_lets_the_retry_through_once() {
     world.gate.kill();
     drop(client);
     world.gate.start();
-    assert_eq!(world.demands(path), [demand.clone()], "it is still there");
+    assert_eq!(world.demands(path), std::slice::from_ref(&demand), "it is still there");
     drop(world.vote(LEAD, "approve", &demand).success());
     // The approval itself survives too.
     world.gate.kill();

@@ -83,8 +83,10 @@ fn commands() -> Vec<Vec<String>> {
 }
 
 fn help(words: &[String]) -> String {
-    let words: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
-    tidegate(&words).success().text()
+    let mut command = WORLD.host.seat("gate").command(tidegate_tests::built("tidegate"));
+    // Wide enough that no example is broken into two lines.
+    command.args(words).arg("--help").env("COLUMNS", "1000");
+    Finished::of(command, Duration::from_secs(30)).success().text()
 }
 
 #[test]

@@ -57,6 +57,7 @@ enum Command {
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<Explain>),
     /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
+    #[command(after_help = "Example:\n  tidegate policy schema ./policies > tidegate.cedarschema")]
     Schema(Place),
 }
 
