@@ -54,7 +54,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 });
 
 fn dial() -> Client {
-    WORLD.host.client().connect(HOST.parse().unwrap()).unwrap()
+    let seat = WORLD.host.client();
+    // The process must live as long as its connection; the host's end is its end.
+    std::mem::forget(seat.clone());
+    seat.connect(HOST.parse().unwrap()).unwrap()
 }
 
 fn tidegate(words: &[&str]) -> Finished {
