@@ -163,6 +163,11 @@ fn held(world: &World, path: &str, request: &str) -> (Client, String) {
     let mut client = world.client();
     client.send(request).unwrap();
     let demand = world.demand(path);
+    // Approvers see it a moment before it is durable.
+    eventually("the recorded hold", || {
+        let held = world.gate.entries_of(path);
+        held.iter().any(|entry| entry.intent.demand.is_some_and(|id| id.to_string() == demand)).then_some(())
+    });
     assert_eq!(world.reached(path), 0, "nothing is forwarded while it waits");
     (client, demand)
 }

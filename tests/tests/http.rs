@@ -354,13 +354,16 @@ fn a_client_that_expects_100_gets_it_from_the_upstream_and_then_sends() {
 #[test]
 fn an_upstream_that_refuses_an_expected_body_is_heard_before_the_body_is_sent() {
     let (upstream, mut client, host) = line();
+    let path = unique("expected");
     upstream.next(Answer::new(413, &[], "too much").early());
     client
         .send(format!(
-            "POST /c HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
         ))
         .unwrap();
-    let response = client.response("POST").unwrap();
+    let response = client
+        .response("POST")
+        .unwrap_or_else(|error| panic!("{error}: {:?}", WORLD.gate.entry_of(&path).closed));
     assert_eq!((response.status, response.interim.len()), (413, 0), "{response:?}");
     assert!(!upstream.received().ends_with(b"hello"));
 }

@@ -396,8 +396,8 @@ fn nothing_masked_stands_in_the_state_directory_the_log_the_metrics_or_what_is_s
     let mut shown = String::new();
     for session in sessions.iter().filter(|session| format!("{:?}", session.entries).contains("/grep-")) {
         let id = session.summary.opened.session.to_string();
-        shown += &WORLD.gate.tidegate(&["--json", "sessions", "show", &id]).success().text();
-        shown += &WORLD.gate.tidegate(&["sessions", "show", &id]).success().text();
+        shown += &WORLD.gate.tidegate(&["--json", "sessions", "show", "--bodies", &id]).success().text();
+        shown += &WORLD.gate.tidegate(&["sessions", "show", "--bodies", &id]).success().text();
     }
     assert!(
         shown.contains("/grep-answer") && shown.contains("/grep-request") && shown.contains("numbers"),

@@ -190,7 +190,7 @@ fn kills_at_random_moments_leave_no_answer_and_no_effect_unrecorded() {
 }
 
 fn random() -> u32 {
-    SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() / 1000
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_micros()
 }
 
 /// A small file system of memory in the place of a folder, taken away when dropped.

@@ -14,6 +14,7 @@ use crate::operation::DemandId;
 
 /// List, show and decide what waits for a human.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate approvals list\n  tidegate approvals --help")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -39,6 +39,7 @@ Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong co
 
 /// Check, test and explain policy files.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate policy check --policies ./policies\n  tidegate policy test")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -56,6 +57,7 @@ enum Command {
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<Explain>),
     /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
+    #[command(after_help = "Example:\n  tidegate policy schema ./policies > tidegate.cedarschema")]
     Schema(Place),
 }
 

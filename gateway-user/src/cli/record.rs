@@ -9,6 +9,7 @@ use crate::store::StoreError;
 
 /// Verify the record.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  tidegate record verify")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

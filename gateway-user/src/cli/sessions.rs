@@ -23,6 +23,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// List, show and follow recorded sessions.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tidegate sessions list\n  tidegate sessions tail -f")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -70,8 +71,8 @@ struct List {
 /// Show one session, or one entry, as it happened.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tidegate sessions show 0198c0de-…            the session, heads of each operation\n  \
-                        tidegate sessions show 0198c0de-… --bodies   and every recorded body"
+    after_help = "Examples:\n  tidegate sessions show 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d            the session, heads of each operation\n  \
+                        tidegate sessions show 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d --bodies   and every recorded body"
 )]
 struct Show {
     /// Id of a session or of an entry.

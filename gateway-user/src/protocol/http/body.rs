@@ -39,7 +39,8 @@ pub(super) struct AskBody {
 
 /// Waits for an interim 100.
 pub(super) struct Gate {
-    opened: oneshot::Receiver<()>,
+    /// `None` when nobody is left to open it.
+    opened: Option<oneshot::Receiver<()>>,
     patience: Pin<Box<Sleep>>,
 }
 
@@ -48,13 +49,15 @@ impl Gate {
     #[must_use]
     pub(super) fn closed() -> (Self, oneshot::Sender<()>) {
         let (open, opened) = oneshot::channel();
-        (Self { opened, patience: Box::pin(sleep(CONTINUE_TIMEOUT)) }, open)
+        (Self { opened: Some(opened), patience: Box::pin(sleep(CONTINUE_TIMEOUT)) }, open)
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A sender that is gone will not open it: the patience does.
-        if let Poll::Ready(Ok(())) = Pin::new(&mut self.opened).poll(cx) {
-            return Poll::Ready(());
+        match self.opened.as_mut().map(|opened| Pin::new(opened).poll(cx)) {
+            Some(Poll::Ready(Ok(()))) => return Poll::Ready(()),
+            // A sender that is gone will not open it: the patience does. A receiver must not be asked again then.
+            Some(Poll::Ready(Err(_))) => self.opened = None,
+            Some(Poll::Pending) | None => {}
         }
         self.patience.as_mut().poll(cx)
     }
