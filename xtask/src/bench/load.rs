@@ -47,10 +47,14 @@ pub(super) fn paced(host: &Host, group: &str, url: &str, round: Duration) -> Res
         // h2load appends.
         fs::remove_file(&log)?;
     }
+    let requests = u64::from(RATE) * round.as_secs();
     let (connections, log_file) = (format!("-c{CONNECTIONS}"), format!("--log-file={}", log.display()));
-    let rate = format!("--rps={}", f64::from(RATE) / f64::from(CONNECTIONS));
-    let seconds = format!("-D{}", round.as_secs());
-    let words = ["h2load", "--h1", "-t1", "-m1", &connections, &rate, &seconds, &log_file, url];
+    let (rate, total) =
+        (format!("--rps={}", f64::from(RATE) / f64::from(CONNECTIONS)), format!("-n{requests}"));
+    // Two connections each millisecond: their requests then come evenly, not all 64 at once every 32 ms.
+    let spread = ["-r2", "--rate-period=1ms"];
+    let words =
+        ["h2load", "--h1", "-t1", "-m1", &connections, &rate, &total, spread[0], spread[1], &log_file, url];
     let said = host.run(group, host.cores().around, &words)?;
     read_log(&fs::read_to_string(&log)?).with_context(|| format!("h2load against {url} said:\n{said}"))
 }
