@@ -38,6 +38,8 @@ pub const DEMANDS_MAX: usize = 10_000;
 pub const JOURNAL_QUEUE_MAX: usize = 8 * 1024;
 /// Bytes of events waiting for the journal's writer: as much as a slow disk takes within the commit timeout.
 pub const JOURNAL_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of an answer that is put together before its head goes out. One read from the upstream: longer ones stream.
+pub const WHOLE_ANSWER_BYTES_MAX: u64 = 16 * 1024;
 /// Bytes of one event, beside the bytes of a body. Two whole heads, and room.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Ends of entries and sessions kept in memory while the record cannot be written. What is beyond is closed as

@@ -33,7 +33,16 @@ fn twenty_thousand_connects_from_four_threads_are_all_known() {
     assert_eq!(world.lines(&["flood", "4", "5000", &to[0], &to[1]]), ["right 20000 wrong 0 refused 0"]);
     assert_eq!(world.counter("handed_over"), 20_000);
     assert_eq!(world.counter("record_missing"), 0);
-    assert_eq!(world.fill("TUPLES"), 0);
+    // A socket that is still closing takes its row with it as it ends.
+    let mut left = world.fill("TUPLES");
+    for _ in 0..100 {
+        if left == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        left = world.fill("TUPLES");
+    }
+    assert_eq!(left, 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "what tests say, and their sum, is the output of this command")]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -52,6 +53,8 @@ enum Task {
     Check,
     /// The project's own rules: layers, owners of names, lengths, openings.
     Tidy,
+    /// Measure the gate beside nginx and beside nothing, and the record beside naive rows.
+    Bench(bench::Bench),
     /// Hostile bytes for every parser, for a while.
     Fuzz(fuzz::Fuzz),
 }
@@ -79,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(test) => test.run(),
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
+        Task::Bench(bench) => bench.run(),
         Task::Fuzz(fuzz) => fuzz.run().map(drop),
     }
 }

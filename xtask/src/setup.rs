@@ -71,6 +71,8 @@ const BENCH: &[Need] = &[
     Need::command("ip", "iproute2", "a host of its own for the measurement"),
     Need::command("nginx", "nginx", "the upstream, and the proxy we compare with"),
     Need::command("wrk", "wrk", "makes the load"),
+    Need::command("h2load", "nghttp2-client", "makes the load at a fixed rate"),
+    Need::command("curl", "curl", "looks whether every way answers as it should"),
 ];
 
 /// What `cargo build` and the kernel programs need.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entities, PolicySet, Request};
+use cedar_policy::{Authorizer, Entities, Request};
 use jiff::Timestamp;
 
 use crate::operation::{Kind, Operation, Subject};
@@ -12,6 +12,7 @@ use crate::operation::{Kind, Operation, Subject};
 use super::entities::{Asked, Nobody, principal};
 use super::nouns::Mask;
 use super::rules::Rule;
+use super::scope::Half;
 use super::set::{Captures, Set, Slot};
 
 /// What is asked.
@@ -184,20 +185,21 @@ impl Set {
         request: &Request,
         entities: &Entities,
     ) -> Result<Matched, String> {
-        let half = |set: &PolicySet| -> Result<Vec<Arc<Rule>>, String> {
-            if set.is_empty() {
-                return Ok(Vec::new());
+        let principal = request.principal().ok_or("nobody asks")?;
+        let half = |half: &Half| -> Result<Vec<Arc<Rule>>, String> {
+            let mut rules = Vec::new();
+            let mut errors = Vec::new();
+            for set in half.about(principal, entities) {
+                let response = Authorizer::new().is_authorized(request, set, entities);
+                errors.extend(response.diagnostics().errors().map(ToString::to_string));
+                for id in response.diagnostics().reason() {
+                    let rule = self.rule(id.as_ref()).cloned();
+                    rules.push(rule.ok_or_else(|| format!("rule {id} is not in the set"))?);
+                }
             }
-            let response = Authorizer::new().is_authorized(request, set, entities);
-            if let Some(error) = response.diagnostics().errors().next() {
-                return Err(error.to_string());
+            if let Some(error) = errors.into_iter().min() {
+                return Err(error);
             }
-            let ids = response.diagnostics().reason();
-            let mut rules = ids
-                .map(|id| {
-                    self.rule(id.as_ref()).cloned().ok_or_else(|| format!("rule {id} is not in the set"))
-                })
-                .collect::<Result<Vec<_>, _>>()?;
             rules.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(rules)
         };

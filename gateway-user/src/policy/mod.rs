@@ -20,6 +20,7 @@ mod read;
 mod rules;
 pub mod sample;
 mod schema;
+mod scope;
 mod set;
 mod shelf;
 mod watching;

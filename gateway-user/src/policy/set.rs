@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use cedar_policy::{EntityUid, PolicySet, ResourceConstraint};
+use cedar_policy::{EntityUid, ResourceConstraint};
 
 use crate::operation::{Direction, Sha256};
 
@@ -18,13 +18,14 @@ use super::nouns::{
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
+use super::scope::Half;
 
 /// The rules that can match one action on one thing, parted by effect, so that one question to each half says which
 /// rules match.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slot {
-    pub(super) permits: PolicySet,
-    pub(super) forbids: PolicySet,
+    pub(super) permits: Half,
+    pub(super) forbids: Half,
 }
 
 /// A whole policy directory, checked.
@@ -358,9 +359,7 @@ fn is_at(target: &Target, address: IpAddr) -> bool {
 
 fn slot(rules: &[&Arc<Rule>]) -> Slot {
     let half = |permits: bool| {
-        let half = rules.iter().filter(|rule| rule.permits() == permits);
-        // Ids are distinct when the directory has no mistake; when it has one, no set is made of it.
-        PolicySet::from_policies(half.map(|rule| rule.policy.clone())).unwrap_or_default()
+        Half::of(rules.iter().filter(|rule| rule.permits() == permits).map(|rule| rule.policy.clone()))
     };
     Slot { permits: half(true), forbids: half(false) }
 }

@@ -115,6 +115,8 @@ pub(super) struct AnswerBody {
     /// Bytes still to come, where the length is known and stays.
     left: Option<u64>,
     state: State,
+    /// What comes first, where that was waited for before the head went out.
+    first: Option<Result<Frame<Bytes>, BodyError>>,
     patience: Pin<Box<Sleep>>,
     _answering: Answering,
 }
@@ -143,7 +145,7 @@ impl AnswerBody {
         entry: Arc<Entry>,
         length: Option<u64>,
         answering: Answering,
-    ) -> AnyBody {
+    ) -> Self {
         Self {
             upstream,
             masker,
@@ -151,10 +153,22 @@ impl AnswerBody {
             entry,
             left: length,
             state: State::Streaming,
+            first: None,
             patience: Box::pin(sleep(BODY_IDLE_TIMEOUT)),
             _answering: answering,
         }
-        .boxed_unsync()
+    }
+
+    /// Waits for the first bytes. Where they are all there are, they are durable then, and so is the whole exchange: a
+    /// short answer costs one wait for the disk, and leaves in one piece.
+    pub(super) async fn begin(&mut self) {
+        self.first = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await;
+    }
+
+    /// Whether those first bytes were refused, so that nothing of the answer need go out.
+    #[must_use]
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.first, Some(Err(_)))
     }
 
     /// Takes bytes from the upstream; gives what the client may see of them.
@@ -224,9 +238,12 @@ impl AnswerBody {
             Some(Err(error)) => Err(error.into()),
             Some(Ok(frame)) => match frame.into_data() {
                 Err(trailers) => self.finish(None, Some(trailers)).map(|()| None),
-                Ok(data) => self.take(data).and_then(|shown| match self.left {
-                    Some(0) => self.finish(Some(shown), None).map(|()| None),
-                    _ => Ok(Some(Frame::data(shown))),
+                Ok(data) => self.take(data).and_then(|shown| {
+                    if self.left == Some(0) || self.upstream.is_end_stream() {
+                        self.finish(Some(shown), None).map(|()| None)
+                    } else {
+                        Ok(Some(Frame::data(shown)))
+                    }
                 }),
             },
         };
@@ -243,6 +260,9 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(first));
+        }
         loop {
             match &mut this.state {
                 State::Streaming => match ready!(this.poll_upstream(cx)) {
@@ -266,4 +286,25 @@ impl Body for AnswerBody {
             }
         }
     }
+
+    /// Exact once everything that is left is at hand; a short masked answer gets its right length by that.
+    fn size_hint(&self) -> SizeHint {
+        let rest = match &self.state {
+            State::Ending { rest } => rest.iter().map(frame_bytes).sum(),
+            State::Over => Some(0),
+            State::Streaming | State::Recording { .. } => None,
+        };
+        let first = match &self.first {
+            None => Some(0),
+            Some(Ok(frame)) => frame_bytes(frame),
+            Some(Err(_)) => None,
+        };
+        let whole = rest.zip(first).map(|(rest, first)| rest + first);
+        whole.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Bytes of a frame of data; trailers have no length.
+fn frame_bytes(frame: &Frame<Bytes>) -> Option<u64> {
+    frame.data_ref().map(|bytes| bytes.len() as u64)
 }

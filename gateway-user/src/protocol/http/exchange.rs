@@ -15,7 +15,7 @@ use super::body::{AnswerBody, AnyBody, AskBody, Gate};
 use super::forward;
 use super::io::{Answering, Wire};
 use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Held, Judge, Verdict, recorded_head};
-use crate::limits::HELD_BODY_BYTES_MAX;
+use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
 use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
@@ -334,15 +334,22 @@ impl Exchange {
             close(entry, &mut recorded, status, Ending::Finished).await?;
             return Ok(Response::from_parts(parts, empty()));
         }
-        durably(&mut recorded, entry).await?;
         let media = Media::of(content_type(&parts.headers));
         let capture = Capture::new(entry.clone(), Side::Response, duties.recorded.stream(media.clone()));
         let masker = masked.then(|| duties.masks.stream(media));
-        let length = if masked { None } else { body.size_hint().exact() };
-        Ok(Response::from_parts(
-            parts,
-            AnswerBody::passing(body, masker, capture, entry.clone(), length, answering),
-        ))
+        let told = body.size_hint().exact();
+        let length = if masked { None } else { told };
+        let mut answer = AnswerBody::passing(body, masker, capture, entry.clone(), length, answering);
+        if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX) {
+            answer.begin().await;
+            if answer.has_failed() {
+                durably(&mut recorded, entry).await?;
+                return Err(Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"));
+            }
+        }
+        // Nothing has gone out yet, not even the head.
+        durably(&mut recorded, entry).await?;
+        Ok(Response::from_parts(parts, answer.boxed_unsync()))
     }
 }
 
