@@ -126,7 +126,7 @@ fn measure(parts: &Parts, way: Way, turn: Duration) -> Result<Sample> {
         requests: fast.requests + paced.requests,
         per_second: fast.per_second,
         cpu: each(start, between, fast.requests),
-        paced_per_second: paced.requests as f64 / turn.as_secs_f64(),
+        paced_per_second: paced.per_second,
         paced_cpu: each(between, end, paced.requests),
         p50: paced.p50,
         p99: paced.p99,

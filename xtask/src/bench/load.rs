@@ -27,6 +27,8 @@ pub(super) struct Fast {
 pub(super) struct Paced {
     /// Requests answered.
     pub(super) requests: u64,
+    /// Of them, each second: less than asked for where the way cannot keep up.
+    pub(super) per_second: f64,
     /// Microseconds that half of them stayed within.
     pub(super) p50: f64,
     /// Microseconds that 99 of 100 stayed within.
@@ -73,17 +75,23 @@ fn read_wrk(said: &str) -> Result<Fast> {
 /// Start, status and microseconds of each request, between tabs.
 fn read_log(log: &str) -> Result<Paced> {
     let mut times = Vec::new();
+    let (mut first, mut last) = (f64::INFINITY, 0.0_f64);
     for line in log.lines() {
-        let mut fields = line.split('\t').skip(1);
-        let (status, time) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let mut fields = line.split('\t');
+        let mut next = || fields.next().unwrap_or_default();
+        let (start, status, time) = (next(), next(), next());
         if status != "200" {
             bail!("not every request was answered with 200: {line}");
         }
-        times.push(time.parse::<f64>().with_context(|| format!("no time in the line {line}"))?);
+        let number = |text: &str| text.parse::<f64>().with_context(|| format!("no time in the line {line}"));
+        let (start, time) = (number(start)?, number(time)?);
+        (first, last) = (first.min(start), last.max(start + time));
+        times.push(time);
     }
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().context("no requests");
-    Ok(Paced { requests: times.len() as u64, p50: at(0.5)?, p99: at(0.99)? })
+    let per_second = times.len() as f64 * 1e6 / (last - first).max(1.0);
+    Ok(Paced { requests: times.len() as u64, per_second, p50: at(0.5)?, p99: at(0.99)? })
 }
 
 #[cfg(test)]
@@ -112,7 +120,8 @@ mod tests {
 
     #[test]
     fn percentiles_are_of_all_requests() {
-        let log: String = (0..100).rev().map(|time| format!("5\t200\t{time}\n")).collect();
-        assert_eq!(read_log(&log).unwrap(), Paced { requests: 100, p50: 50.0, p99: 99.0 });
+        let log: String = (0..100).rev().map(|time| format!("{}\t200\t{time}\n", 100 - time)).collect();
+        let read = Paced { requests: 100, per_second: 100e6 / 99.0, p50: 50.0, p99: 99.0 };
+        assert_eq!(read_log(&log).unwrap(), read);
     }
 }
