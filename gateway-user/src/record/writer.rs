@@ -21,6 +21,11 @@ use crate::store::{StoreError, Viewer, close};
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
 
+/// A commit of at least this many events was for a crowd: more of them are on their way.
+const CROWD: usize = 8;
+/// The longest that a crowd is waited for. Far below what a commit costs a busy disk.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+
 /// A handle on the writer's thread. Dropping it writes what waits and ends the thread.
 #[derive(Debug)]
 pub(crate) struct Writer(Arc<Shared>);
@@ -133,13 +138,19 @@ struct Loop {
 impl Loop {
     fn run(self, journal: Journal) {
         let mut journal = Some(journal);
+        let mut gather = Duration::ZERO;
         loop {
-            let Some((items, ends)) = self.take() else { break };
+            let Some((items, ends)) = self.take(gather) else { break };
+            let (crowd, begun) = (items.len() >= CROWD, Instant::now());
             let owed = Owed::of(&items, &ends);
             let Some(open) = journal.as_mut() else { break };
             let written = catch_unwind(AssertUnwindSafe(|| self.write(open, items, ends)));
             let failed = match written {
-                Ok(Ok(())) => continue,
+                Ok(Ok(())) => {
+                    // One commit for many costs little more than one for few; a lone writer never waits for others.
+                    gather = if crowd { (begun.elapsed() / 2).min(GATHER_MAX) } else { Duration::ZERO };
+                    continue;
+                }
                 Ok(Err(failed)) => failed,
                 Err(_) => StoreError::damaged("the writer", "it panicked; see the log"),
             };
@@ -154,14 +165,20 @@ impl Loop {
         self.shared.done.notify_all();
     }
 
-    /// Waits for work and takes all of it; `None` when there is none and the writer shall stop.
-    fn take(&self) -> Option<(Vec<Item>, Vec<Event>)> {
+    /// Waits for work, then for the crowd that comes with it, and takes all of it; `None` when there is none and the
+    /// writer shall stop.
+    fn take(&self, gather: Duration) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
         while desk.queue.is_empty() && desk.ends.is_empty() {
             if desk.stopping {
                 return None;
             }
             desk = self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !gather.is_zero() && !desk.stopping {
+            drop(desk);
+            thread::sleep(gather);
+            desk = self.shared.desk();
         }
         (desk.queued_events, desk.queued_bytes) = (0, 0);
         desk.refused.clear();
