@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -195,12 +196,12 @@ impl User {
 
 /// Who asks. The principal is the user where the target requires one, else the workload (else, where the target
 /// admits anyone, the peer address).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     /// The proven user.
     pub user: Option<User>,
     /// The process, for local flows.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// The address the flow came from.
     pub peer: SocketAddr,
 }

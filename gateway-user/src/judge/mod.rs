@@ -342,7 +342,7 @@ impl Judge {
             kind: "http".into(),
             operations: decision.operations.clone(),
             user: case.subject.user.clone(),
-            workload: case.subject.workload.as_ref().map(crate::operation::Workload::key),
+            workload: case.subject.workload.as_deref().map(crate::operation::Workload::key),
             verdict,
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),

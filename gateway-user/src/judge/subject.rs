@@ -14,7 +14,7 @@ impl Judge {
             Some(token) if looks_for_users(set, target) => Some(self.user(set, token).await?),
             _ => None,
         };
-        Ok(Subject { user, workload: self.flow.workload.as_deref().cloned(), peer: self.flow.peer })
+        Ok(Subject { user, workload: self.flow.workload.clone(), peer: self.flow.peer })
     }
 
     async fn user(&self, set: &Set, token: &str) -> Result<User, String> {

@@ -38,7 +38,7 @@ pub(super) enum Principal<'a> {
 /// The principal that a target wants to see of a subject.
 pub(super) fn principal<'a>(target: &Target, subject: &'a Subject) -> Result<Principal<'a>, Nobody> {
     let user = subject.user.as_ref().map(Principal::User).ok_or(Nobody::User);
-    let workload = subject.workload.as_ref().map(Principal::Workload).ok_or(Nobody::Workload);
+    let workload = subject.workload.as_deref().map(Principal::Workload).ok_or(Nobody::Workload);
     match target.require {
         Require::User => user,
         Require::Workload => workload,

@@ -144,7 +144,7 @@ fn workload(uid: u32, login_uid: Option<u32>) -> Subject {
         executable: None,
         parents: Vec::new(),
     };
-    Subject { user: None, workload: Some(workload), peer: "127.0.0.1:1".parse().unwrap() }
+    Subject { user: None, workload: Some(Arc::new(workload)), peer: "127.0.0.1:1".parse().unwrap() }
 }
 
 struct Room {
