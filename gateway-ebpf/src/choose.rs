@@ -183,8 +183,9 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     if fact.exempt {
         return None;
     }
-    // Of other sockets the connect and send hooks saw the true destination; a raw one shows it to nobody.
-    if fact.routed && fact.kind == RAW {
+    // Of other sockets the connect and send hooks saw the true destination; a raw one shows it to nobody, and a guarded
+    // process has no business with routes of its own.
+    if fact.routed && (fact.kind == RAW || fact.guard != 0) {
         return Some(Counter::UnreadablePacket);
     }
     // A raw socket can write any bytes: only a stream socket's TCP is the kernel's own.

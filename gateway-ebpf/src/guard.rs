@@ -177,6 +177,9 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         service: false,
     };
     sender(skb, &mut fact);
+    // What was redirected or steered stays on this host: a source route would carry its first packets elsewhere, and a
+    // connection to a far service's port is not one that the gate took.
+    fact.recorded &= choose::is_loopback(&flight.destination);
     if !fact.exempt {
         let ports = !flight.fragment && choose::has_ports(flight.protocol);
         fact.dns = fact.guard != 0 && look::is_dns(fact.guard, &flight.destination, flight.destination_port);

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::limits::{CONNECT_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX, RESPONSE_HEAD_TIMEOUT};
 use crate::operation::Permit;
@@ -86,13 +87,15 @@ pub type Exempt = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
 #[derive(Clone)]
 pub struct Dialer {
     exempt: Exempt,
+    /// What a connection still holds of an entry is let go before these are through.
+    tasks: TaskTracker,
 }
 
 impl Dialer {
-    /// A dialer whose sockets are marked by `exempt`.
+    /// A dialer whose sockets are marked by `exempt`, and whose connections run as `tasks`.
     #[must_use]
-    pub fn new(exempt: Exempt) -> Self {
-        Self { exempt }
+    pub fn new(exempt: Exempt, tasks: TaskTracker) -> Self {
+        Self { exempt, tasks }
     }
 
     /// Opens a connection for the operation that `permit` allows.
@@ -108,7 +111,7 @@ impl Dialer {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Exchange)?;
-        let task = tokio::spawn(async move {
+        let task = self.tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%to, %error, "upstream connection ended");
             }

@@ -148,13 +148,17 @@ struct Services<'a> {
 }
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// Tells our file there from somebody else's.
+const MARK: &str = "# held back by cargo xtask setup";
 
 impl<'a> Services<'a> {
     fn held_back(sh: &'a Shell) -> Result<Self> {
         if Path::new(POLICY).exists() {
-            return Ok(Self { sh, ours: false });
+            // One of ours is there when an earlier set-up was cut off: it goes with this one.
+            let ours = std::fs::read_to_string(POLICY).is_ok_and(|text| text.contains(MARK));
+            return Ok(Self { sh, ours });
         }
-        let script = format!("printf '#!/bin/sh\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}");
+        let script = format!("printf '#!/bin/sh\\n{MARK}\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}");
         let held = Self { sh, ours: true };
         privileged(sh, &["sh", "-c", &script])?;
         Ok(held)

@@ -1,11 +1,11 @@
 //! Follows what changes while the gate runs: the policy in force, and the cgroups of guarded units as they come and go.
 //! Never lets the kernel's table lag behind silently.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::table;
-use crate::config;
 use crate::judge::{Bench, now};
 use crate::kernel::{Gate, Table};
 use crate::operation::Sha256;
@@ -18,11 +18,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     bench: Arc<Bench>,
     gate: Arc<Gate>,
+    /// The cgroup v2 root, found once: where it cannot be read, nothing must be found to be gone.
+    root: PathBuf,
 }
 
 impl Follower {
-    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>) -> Self {
-        Self { bench, gate }
+    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>, root: PathBuf) -> Self {
+        Self { bench, gate, root }
     }
 
     /// Writes which policy the gate starts with, and what is wrong with the directory if it is another.
@@ -67,15 +69,24 @@ impl Follower {
 
     /// Tells the kernel what the set in force protects, where that differs from what it was told last.
     async fn publish(&self, published: Option<Table>) -> Option<Table> {
-        let (set, root) = (self.bench.shelf.current(), config::cgroup_root());
-        let Ok(table) = tokio::task::spawn_blocking(move || table::of(&set, &root)).await else {
-            return published;
+        let (set, root) = (self.bench.shelf.current(), self.root.clone());
+        let searched = tokio::task::spawn_blocking(move || table::of(&set, &root)).await;
+        let (table, missing) = match searched {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the cgroups of guards cannot be searched; the last table stands");
+                return published;
+            }
+            Err(_) => return published,
         };
         if published.as_ref() == Some(&table) {
             return published;
         }
         match self.gate.publish(&table) {
-            Ok(_) => Some(table),
+            Ok(_) => {
+                missing.iter().for_each(|missing| tracing::warn!("{missing}: it guards nothing by that"));
+                Some(table)
+            }
             Err(error) => {
                 tracing::error!(%error, "the kernel's table could not be brought up to date; trying again");
                 None

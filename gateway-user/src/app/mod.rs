@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -25,13 +26,13 @@ use self::follow::Follower;
 use self::ledger::RecordLedger;
 use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Desk, DeskError, Key, KeyError};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
-use crate::limits::DRAIN_TIMEOUT;
+use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::mask;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
@@ -108,6 +109,7 @@ pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
 /// # Errors
 /// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
 pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
+    raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
     let recorder = Recorder::open(&settings.state)?;
@@ -115,7 +117,10 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
-    kernel::load_with(&place(&settings), &table::of(&set, &config::cgroup_root()), &options)?;
+    let cgroups = kernel::cgroup2_root()?;
+    let (table, _) =
+        table::of(&set, &cgroups).map_err(AppError::io("cannot search the cgroups of guards"))?;
+    kernel::load_with(&place(&settings), &table, &options)?;
     let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
     let metrics = Metrics::new();
     let bench = Arc::new(Bench {
@@ -129,15 +134,15 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         metrics,
         draining: Draining::default(),
     });
+    let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
     let exempt = gate.clone();
-    let dialer = Dialer::new(Arc::new(move |socket: BorrowedFd<'_>| exempt.exempt(socket)));
+    let dialer = Dialer::new(Arc::new(move |socket: BorrowedFd<'_>| exempt.exempt(socket)), flows.clone());
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
-    let follower = Follower::new(bench.clone(), gate.clone());
+    let follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone());
     follower.started();
 
-    let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
     let mut work = JoinSet::new();
-    let door = Door::new(gateway.clone(), Processes::new(&config::cgroup_root()), flows.clone(), cut.clone());
+    let door = Door::new(gateway.clone(), Processes::new(&cgroups), flows.clone(), cut.clone());
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
@@ -157,6 +162,23 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     recorder.close();
     tracing::info!("the gate is shut");
     outcome
+}
+
+/// Every connection takes two descriptors, its own and the upstream's; what the shell allows is far less.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+    let wanted = 2 * CONNECTIONS_MAX as u64;
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        tracing::warn!(
+            maximum = limit.maximum,
+            wanted,
+            "fewer open files are allowed than the gate may need"
+        );
+    }
 }
 
 fn make_state_directory(state: &Path) -> Result<(), AppError> {

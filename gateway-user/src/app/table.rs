@@ -1,6 +1,7 @@
 //! What the kernel is told of a policy set: addresses, services and guards as rows. A unit or container that is not
 //! there has no cgroup yet, and is looked for again.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::kernel::{Block, GuardRow, ServiceRow, Table, TargetRow};
@@ -13,9 +14,12 @@ const DEPTH_MAX: usize = 10;
 /// Directories looked at in one search.
 const DIRECTORIES_MAX: usize = 50_000;
 
-/// The kernel's table for this set, with the cgroups as they are now.
-#[must_use]
-pub fn of(set: &Set, cgroup_root: &Path) -> Table {
+/// The kernel's table for this set, with the cgroups as they are now, and what guards name that is not there.
+///
+/// # Errors
+/// The cgroups cannot all be read. What was published before must then stand: a search that failed finds nobody to
+/// guard.
+pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
     let mut table = Table::default();
     for target in set.targets() {
         let blocks =
@@ -27,11 +31,35 @@ pub fn of(set: &Set, cgroup_root: &Path) -> Table {
         }
     }
     let directories = match set.guards().iter().any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
-        true => directories(cgroup_root),
+        true => directories(cgroup_root)?,
         false => Vec::new(),
     };
     table.guards = set.guards().iter().map(|guard| row(guard, cgroup_root, &directories)).collect();
-    table
+    Ok((table, set.guards().iter().flat_map(|guard| absent(guard, cgroup_root, &directories)).collect()))
+}
+
+/// What a guard names and nothing answers to, in words.
+fn absent(guard: &Guard, root: &Path, directories: &[PathBuf]) -> Vec<String> {
+    let only = |units: &[String], containers: &[String]| Guard {
+        units: units.to_vec(),
+        containers: containers.to_vec(),
+        ..guard.clone()
+    };
+    let units = guard.units.iter().filter(|unit| {
+        let one = only(std::slice::from_ref(unit), &[]);
+        !directories.iter().any(|directory| is_unit(&one, directory))
+    });
+    let containers = guard.containers.iter().filter(|id| {
+        let one = only(&[], std::slice::from_ref(id));
+        !directories.iter().any(|directory| is_container(&one, directory))
+    });
+    let cgroups = guard.cgroups.iter().filter(|path| !root.join(path.trim_start_matches('/')).is_dir());
+    let name = &guard.name;
+    units
+        .map(|unit| format!("guard {name}: no unit {unit} is there yet"))
+        .chain(containers.map(|id| format!("guard {name}: no container {id} is there yet")))
+        .chain(cgroups.map(|path| format!("guard {name}: no cgroup {path} is there yet")))
+        .collect()
 }
 
 fn row(guard: &Guard, root: &Path, directories: &[PathBuf]) -> GuardRow {
@@ -66,26 +94,36 @@ fn is_container(guard: &Guard, directory: &Path) -> bool {
         && guard.containers.iter().any(|wanted| id.starts_with(wanted.as_str()))
 }
 
-/// Every cgroup below `root`, breadth first, bounded; relative to it.
-fn directories(root: &Path) -> Vec<PathBuf> {
+/// Every cgroup below `root`, breadth first, bounded; relative to it. One that goes away meanwhile is passed over.
+fn directories(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut level = vec![PathBuf::new()];
     for _ in 0..DEPTH_MAX {
         let mut next = Vec::new();
         for directory in level {
-            let Ok(entries) = std::fs::read_dir(root.join(&directory)) else { continue };
-            let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
-            next.extend(below.map(|entry| directory.join(entry.file_name())));
+            let entries = match std::fs::read_dir(root.join(&directory)) {
+                Ok(entries) => entries,
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && !directory.as_os_str().is_empty() =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    next.push(directory.join(entry.file_name()));
+                }
+            }
             if found.len() + next.len() > DIRECTORIES_MAX {
-                tracing::warn!("more cgroups than are searched for guarded units");
-                found.extend(next);
-                return found;
+                return Err(io::Error::other("there are more cgroups than are searched for guarded units"));
             }
         }
         found.extend(next.iter().cloned());
         level = next;
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -125,6 +163,19 @@ mod tests {
         ] {
             assert!(!is_unit(&guard, Path::new(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn a_search_that_fails_is_not_an_empty_one() {
+        assert!(directories(Path::new("/nonexistent/cgroup")).is_err());
+    }
+
+    #[test]
+    fn what_a_guard_names_and_nothing_answers_to_is_said() {
+        let guard = guard(&["react-worker.service", "agents.slice"], &[]);
+        let there = [PathBuf::from("agents.slice")];
+        let missing = absent(&guard, Path::new("/nonexistent"), &there);
+        assert_eq!(missing, ["guard agent: no unit react-worker.service is there yet"]);
     }
 
     #[test]

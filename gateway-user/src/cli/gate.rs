@@ -6,8 +6,8 @@ use super::output::{Tone, escape, paint};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
+use crate::app;
 use crate::kernel::{self, Found, Options, Status};
-use crate::{app, config};
 
 const LOAD_EXAMPLES: &str = "Examples:
   sudo tidegate load
@@ -49,7 +49,9 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
 
 fn load(log: bool, context: &Context) -> Result<(), Failure> {
     let shelf = app::open_policy(&context.settings).map_err(|error| Failure::from_error(&error))?;
-    let table = app::kernel_table(&shelf.current(), &config::cgroup_root());
+    let root = kernel::cgroup2_root().map_err(|error| Failure::from_error(&error))?;
+    let (table, missing) = app::kernel_table(&shelf.current(), &root)
+        .map_err(|error| Failure::cannot(format!("cannot search the cgroups of guards: {error}")))?;
     let options = Options { log, ..Options::default() };
     let report = kernel::load_with(&app::place(&context.settings), &table, &options)
         .map_err(|error| Failure::from_error(&error))?;
@@ -61,9 +63,7 @@ fn load(log: bool, context: &Context) -> Result<(), Failure> {
         "the gate is shut: {made} links made, {updated} updated; {} target, {} service and {} guard rows; start `tidegate run` to open it",
         rows.targets, rows.services, rows.guards
     ))?;
-    for missing in &rows.missing {
-        context.out.note(format!("guard {}: {} does not exist yet", missing.guard, missing.path.display()));
-    }
+    missing.iter().for_each(|missing| context.out.note(missing));
     Ok(())
 }
 

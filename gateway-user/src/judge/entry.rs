@@ -251,7 +251,11 @@ impl Capture {
         let full = self.pending.len() >= at_least || self.masker.is_none();
         let bytes = if full { std::mem::take(&mut self.pending) } else { Vec::new() };
         if self.entry.progress().closed {
-            return Ok(());
+            // What nobody will find in the record does not go on to the target.
+            return match self.side {
+                Side::Request => Err(RecordError::Closed),
+                Side::Response => Ok(()),
+            };
         }
         self.end.recorded += bytes.len() as u64;
         self.publish();

@@ -115,6 +115,12 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
+        let unlifted = self.decide(&case, &[]);
+        let same = unlifted.rules == held.decision.rules && case.target.name == held.case.target.name;
+        if matches!(unlifted.answer, Answer::Hold { .. }) && !same {
+            return Err(self.superseded(&entry).await);
+        }
         let decision = self.decide(&case, approved.approvals());
         match decision.answer {
             Answer::Allow => {}

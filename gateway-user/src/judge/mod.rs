@@ -66,6 +66,8 @@ pub struct Judge {
 pub struct Asked {
     /// The request, with its end-to-end fields only.
     pub request: HttpRequest,
+    /// The client's minor version of HTTP/1.
+    pub minor: u8,
     /// The authority in its `Host`.
     pub authority: crate::wire::uri::Authority,
     /// Its head as the record may hold it.
@@ -83,6 +85,7 @@ impl Asked {
         let recorded = recorded_head(&line, head.fields.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
         let authorization = fields.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization"));
         Self {
+            minor: head.minor,
             authorization: authorization.map(|(_, v)| v.clone()),
             head: recorded,
             request: HttpRequest {

@@ -67,7 +67,11 @@ impl Sample {
             None => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         });
         let user = self.user.as_ref().map(|subject| self.user_of(subject, set)).transpose()?;
-        let subject = Subject { user, workload: workload.map(std::sync::Arc::new), peer: SocketAddr::new(peer, 40_000) };
+        let subject = Subject {
+            user,
+            workload: workload.map(std::sync::Arc::new),
+            peer: SocketAddr::new(peer, 40_000),
+        };
         let kind = match (&self.method, &self.path) {
             (Some(method), Some(path)) => {
                 parse::method(method).map_err(|misread| misread.message)?;

@@ -86,7 +86,11 @@ pub fn line(line: &[u8]) -> Result<(&str, &[u8]), Fault> {
         return Err(Fault::bad("a header name is not a token"));
     }
     let name = std::str::from_utf8(name).map_err(|_| Fault::bad("a header name is not a token"))?;
-    let value = value.trim_ascii();
+    // White space around a value is spaces and tabs (RFC 9110 section 5.6.3); anything else stays, and is refused.
+    let is_space = |b: &u8| matches!(b, b' ' | b'\t');
+    let start = value.iter().position(|b| !is_space(b)).unwrap_or(value.len());
+    let end = value.iter().rposition(|b| !is_space(b)).map_or(start, |last| last + 1);
+    let value = &value[start..end];
     if !value.iter().all(|&b| b == b'\t' || (b >= 0x20 && b != 0x7f)) {
         return Err(Fault::bad("a header value has a control character"));
     }
@@ -169,6 +173,9 @@ mod tests {
             b"Content_Length: 3",
             b"X_Forwarded_For: 1.1.1.1",
             b"Transfer_Encoding: chunked",
+            b"A: b\r",
+            b"A: \x0cb",
+            b"A: b\x0c",
             b"X_HTTP_Method: PUT",
         ] {
             assert!(line(bad).is_err(), "{:?} passed", String::from_utf8_lossy(bad));

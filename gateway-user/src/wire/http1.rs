@@ -357,6 +357,9 @@ pub fn request_head(bytes: &[u8]) -> Result<RequestHead, Fault> {
     let authority = host(&fields, target.authority)?;
     let framing = framing(&fields, minor)?;
     let expects_continue = expectation(&fields)?;
+    for name in ["authorization", "content-type", "content-encoding"] {
+        single(&fields, name, Fault::bad("the request has a header twice that may stand once"))?;
+    }
     field::connection_options(values(&fields, "connection"))?;
     Ok(RequestHead {
         method: method.to_owned(),

@@ -50,7 +50,7 @@ pub fn request_target<'a>(method: &str, target: &'a [u8]) -> Result<RequestTarge
         return Err(Fault::bad("a request target has no fragment"));
     }
     canonical_path(path)?;
-    if query.is_some_and(|q| q.bytes().any(|b| matches!(b, b'<' | b'>'))) {
+    if query.is_some_and(|q| q.bytes().any(|b| matches!(b, b'"' | b'<' | b'>'))) {
         return Err(Fault::bad("the query has bytes that belong percent-encoded"));
     }
     Ok(RequestTarget { path, query, authority })
@@ -236,6 +236,7 @@ mod tests {
             "/a\"b",
             "/a|b",
             "/?<a>",
+            "/?q=\"x\"",
         ] {
             assert!(refused(path), "{path} passed");
         }

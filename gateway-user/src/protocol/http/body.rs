@@ -18,8 +18,8 @@ use super::io::Answering;
 use crate::judge::{Capture, Entry};
 use crate::limits::{BODY_IDLE_TIMEOUT, CONTINUE_TIMEOUT};
 use crate::mask;
-use crate::record::Durable;
 use crate::record::entry::Ending;
+use crate::record::{Durable, RecordError};
 
 /// What can end a body early.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -116,7 +116,7 @@ pub(super) struct AnswerBody {
     left: Option<u64>,
     state: State,
     /// What comes first, where that was waited for before the head went out.
-    first: Option<Result<Frame<Bytes>, BodyError>>,
+    first: Option<Frame<Bytes>>,
     patience: Pin<Box<Sleep>>,
     _answering: Answering,
 }
@@ -161,14 +161,12 @@ impl AnswerBody {
 
     /// Waits for the first bytes. Where they are all there are, they are durable then, and so is the whole exchange: a
     /// short answer costs one wait for the disk, and leaves in one piece.
-    pub(super) async fn begin(&mut self) {
-        self.first = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await;
-    }
-
-    /// Whether those first bytes were refused, so that nothing of the answer need go out.
-    #[must_use]
-    pub(super) fn has_failed(&self) -> bool {
-        matches!(self.first, Some(Err(_)))
+    ///
+    /// # Errors
+    /// The first bytes cannot go out; the entry is still open, and ends so.
+    pub(super) async fn begin(&mut self) -> Result<(), Failure> {
+        self.first = std::future::poll_fn(|cx| self.poll_answer(cx)).await.transpose()?;
+        Ok(())
     }
 
     /// Takes bytes from the upstream; gives what the client may see of them.
@@ -210,18 +208,11 @@ impl AnswerBody {
         Ok(())
     }
 
-    fn fail(&mut self, error: BodyError, ending: Ending) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.state = State::Over;
-        if let Err(unwritten) = self.entry.close(ending) {
-            tracing::error!(entry = %self.entry.id(), error = %unwritten, "an entry's end could not be written");
-        }
-        Poll::Ready(Some(Err(error)))
-    }
-
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Failure>> {
         let by_upstream = |error: BodyError| {
             let why = error.to_string();
-            (error, Ending::ByUpstream(why))
+            let ours = error.is::<RecordError>();
+            (error, if ours { Ending::ByGate(why) } else { Ending::ByUpstream(why) })
         };
         let frame = match Pin::new(&mut self.upstream).poll_frame(cx) {
             Poll::Ready(frame) => frame,
@@ -249,6 +240,36 @@ impl AnswerBody {
         };
         Poll::Ready(ended.map_err(by_upstream))
     }
+
+    /// The next frame; a failure leaves the entry open.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        loop {
+            match &mut self.state {
+                State::Streaming => match ready!(self.poll_upstream(cx)) {
+                    Ok(Some(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                    Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                    Ok(None) => {}
+                    Err(failure) => {
+                        self.state = State::Over;
+                        return Poll::Ready(Some(Err(failure)));
+                    }
+                },
+                State::Recording { durable, rest } => match ready!(Pin::new(durable).poll(cx)) {
+                    Ok(()) => self.state = State::Ending { rest: std::mem::take(rest) },
+                    Err(error) => {
+                        self.state = State::Over;
+                        let ending = Ending::ByGate(error.to_string());
+                        return Poll::Ready(Some(Err((error.into(), ending))));
+                    }
+                },
+                State::Ending { rest } => match rest.pop_front() {
+                    Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                    None => self.state = State::Over,
+                },
+                State::Over => return Poll::Ready(None),
+            }
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -259,32 +280,18 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(first));
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
         }
-        loop {
-            match &mut this.state {
-                State::Streaming => match ready!(this.poll_upstream(cx)) {
-                    Ok(Some(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
-                    Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
-                    Ok(None) => {}
-                    Err((error, ending)) => return this.fail(error, ending),
-                },
-                State::Recording { durable, rest } => match ready!(Pin::new(durable).poll(cx)) {
-                    Ok(()) => this.state = State::Ending { rest: std::mem::take(rest) },
-                    Err(error) => {
-                        this.state = State::Over;
-                        return Poll::Ready(Some(Err(error.into())));
-                    }
-                },
-                State::Ending { rest } => match rest.pop_front() {
-                    Some(frame) => return Poll::Ready(Some(Ok(frame))),
-                    None => this.state = State::Over,
-                },
-                State::Over => return Poll::Ready(None),
-            }
+        let (error, ending) = match ready!(self.poll_answer(cx)) {
+            None => return Poll::Ready(None),
+            Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+            Some(Err(failure)) => failure,
+        };
+        if let Err(unwritten) = self.entry.close(ending) {
+            tracing::error!(entry = %self.entry.id(), error = %unwritten, "an entry's end could not be written");
         }
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Exact once everything that is left is at hand; a short masked answer gets its right length by that.
@@ -296,8 +303,7 @@ impl Body for AnswerBody {
         };
         let first = match &self.first {
             None => Some(0),
-            Some(Ok(frame)) => frame_bytes(frame),
-            Some(Err(_)) => None,
+            Some(frame) => frame_bytes(frame),
         };
         let whole = rest.zip(first).map(|(rest, first)| rest + first);
         whole.map_or_else(SizeHint::default, SizeHint::with_exact)

@@ -161,7 +161,8 @@ impl Exchange {
             *line = Some(ready);
             Ok::<_, UpstreamError>(response)
         };
-        let response = self.listen(sent, outgoing.interim, outgoing.gate, &mut recorded, &entry).await?;
+        let interim = outgoing.interim;
+        let response = self.listen(sent, interim, outgoing.gate, &mut recorded, &entry).await?;
         let response = match response {
             Ok(response) => response,
             Err(error) => return Err(self.upstream_failed(&entry, recorded, &error).await),
@@ -226,6 +227,7 @@ impl Exchange {
         let media = Media::of(content_type(&parts.headers));
         let mut capture = Capture::new(entry.clone(), Side::Request, duties.recorded.stream(media));
         let mut opener = None;
+        let chunked = matches!(ask, Ask::Streaming(_)) && asked.request.body_length.is_none();
         let body = match ask {
             Ask::Whole(bytes) => {
                 capture.saw(&bytes)?;
@@ -236,7 +238,7 @@ impl Exchange {
                 }
                 Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
             }
-            Ask::Streaming(body) if body.is_end_stream() => empty(),
+            Ask::Streaming(body) if body.is_end_stream() && !chunked => empty(),
             Ask::Streaming(body) => {
                 let gate = expects_continue.then(|| {
                     let (gate, open) = Gate::closed();
@@ -252,15 +254,23 @@ impl Exchange {
             duties.forward_token,
             !duties.masks.is_empty(),
         );
+        if chunked {
+            // Said, because the engine takes a GET of unknown length for one without a body.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         parts.uri =
             http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
         parts.version = http::Version::HTTP_11;
         let mut request = Request::from_parts(parts, body);
         let (tell, interim) = mpsc::channel(INTERIM_MAX);
-        hyper::ext::on_informational(&mut request, move |response| {
-            // A full queue drops advice.
-            let _ = tell.try_send((response.status(), interim_head(response.status(), response.headers())));
-        });
+        // A client of HTTP/1.0 would take an interim answer for the answer (RFC 9110 section 15.2).
+        if asked.minor > 0 {
+            hyper::ext::on_informational(&mut request, move |response| {
+                // A full queue drops advice.
+                let _ =
+                    tell.try_send((response.status(), interim_head(response.status(), response.headers())));
+            });
+        }
         Ok(Outgoing { request, interim, gate: opener })
     }
 
@@ -341,10 +351,8 @@ impl Exchange {
         let length = if masked { None } else { told };
         let mut answer = AnswerBody::passing(body, masker, capture, entry.clone(), length, answering);
         if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX) {
-            answer.begin().await;
-            if answer.has_failed() {
-                durably(&mut recorded, entry).await?;
-                return Err(Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"));
+            if let Err((error, ending)) = answer.begin().await {
+                return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
             }
         }
         // Nothing has gone out yet, not even the head.
@@ -374,6 +382,23 @@ async fn close(
     match closed {
         None => Ok(()),
         Some(durable) => durable.await.map_err(|error| Denial::unrecorded(entry.id(), &error)),
+    }
+}
+
+/// An answer of which nothing has gone out, and nothing will: what its client is told instead.
+async fn not_begun(
+    entry: &Arc<Entry>,
+    recorded: &mut Option<Durable>,
+    error: &(dyn std::error::Error + Send + Sync + 'static),
+    ending: Ending,
+) -> Denial {
+    if let Some(unwritten) = error.downcast_ref::<RecordError>() {
+        drop(entry.close(Ending::ByGate("the answer could not be recorded".into())));
+        return Denial::unrecorded(entry.id(), unwritten);
+    }
+    match close(entry, recorded, 502, ending).await {
+        Ok(()) => Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"),
+        Err(unrecorded) => unrecorded,
     }
 }
 

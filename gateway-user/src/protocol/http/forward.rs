@@ -83,6 +83,12 @@ pub(super) fn response(status: http::StatusCode, headers: &mut HeaderMap, masked
     if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Unfit("the upstream's response has both Content-Length and Transfer-Encoding"));
     }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        _ => return Err(Unfit("the upstream used a transfer coding that was not asked for")),
+    }
     if status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Unfit("the upstream switched to another protocol"));
     }
@@ -208,6 +214,11 @@ mod tests {
             response(ok, &mut headers(&[("content-length", "1"), ("transfer-encoding", "chunked")]), false)
                 .is_err()
         );
+        for coding in ["gzip, chunked", "gzip", "identity"] {
+            let mut coded = HeaderMap::new();
+            coded.insert(header::TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            assert!(response(ok, &mut coded, false).is_err(), "{coding}");
+        }
         let mut plain = headers(&[("content-length", "5"), ("etag", "x"), ("content-type", "text/plain")]);
         response(ok, &mut plain, true).unwrap();
         assert_eq!(plain.len(), 1);

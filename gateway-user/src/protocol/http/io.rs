@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::limits::{BODY_IDLE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT};
+use crate::limits::{BODY_IDLE_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
 use crate::wire::fault::Fault;
 use crate::wire::http1::{Screen, Seen};
 
@@ -61,11 +61,11 @@ impl Wire {
         self.lock().screen.fault_in_body()
     }
 
-    /// Sends an interim response ahead of the final one. Dropped when the engine is in the middle of a write: interim
-    /// responses are advice.
+    /// Sends an interim response ahead of the final one. Dropped when the engine is in the middle of a write, or when
+    /// too many wait: interim responses are advice.
     pub(super) fn interim(&self, bytes: &[u8]) {
         let mut shared = self.lock();
-        if !shared.writing {
+        if !shared.writing && shared.interim.len() + bytes.len() <= HEAD_BYTES_MAX {
             shared.interim.extend_from_slice(bytes);
             shared.wake();
         }
@@ -223,8 +223,16 @@ impl Screened {
         let wire = self.wire.clone();
         let mut shared = wire.lock();
         while !shared.interim.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &shared.interim))?;
-            shared.interim.drain(..written);
+            match Pin::new(&mut self.stream).poll_write(cx, &shared.interim) {
+                Poll::Ready(written) => {
+                    shared.interim.drain(..written?);
+                    self.write_alarm = None;
+                }
+                Poll::Pending => {
+                    drop(shared);
+                    return self.poll_reader(cx).map(Err);
+                }
+            }
         }
         Poll::Ready(Ok(()))
     }
