@@ -96,6 +96,40 @@ fn an_allowed_request_reaches_the_upstream_as_it_was_written_and_is_recorded() {
 }
 
 #[test]
+fn a_get_with_a_body_of_unknown_length_is_forwarded_with_that_body() {
+    let (upstream, mut client, host) = line();
+    let path = unique("search");
+    let response = client
+        .ask(format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n"
+        ))
+        .unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(upstream.requests()[0].body, b"query");
+    assert_eq!(WORLD.gate.recorded_body(&WORLD.gate.entry_of(&path), Side::Request), "query");
+}
+
+#[test]
+fn what_the_engine_would_refuse_in_silence_is_refused_and_recorded_by_the_gate() {
+    for (what, target, field) in [
+        ("a quote in the query", "?q=\"x\"", ""),
+        ("a carriage return at a value's end", "", "X-A: b\r\r\n"),
+        ("a form feed before a value", "", "X-A: \x0cb\r\n"),
+        ("two credentials", "", "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"),
+    ] {
+        let (upstream, mut client, host) = line();
+        let path = unique("silent");
+        let response =
+            client.ask(format!("GET {path}{target} HTTP/1.1\r\nHost: {host}\r\n{field}\r\n")).unwrap();
+        assert_eq!(response.header("content-type"), Some("application/problem+json"), "{what}");
+        is_problem(&response, 400);
+        let entry = WORLD.gate.entry_of(&path);
+        assert_eq!((entry.intent.verdict, status(&entry)), (Verdict::Refuse, Some(400)), "{what}");
+        assert_eq!(upstream.received(), b"", "{what}");
+    }
+}
+
+#[test]
 fn a_denied_request_sends_no_byte_upstream() {
     let (upstream, mut client, host) = line();
     let path = unique("denied/x");
@@ -623,6 +657,10 @@ fn an_upstream_that_breaks_off_or_talks_nonsense_is_a_502_and_recorded_as_its_fa
             Answer::bytes(
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
             ),
+        ),
+        (
+            "a coding nobody asked for",
+            Answer::bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
         ),
         (
             "two lengths",

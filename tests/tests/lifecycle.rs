@@ -346,3 +346,27 @@ fn a_load_that_cannot_be_done_leaves_nothing_half_loaded() {
     assert_eq!(host.client().curl(&["http://127.0.0.1/"]).status, 200);
     drop(upstream);
 }
+
+#[test]
+fn a_gate_without_file_descriptors_unguards_nobody() {
+    let host = Host::new();
+    host.add_address("192.0.2.30".parse().unwrap());
+    let agents = format!("guarded-{}.slice", std::process::id());
+    let free = Upstream::start(&host.client(), "192.0.2.30:80");
+    let nouns = format!("[[guard]]\nname = \"agents\"\nunits = [\"{agents}\"]\n");
+    let agent = host.seat(&agents);
+    // The dialer's start makes the slice.
+    assert!(agent.dialer().pid() > 0);
+    let gate = Gate::on(&host).policy("guard.toml", &nouns).policy("none.cedar", "").start();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(gate.pid()).unwrap()).unwrap();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gate.pid())).unwrap().count() as u64;
+    let narrow = rustix::process::Rlimit { current: Some(open), maximum: Some(open) };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, narrow).unwrap();
+    // Twice as long as it takes to look for the guarded units again.
+    std::thread::sleep(Duration::from_secs(2));
+    if let Ok(mut client) = agent.connect("192.0.2.30:80".parse().unwrap()) {
+        let answered = client.get("192.0.2.30", "/");
+        assert!(answered.is_err() || answered.unwrap().status == 403);
+    }
+    assert_eq!(free.connections(), 0, "an undeclared destination was reached");
+}
