@@ -350,10 +350,10 @@ impl Exchange {
         let told = body.size_hint().exact();
         let length = if masked { None } else { told };
         let mut answer = AnswerBody::passing(body, masker, capture, entry.clone(), length, answering);
-        if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX) {
-            if let Err((error, ending)) = answer.begin().await {
-                return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
-            }
+        if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX)
+            && let Err((error, ending)) = answer.begin().await
+        {
+            return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
         }
         // Nothing has gone out yet, not even the head.
         durably(&mut recorded, entry).await?;
