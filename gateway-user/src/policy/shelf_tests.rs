@@ -1,3 +1,5 @@
+//! The shelf on real directories: a broken one never comes into force, and a reader never sees half of two sets.
+
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

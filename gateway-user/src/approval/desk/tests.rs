@@ -1,3 +1,5 @@
+//! The desk under a clock and a ledger of the test's own: what may not be approved, used twice or lost is refused.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;

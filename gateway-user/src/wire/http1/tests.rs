@@ -1,3 +1,5 @@
+//! The screen byte by byte: what has one reading passes untouched in every split, what has two does not pass.
+
 use super::*;
 
 /// Pushes `input` in pieces of `size` bytes; gives what passed and what was seen, a fault in a body last.
