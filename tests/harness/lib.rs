@@ -34,6 +34,7 @@ pub use upstream::{Answer, Upstream};
 pub use web::Answered;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for anything that should take no time. Generous: the machine may be busy.
@@ -72,5 +73,15 @@ pub fn eventually<T>(awaited: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         }
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {awaited}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sets a flag when dropped, so that threads which work until then end with the test, also where it fails: a scope of
+/// threads waits for all of them.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

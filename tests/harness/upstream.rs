@@ -308,12 +308,13 @@ impl Read for Tap<'_> {
 fn serve(stream: &TcpStream, number: usize, shared: &Shared) -> io::Result<()> {
     let mut reader = Reader::new(Tap { stream, number, shared });
     while let Some(mut request) = reader.request_head()? {
+        // Its answer is settled before a test can see it: what is queued after that is for the next one.
+        let queued = lock(&shared.queue).pop_front();
         let at = {
             let mut seen = lock(&shared.seen);
             seen.requests.push(request.clone());
             seen.requests.len() - 1
         };
-        let queued = lock(&shared.queue).pop_front();
         let answer = match &queued {
             Some(answer) => answer,
             // Its body is read first, so that the handler sees the whole request.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tidegate_tests::host::{HOST4, HOST6};
 use tidegate_tests::recorded::fault;
-use tidegate_tests::{Answer, Client, Gate, Host, Process, Upstream, eventually};
+use tidegate_tests::{Answer, Client, Gate, Host, Process, StopOnDrop, Upstream, eventually};
 
 const NOUNS: &str = r#"
 [[target]]
@@ -171,6 +171,7 @@ fn no_kill_restart_or_upgrade_opens_a_window() {
                 }
             }
         });
+        let stopping = StopOnDrop(&stop);
         for _ in 0..3 {
             world.gate.kill();
             std::thread::sleep(Duration::from_millis(100));
@@ -180,7 +181,7 @@ fn no_kill_restart_or_upgrade_opens_a_window() {
             drop(world.gate.tidegate(&["load"]).success());
             std::thread::sleep(Duration::from_millis(100));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         load.join().unwrap();
     });
     let passed = world.api[0].requests();

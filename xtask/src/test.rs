@@ -6,11 +6,19 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::fuzz::Fuzz;
 use crate::{build, place, setup, traces};
+
+/// A test program that says nothing for so long hangs. The slowest single test takes a fifth of it on two busy cores.
+const SILENCE_MAX: Duration = Duration::from_mins(10);
+/// The same for `--full`.
+const SILENCE_MAX_FULL: Duration = Duration::from_mins(40);
 
 /// How long `--full` fuzzes each target.
 const FUZZ_SECONDS: u32 = 30;
@@ -81,13 +89,14 @@ impl Test {
                 format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
             command.env(runner, place::SUDO.join(" "));
         }
-        Run { title, command }
+        Run { title, command, patience: if self.full { SILENCE_MAX_FULL } else { SILENCE_MAX } }
     }
 }
 
 struct Run {
     title: &'static str,
     command: Command,
+    patience: Duration,
 }
 
 impl Tally {
@@ -96,13 +105,29 @@ impl Tally {
         run.command.current_dir(place::root()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = run.command.spawn().context("cargo does not start")?;
         let output = child.stdout.take().context("its output is ours")?;
-        let failed_before = self.failed;
-        for line in BufReader::new(output).split(b'\n') {
-            let line = String::from_utf8_lossy(&line?).into_owned();
-            println!("{line}");
-            self.count(&line);
+        let (tell, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut lines = BufReader::new(output).split(b'\n').map_while(std::io::Result::ok);
+            lines.try_for_each(|line| tell.send(line))
+        });
+        let (failed_before, mut hung) = (self.failed, false);
+        loop {
+            match lines.recv_timeout(run.patience) {
+                Ok(line) => {
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    println!("{line}");
+                    self.count(&line);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    hung = true;
+                    eprintln!("nothing was said for {:?}: killing what runs now, going on", run.patience);
+                    traces::kill_below(child.id());
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
-        if !child.wait()?.success() && self.failed == failed_before {
+        let ended_well = child.wait()?.success();
+        if hung || (!ended_well && self.failed == failed_before) {
             self.broken.push(run.title.to_owned());
         }
         Ok(())
@@ -168,6 +193,15 @@ mod tests {
         tally.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s");
         tally.count("test results ... ok");
         assert_eq!(tally, Tally { passed: 20, failed: 2, broken: Vec::new() });
+    }
+
+    #[test]
+    fn a_run_that_hangs_is_killed_and_said_to_be_broken() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'test result: ok. 1 passed; 0 failed'; sleep 1000; echo on"]);
+        let mut tally = Tally::default();
+        tally.add(Run { title: "slow", command, patience: Duration::from_millis(500) }).unwrap();
+        assert_eq!(tally, Tally { passed: 1, failed: 0, broken: vec!["slow".to_owned()] });
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::place;
 
@@ -50,10 +51,8 @@ fn new(before: &BTreeSet<String>, after: &BTreeSet<String>) -> BTreeSet<String> 
 pub(crate) fn tidy_mounts(before: &BTreeSet<String>) {
     let trace = format!("mount {PINS}");
     if !before.contains(&trace) && now().contains(&trace) && crate::test::is_empty(Path::new(PINS)) {
-        let mut line = place::privileged().unwrap_or_default();
-        line.extend(["umount".to_owned(), PINS.to_owned()]);
         // If it stays, `left_since` names it.
-        std::process::Command::new(&line[0]).args(&line[1..]).status().ok();
+        as_root(&["umount", PINS]);
     }
 }
 
@@ -100,6 +99,33 @@ fn processes() -> Vec<String> {
         .filter_map(|pid| Some((fs::read_link(PathBuf::from("/proc").join(&pid).join("exe")).ok()?, pid)));
     let ours = programs.filter(|(program, _)| program.starts_with(&built) && *program != own);
     ours.map(|(program, pid)| format!("{pid} {}", program.display())).collect()
+}
+
+/// Kills with -9 whatever was started below this process, the youngest generation first; not the process itself.
+pub(crate) fn kill_below(pid: u32) {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(children(parent));
+        next += 1;
+    }
+    for pid in found.iter().skip(1).rev() {
+        // One that has ended meanwhile is as good as killed.
+        as_root(&["kill", "-KILL", &pid.to_string()]);
+    }
+}
+
+fn as_root(words: &[&str]) {
+    let mut line = place::privileged().unwrap_or_default();
+    line.extend(words.iter().map(|&word| word.to_owned()));
+    Command::new(&line[0]).args(&line[1..]).status().ok();
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = PathBuf::from("/proc").join(parent.to_string()).join("task");
+    let lists = names(&tasks).into_iter().map(|task| tasks.join(task).join("children"));
+    let texts: Vec<String> = lists.filter_map(|list| fs::read_to_string(list).ok()).collect();
+    texts.iter().flat_map(|text| text.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Whether a name is one that test hosts get: `tgPID-N`, or `tgPID-N-remote`.
