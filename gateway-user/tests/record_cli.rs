@@ -44,8 +44,6 @@ fn write(state: &Path) -> (SessionId, EntryId) {
             rules: vec![HOSTILE.into()],
             reason: HOSTILE.into(),
             policy: None,
-            demand: None,
-            digest: None,
             head: Head { line: format!("GET /{HOSTILE}"), fields: vec![("X-Note".into(), HOSTILE.into())] },
         })),
         Event::Body(BodyStretch { entry, side: Side::Request, bytes: HOSTILE.into() }),

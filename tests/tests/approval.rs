@@ -166,7 +166,11 @@ fn held(world: &World, path: &str, request: &str) -> (Client, String) {
     // Approvers see it a moment before it is durable.
     eventually("the recorded hold", || {
         let held = world.gate.entries_of(path);
-        held.iter().any(|entry| entry.intent.demand.is_some_and(|id| id.to_string() == demand)).then_some(())
+        held.iter()
+            .any(|entry| {
+                entry.demanded.as_ref().is_some_and(|demanded| demanded.demand.to_string() == demand)
+            })
+            .then_some(())
     });
     assert_eq!(world.reached(path), 0, "nothing is forwarded while it waits");
     (client, demand)
@@ -199,6 +203,37 @@ fn a_held_operation_is_shown_approved_by_another_and_runs_once_as_it_was_shown()
     assert!(entry.decided[0].verdict == Verdict::Allow && entry.decided[0].reason.contains("lea"));
     assert_eq!(entry.votes.iter().map(|vote| vote.person.as_str()).collect::<Vec<_>>(), ["lea"]);
     assert!(WORLD.demands(&path).is_empty());
+}
+
+#[test]
+fn a_hold_is_recorded_before_the_client_is_asked_for_a_byte_of_its_body() {
+    let path = unique();
+    let request = with(&path, "Expect: 100-continue\r\n", "a body");
+    let (head, body) = request.split_at(request.len() - "a body".len());
+    let mut client = WORLD.client();
+    client.send(head).unwrap();
+    assert_eq!(client.exactly(25).unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    // No waiting: what was answered is in the record already.
+    let entries = WORLD.gate.entries_of(&path);
+    assert_eq!(entries.len(), 1, "the 100 came before the record of what it is for");
+    assert_eq!((entries[0].intent.verdict, entries[0].demanded.is_some()), (Verdict::Hold, false));
+    client.send(body).unwrap();
+    drop(WORLD.vote(LEAD, "approve", &WORLD.demand(&path)).success());
+    assert_eq!(answer(&mut client).status, 200);
+}
+
+#[test]
+fn a_client_that_leaves_before_its_body_is_whole_leaves_one_ended_entry_and_no_demand() {
+    let path = unique();
+    let request = put(&path, "never whole");
+    let mut client = WORLD.client();
+    client.send(&request[..request.len() - 1]).unwrap();
+    let _ = eventually("the recorded hold", || WORLD.gate.entries_of(&path).pop());
+    drop(client);
+    let entry = WORLD.gate.entry_of(&path);
+    assert_eq!(entry.intent.verdict, Verdict::Hold);
+    assert!(entry.demanded.is_none() && fault(&entry) != "nobody" && fault(&entry) != "gate", "{entry:?}");
+    assert!(WORLD.demands(&path).is_empty() && WORLD.reached(&path) == 0);
 }
 
 #[test]

@@ -51,6 +51,10 @@ pub(super) fn show_entry(
     if let Some(policy) = intent.policy {
         field(context, "policy", &policy.to_string())?;
     }
+    if let Some(demanded) = &entry.demanded {
+        field(context, "demand", &format!("{} at {}", demanded.demand, time(demanded.at)))?;
+        field(context, "digest", &demanded.digest.to_string())?;
+    }
     for vote in &entry.votes {
         let word = if vote.approve { "approved" } else { "rejected" };
         let comment = vote.comment.as_deref().unwrap_or_default();
@@ -158,6 +162,7 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
         Event::Intent(event) => {
             (event.verdict.name(), tone(event.verdict), format!("{}: {}", event.head.line, event.reason))
         }
+        Event::Demanded(event) => ("demand", Tone::Warn, event.demand.to_string()),
         Event::Decided(event) => (event.verdict.name(), tone(event.verdict), event.reason.clone()),
         Event::Responded(event) => ("answer", Tone::Dim, event.head.line.clone()),
         Event::Body(event) => ("body", Tone::Dim, format!("{} bytes", event.bytes.len())),

@@ -10,7 +10,8 @@ use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
-    BodyEnd, BodyStretch, Decided, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, Side,
+    BodyEnd, BodyStretch, Decided, Demanded, Ending, EntryClosed, Event, Head, Intent, Micros, Responded,
+    Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
 use crate::telemetry::Metrics;
@@ -103,6 +104,14 @@ impl Entry {
         let mut progress = self.progress();
         (progress.begun, progress.target) = (true, target);
         Ok(durable)
+    }
+
+    /// Writes what a hold waits for.
+    ///
+    /// # Errors
+    /// When the record cannot take it.
+    pub fn demand(&self, demanded: Demanded) -> Result<Durable, RecordError> {
+        self.recorder.append(Event::Demanded(demanded))
     }
 
     /// Writes the end of a hold.

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use super::{Allowed, Asked, Case, Denial, Entry, Judge, now};
+use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
 use crate::intercept;
 use crate::mask::{Media, Plan};
 use crate::operation::{Kind, Operation, Subject};
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Ending, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Verdict as Recorded};
+use crate::record::{Durable, RecordError};
 
-/// An operation that a rule holds, before its body is known.
+/// An operation that a rule holds; its record says so already. Its body is not known yet.
 pub struct Held {
     pub(super) entry: Arc<Entry>,
     pub(super) case: Case,
@@ -20,11 +21,17 @@ pub struct Held {
 }
 
 impl Judge {
-    /// Refuses a held operation whose body cannot be shown to anybody.
-    pub async fn refuse_held(&self, held: Held, asked: &Asked, denial: Denial) -> Denial {
+    /// Writes down that the operation is held, before a byte of its body is asked for.
+    pub(super) async fn begin_hold(&self, held: Held, asked: &Asked) -> Result<Box<Held>, Denial> {
+        let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
+        written(&held.entry, held.entry.intend(intent)).await?;
+        Ok(Box::new(held))
+    }
+
+    /// Refuses a held operation that nobody can be asked about.
+    pub async fn refuse_held(&self, held: &Held, denial: Denial) -> Denial {
         let why = denial.shown.clone().unwrap_or_default();
-        let decision = Decision { reason: why, ..held.decision };
-        self.deny(&held.entry, &held.case, &decision, asked, denial).await
+        self.end_hold(&held.entry, why, denial).await
     }
 
     /// Waits for people to decide about this exact operation with this exact body.
@@ -34,14 +41,12 @@ impl Judge {
     pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
         let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
         let Some(shown) = shown(asked, body, &plan) else {
-            let denial = Denial::unshowable();
-            return Err(self.refuse_held(held, asked, denial).await);
+            return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_gone(&held.case.subject) {
             let shown =
                 "the process that asks could not be looked at, so nobody knows who must not approve this";
-            let denial = Denial::forbidden(Some(shown.into()));
-            return Err(self.refuse_held(held, asked, denial).await);
+            return Err(self.refuse_held(&held, Denial::forbidden(Some(shown.into()))).await);
         }
         let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, body);
         let draft = DemandDraft {
@@ -58,20 +63,11 @@ impl Judge {
         let waiting = match self.bench.desk.hold(draft, &*held.case.set).await {
             Ok(waiting) => waiting,
             Err(error) => {
-                let denial = Denial::desk(&error);
-                let decision = Decision { reason: error.to_string(), ..held.decision.clone() };
-                return Err(self.deny(&held.entry, &held.case, &decision, asked, denial).await);
+                return Err(self.end_hold(&held.entry, error.to_string(), Denial::desk(&error)).await);
             }
         };
-        let about = Some((waiting.demand(), digest));
-        let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold, about);
-        let written = match held.entry.intend(intent) {
-            Ok(durable) => durable.await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            return Err(Denial::unrecorded(held.entry.id(), &error));
-        }
+        let demanded = Demanded { entry: held.entry.id(), at: now(), demand: waiting.demand(), digest };
+        written(&held.entry, held.entry.demand(demanded)).await?;
         tracing::info!(entry = %held.entry.id(), demand = %waiting.demand(), "held for approval");
         match waiting.outcome().await {
             Outcome::Approved(approved) => self.release(held, asked, approved).await,
@@ -140,14 +136,8 @@ impl Judge {
             reason: format!("approved by {by}"),
             policy: Some(case.set.digest()),
         };
-        let written = match entry.decide(decided) {
-            Ok(durable) => durable.await,
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(()) => Ok(self.allowed(entry, &case, &decision, None)),
-            Err(error) => Err(Denial::unrecorded(entry.id(), &error)),
-        }
+        written(&entry, entry.decide(decided)).await?;
+        Ok(self.allowed(entry, &case, &decision, None))
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
@@ -159,17 +149,17 @@ impl Judge {
             reason: why.clone(),
             policy: Some(self.bench.shelf.current().digest()),
         };
-        let written = entry.decide(decided).and_then(|_| entry.close(Ending::Refused(why)));
-        let durable = match written {
-            Ok(Some(durable)) => durable.await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match durable {
-            Ok(()) => denial.with_entry(entry.id()),
-            Err(error) => Denial::unrecorded(entry.id(), &error),
-        }
+        refused(entry, entry.decide(decided).map(drop), why, denial).await
     }
+}
+
+/// Waits until what was written about a hold is durable.
+async fn written(entry: &Entry, durable: Result<Durable, RecordError>) -> Result<(), Denial> {
+    let written = match durable {
+        Ok(durable) => durable.await,
+        Err(error) => Err(error),
+    };
+    written.map_err(|error| Denial::unrecorded(entry.id(), &error))
 }
 
 /// Whether the asking process ended (or became another) before `/proc` was read. Its login is then unknown, and

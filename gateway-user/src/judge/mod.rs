@@ -23,11 +23,11 @@ use crate::approval::{Desk, Key};
 use crate::identity::token::Verifier;
 use crate::intercept::{self, Flow, Names};
 use crate::mask::Plan;
-use crate::operation::{DemandId, HttpRequest, Kind, Operation, Permit, Sha256, Subject};
+use crate::operation::{HttpRequest, Kind, Operation, Permit, Sha256, Subject};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
-use crate::record::{Durable, Recorder};
+use crate::record::{Durable, RecordError, Recorder};
 use crate::telemetry::Metrics;
 use crate::wire::fault::Fault;
 use crate::wire::http1::RequestHead;
@@ -204,7 +204,10 @@ impl Judge {
         self.bench.metrics.judged(&case.target.name, verdict);
         match decision.answer.clone() {
             Answer::Allow => self.allow(entry, &case, &decision, asked).await,
-            Answer::Hold { approvals } => Verdict::Hold(Box::new(Held { entry, case, decision, approvals })),
+            Answer::Hold { approvals } => {
+                let held = Held { entry, case, decision, approvals };
+                self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
+            }
             Answer::Deny => {
                 let denial = Denial::of(&decision);
                 Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
@@ -225,11 +228,10 @@ impl Judge {
     }
 
     async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
-        let mut recorded =
-            match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow, None)) {
-                Ok(durable) => Some(durable),
-                Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
-            };
+        let mut recorded = match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow)) {
+            Ok(durable) => Some(durable),
+            Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
+        };
         if !may_overlap(&asked.request)
             && let Some(durable) = recorded.take()
             && let Err(error) = durable.await
@@ -264,7 +266,7 @@ impl Judge {
         asked: &Asked,
         denial: Denial,
     ) -> Denial {
-        let intent = self.intent(entry, case, decision, asked, Recorded::Deny, None);
+        let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
         self.closed(entry, intent, denial).await
     }
 
@@ -291,8 +293,6 @@ impl Judge {
             rules: Vec::new(),
             reason: why.to_owned(),
             policy: Some(self.bench.shelf.current().digest()),
-            demand: None,
-            digest: None,
             head: head.clone(),
         };
         self.closed(entry, intent, denial).await
@@ -316,16 +316,8 @@ impl Judge {
     async fn closed(&self, entry: &Arc<Entry>, intent: Intent, denial: Denial) -> Denial {
         entry.answered(denial.status);
         let why = intent.reason.clone();
-        let written = entry.intend(intent).and_then(|_| entry.close(Ending::Refused(why)));
-        let durable = match written {
-            Ok(Some(durable)) => durable.await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match durable {
-            Ok(()) => denial.with_entry(entry.id()),
-            Err(error) => Denial::unrecorded(entry.id(), &error),
-        }
+        let begun = entry.intend(intent).map(drop);
+        refused(entry, begun, why, denial).await
     }
 
     fn intent(
@@ -335,7 +327,6 @@ impl Judge {
         decision: &Decision,
         asked: &Asked,
         verdict: Recorded,
-        held: Option<(DemandId, Sha256)>,
     ) -> Intent {
         Intent {
             entry: entry.id(),
@@ -350,10 +341,21 @@ impl Judge {
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            demand: held.map(|(demand, _)| demand),
-            digest: held.map(|(_, digest)| digest),
             head: asked.head.clone(),
         }
+    }
+}
+
+/// Ends the entry of a refusal, once what goes before its end is `written`; gives the refusal when that is durable.
+async fn refused(entry: &Entry, written: Result<(), RecordError>, why: String, denial: Denial) -> Denial {
+    let durable = match written.and_then(|()| entry.close(Ending::Refused(why))) {
+        Ok(Some(durable)) => durable.await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match durable {
+        Ok(()) => denial.with_entry(entry.id()),
+        Err(error) => Denial::unrecorded(entry.id(), &error),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Event {
     Started(Started),
     /// The record could not be written for a while, and everything was refused.
     Interrupted(Interrupted),
+    /// A held operation is known whole and lies before people.
+    Demanded(Demanded),
 }
 
 impl Event {
@@ -53,6 +55,7 @@ impl Event {
             Self::PolicyChanged(event) => event.at,
             Self::Started(event) => event.at,
             Self::Interrupted(event) => event.at,
+            Self::Demanded(event) => event.at,
         })
     }
 
@@ -82,7 +85,7 @@ impl Event {
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
             Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
-            Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) => 0,
+            Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
         }
     }
 }
@@ -162,10 +165,6 @@ pub struct Intent {
     pub reason: String,
     /// Digest of the policy set that judged.
     pub policy: Option<Sha256>,
-    /// The demand it waits for, when held.
-    pub demand: Option<DemandId>,
-    /// Digest of the exact operation ([DESIGN section 7]), where one was made.
-    pub digest: Option<Sha256>,
     /// The request line and header fields, masked.
     pub head: Head,
 }
@@ -177,6 +176,19 @@ pub struct Head {
     pub line: String,
     /// Header fields, name and value, as they were ordered.
     pub fields: Vec<(String, String)>,
+}
+
+/// What a held operation waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demanded {
+    /// The entry that is held.
+    pub entry: EntryId,
+    /// When its whole body was known.
+    pub at: Micros,
+    /// The demand; several entries wait for the same one where an operation is tried again.
+    pub demand: DemandId,
+    /// Digest of the exact operation, body included.
+    pub digest: Sha256,
 }
 
 /// The end of a hold.

@@ -120,6 +120,7 @@ impl Frame {
                 Event::PolicyChanged(_) => (9, About::Gate),
                 Event::Started(_) => (10, About::Gate),
                 Event::Interrupted(_) => (13, About::Gate),
+                Event::Demanded(event) => (14, About::Entry(event.entry)),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

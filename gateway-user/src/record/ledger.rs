@@ -119,6 +119,7 @@ impl Ledger {
                     }
                     entries.insert(intent.entry, true);
                 }
+                Event::Demanded(demanded) => entry(demanded.entry)?,
                 Event::Decided(decided) => entry(decided.entry)?,
                 Event::Responded(responded) => entry(responded.entry)?,
                 Event::Body(body) => entry(body.entry)?,
@@ -157,6 +158,9 @@ impl Ledger {
         match event {
             Event::SessionOpened(opened) => self.open_session(opened, places)?,
             Event::Intent(intent) => self.open_entry(intent, places)?,
+            Event::Demanded(demanded) => {
+                places.push(Place::session(self.entry(demanded.entry)?.session, false));
+            }
             Event::Decided(decided) => {
                 let entry = self.entry(decided.entry)?;
                 places.push(Place::session(entry.session, false));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::entry::{
-    Decided, Ending, EntryClosed, Event, Intent, Micros, Responded, SessionClosed, SessionOpened, Side,
-    Verdict, Voted,
+    Decided, Demanded, Ending, EntryClosed, Event, Intent, Micros, Responded, SessionClosed, SessionOpened,
+    Side, Verdict, Voted,
 };
 use super::frame::Frame;
 use super::index;
@@ -72,6 +72,8 @@ pub struct SessionView {
 pub struct EntryView {
     /// What was about to happen, and the verdict.
     pub intent: Intent,
+    /// What it waits for, or waited, when held.
+    pub demanded: Option<Demanded>,
     /// What became of a hold.
     pub decided: Vec<Decided>,
     /// Votes on it.
@@ -289,6 +291,7 @@ impl EntryView {
     fn of(intent: Intent, votes: Vec<Voted>) -> Self {
         Self {
             intent,
+            demanded: None,
             decided: Vec::new(),
             votes,
             responded: Vec::new(),
@@ -299,6 +302,7 @@ impl EntryView {
 
     fn take(&mut self, frame: &Frame) {
         match frame {
+            Frame::Event(Event::Demanded(event)) => self.demanded = Some(event.clone()),
             Frame::Event(Event::Decided(event)) => self.decided.push(event.clone()),
             Frame::Event(Event::Responded(event)) => self.responded.push(event.clone()),
             Frame::Event(Event::EntryClosed(event)) => self.closed = Some(event.clone()),

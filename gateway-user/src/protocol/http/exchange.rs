@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::body::{AnswerBody, AnyBody, AskBody, Gate};
 use super::forward;
 use super::io::{Answering, Wire};
-use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Held, Judge, Verdict, recorded_head};
+use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
 use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
 use crate::record::entry::{Ending, Side};
@@ -93,22 +93,20 @@ impl Exchange {
             Verdict::Hold(held) => {
                 // Whoever approves must see the whole operation, so it is read now and no longer expected.
                 parts.headers.remove(header::EXPECT);
-                let (held, bytes) = self.read_whole(held, &asked, body).await?;
+                let bytes = match self.read_whole(&asked, body).await {
+                    Ok(bytes) => bytes,
+                    Err(denial) => return Err(self.judge.refuse_held(&held, denial).await),
+                };
                 (self.judge.hold(*held, &asked, &bytes).await?, Ask::Whole(bytes))
             }
         };
         self.forward(parts, ask, asked, allowed, expects_continue, answering).await
     }
 
-    async fn read_whole(
-        &self,
-        held: Box<Held>,
-        asked: &Asked,
-        mut body: Incoming,
-    ) -> Result<(Box<Held>, Bytes), Denial> {
+    async fn read_whole(&self, asked: &Asked, mut body: Incoming) -> Result<Bytes, Denial> {
         let mut whole = BytesMut::new();
         if asked.request.body_length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
-            return Err(self.judge.refuse_held(*held, asked, Denial::too_large(HELD_BODY_BYTES_MAX)).await);
+            return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
         }
         while let Some(frame) = body.frame().await {
             let data = match frame.map(hyper::body::Frame::into_data) {
@@ -116,18 +114,15 @@ impl Exchange {
                 Ok(Err(_trailers)) => continue,
                 Err(_) => {
                     let fault = self.wire.body_fault().unwrap_or(Fault::bad("the request body broke off"));
-                    return Err(self.judge.refuse_held(*held, asked, Denial::malformed(&fault)).await);
+                    return Err(Denial::malformed(&fault));
                 }
             };
             if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
-                return Err(self
-                    .judge
-                    .refuse_held(*held, asked, Denial::too_large(HELD_BODY_BYTES_MAX))
-                    .await);
+                return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
             }
             whole.extend_from_slice(&data);
         }
-        Ok((held, whole.freeze()))
+        Ok(whole.freeze())
     }
 
     async fn forward(
