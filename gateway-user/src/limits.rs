@@ -102,6 +102,9 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The longest expiry an approval may state. Nobody remembers a question for longer.
 pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// From the moment an event nobody waits for is handed to the record, to the start of its commit. Long enough for the
+/// answer of a near target, whose entry then takes one commit; far below what a commit costs a busy disk.
+pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 /// Between two tries to write the record after a failure.
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.

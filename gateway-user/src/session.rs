@@ -75,7 +75,7 @@ impl Session {
             guard: flow.guard.clone(),
             target,
         };
-        drop(bench.recorder.append(Event::SessionOpened(opened))?);
+        drop(bench.recorder.append_soon(vec![Event::SessionOpened(opened)])?);
         bench.metrics.session_opened(flow.direction);
         Ok(Self { id: flow.session, bench: bench.clone(), ending: None })
     }
@@ -97,7 +97,7 @@ impl Drop for Session {
         });
         let closed = SessionClosed { session: self.id, at: now(), entries, ending };
         // The record keeps an end until it can write it, also where it gives an error now.
-        drop(self.bench.recorder.append(Event::SessionClosed(closed)));
+        drop(self.bench.recorder.append_soon(vec![Event::SessionClosed(closed)]));
         self.bench.metrics.session_closed();
     }
 }

@@ -64,6 +64,8 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    /// What happened and goes to the record with what happens next.
+    kept: Vec<Event>,
 }
 
 impl Entry {
@@ -94,13 +96,15 @@ impl Entry {
         self.session
     }
 
-    /// Writes what is about to happen.
+    /// Writes what is about to happen. `soon`: nobody waits for it alone.
     ///
     /// # Errors
     /// When the record cannot take it; the operation must then be refused.
-    pub fn intend(&self, intent: Intent) -> Result<Durable, RecordError> {
+    pub fn intend(&self, intent: Intent, soon: bool) -> Result<Durable, RecordError> {
         let target = intent.target.clone();
-        let durable = self.recorder.append(Event::Intent(Box::new(intent)))?;
+        let events = vec![Event::Intent(Box::new(intent))];
+        let durable =
+            if soon { self.recorder.append_soon(events) } else { self.recorder.append_all(events) }?;
         let mut progress = self.progress();
         (progress.begun, progress.target) = (true, target);
         Ok(durable)
@@ -122,13 +126,20 @@ impl Entry {
         self.recorder.append(Event::Decided(decided))
     }
 
-    /// Writes the response head the client is about to get.
+    /// Keeps the response head the client is about to get; it is written with what comes next.
+    pub fn responded(&self, status: u16, head: Head) {
+        let mut progress = self.progress();
+        progress.status = Some(status);
+        progress.kept.push(Event::Responded(Responded { entry: self.id, at: now(), status, head }));
+    }
+
+    /// Writes what was kept, where the rest of the answer may take a while.
     ///
     /// # Errors
     /// When the record cannot take it.
-    pub fn responded(&self, status: u16, head: Head) -> Result<Durable, RecordError> {
-        self.progress().status = Some(status);
-        self.recorder.append(Event::Responded(Responded { entry: self.id, at: now(), status, head }))
+    pub fn flush(&self) -> Result<(), RecordError> {
+        let kept = std::mem::take(&mut self.progress().kept);
+        if kept.is_empty() { Ok(()) } else { self.recorder.append_soon(kept).map(drop) }
     }
 
     /// Notes the status of an answer that the gate itself gives.
@@ -159,16 +170,17 @@ impl Entry {
     /// # Errors
     /// When the record cannot take it.
     pub fn close(&self, ending: Ending) -> Result<Option<Durable>, RecordError> {
-        let Some(event) = self.closing(ending) else { return Ok(None) };
-        self.recorder.append(event).map(Some)
+        let Some(events) = self.closing(ending) else { return Ok(None) };
+        self.recorder.append_all(events).map(Some)
     }
 
-    fn closing(&self, ending: Ending) -> Option<Event> {
+    fn closing(&self, ending: Ending) -> Option<Vec<Event>> {
         let mut progress = self.progress();
         if !progress.begun || std::mem::replace(&mut progress.closed, true) {
             return None;
         }
-        Some(Event::EntryClosed(EntryClosed {
+        let mut events = std::mem::take(&mut progress.kept);
+        events.push(Event::EntryClosed(EntryClosed {
             entry: self.id,
             at: now(),
             status: progress.status,
@@ -176,7 +188,8 @@ impl Entry {
             response: progress.response,
             masks: std::mem::take(&mut progress.masks),
             ending,
-        }))
+        }));
+        Some(events)
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -193,9 +206,9 @@ impl Drop for Entry {
         } else {
             Ending::ByClient("the client left before the answer ended".into())
         };
-        if let Some(event) = self.closing(ending) {
+        if let Some(events) = self.closing(ending) {
             // The record keeps an end until it can write it, also where it gives an error now.
-            drop(self.recorder.append(event));
+            drop(self.recorder.append_soon(events));
         }
     }
 }
@@ -268,9 +281,19 @@ impl Capture {
         }
         self.end.recorded += bytes.len() as u64;
         self.publish();
-        for stretch in bytes.chunks(BODY_STRETCH_BYTES) {
-            let stretch = BodyStretch { entry: self.entry.id, side: self.side, bytes: stretch.to_vec() };
-            drop(self.entry.recorder.append(Event::Body(stretch))?);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (entry, side) = (self.entry.id, self.side);
+        let stretch = |bytes| Event::Body(BodyStretch { entry, side, bytes });
+        if bytes.len() <= BODY_STRETCH_BYTES && self.masker.is_none() && side == Side::Response {
+            // The end of an answer: that of its entry follows.
+            self.entry.progress().kept.push(stretch(bytes));
+            return Ok(());
+        }
+        self.entry.flush()?;
+        for bytes in bytes.chunks(BODY_STRETCH_BYTES) {
+            drop(self.entry.recorder.append_soon(vec![stretch(bytes.to_vec())])?);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ impl Judge {
     /// Writes down that the operation is held, before a byte of its body is asked for.
     pub(super) async fn begin_hold(&self, held: Held, asked: &Asked) -> Result<Box<Held>, Denial> {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
-        written(&held.entry, held.entry.intend(intent)).await?;
+        written(&held.entry, held.entry.intend(intent, false)).await?;
         Ok(Box::new(held))
     }
 

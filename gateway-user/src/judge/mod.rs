@@ -228,11 +228,13 @@ impl Judge {
     }
 
     async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
-        let mut recorded = match entry.intend(self.intent(&entry, case, decision, asked, Recorded::Allow)) {
+        let overlap = may_overlap(&asked.request);
+        let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
+        let mut recorded = match entry.intend(intent, overlap) {
             Ok(durable) => Some(durable),
             Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
         };
-        if !may_overlap(&asked.request)
+        if !overlap
             && let Some(durable) = recorded.take()
             && let Err(error) = durable.await
         {
@@ -316,7 +318,7 @@ impl Judge {
     async fn closed(&self, entry: &Arc<Entry>, intent: Intent, denial: Denial) -> Denial {
         entry.answered(denial.status);
         let why = intent.reason.clone();
-        let begun = entry.intend(intent).map(drop);
+        let begun = entry.intend(intent, true).map(drop);
         refused(entry, begun, why, denial).await
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Desk {
     pub(super) queue: Vec<Item>,
     pub(super) queued_events: usize,
     pub(super) queued_bytes: usize,
+    /// When the commit of what is queued begins at the latest.
+    pub(super) due: Option<Instant>,
     /// Ends that no queue took. Written with the next commit.
     pub(super) ends: Vec<Event>,
     /// Waiters of the commit being written, and since when.
@@ -72,6 +74,7 @@ impl Shared {
         &self,
         state: Vec<StateOp>,
         events: Vec<Event>,
+        patience: Duration,
     ) -> Result<oneshot::Receiver<Answer>, RecordError> {
         let bytes = weigh(&state, &events)?;
         let count = state.len() + events.len();
@@ -96,9 +99,13 @@ impl Shared {
         desk.queue.push(Item { state, events, waiter });
         desk.queued_events += count;
         desk.queued_bytes += bytes;
-        // A writer that is writing looks at the queue again by itself.
-        if desk.queue.len() == 1 && desk.writing.is_none() {
-            self.work.notify_one();
+        let due = Instant::now() + patience;
+        if desk.due.is_none_or(|sooner| due < sooner) {
+            desk.due = Some(due);
+            // A writer that is writing looks at the queue again by itself.
+            if desk.writing.is_none() {
+                self.work.notify_one();
+            }
         }
         Ok(receiver)
     }
@@ -111,6 +118,7 @@ impl Desk {
             queue: Vec::new(),
             queued_events: 0,
             queued_bytes: 0,
+            due: None,
             ends: Vec::new(),
             writing: None,
             down: None,
@@ -163,7 +171,7 @@ impl Desk {
         let (_, waiters) = self.writing.take().unwrap_or((Instant::now(), Vec::new()));
         self.stats.refused += (waiters.len() + self.queued_events) as u64;
         waiters.into_iter().for_each(|waiter| drop(waiter.send(refusal())));
-        (self.queued_events, self.queued_bytes) = (0, 0);
+        (self.queued_events, self.queued_bytes, self.due) = (0, 0, None);
         for item in mem::take(&mut self.queue) {
             self.lose(item.events);
             drop(item.waiter.send(refusal()));

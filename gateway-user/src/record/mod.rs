@@ -168,7 +168,24 @@ impl Recorder {
     /// # Errors
     /// The record cannot be written now, or the queue is full.
     pub fn append(&self, event: Event) -> Result<Durable, RecordError> {
-        self.append_with(Vec::new(), vec![event])
+        self.append_all(vec![event])
+    }
+
+    /// Takes events, in order: all become durable in one commit, or none. Never blocks.
+    ///
+    /// # Errors
+    /// As [`Recorder::append`].
+    pub fn append_all(&self, events: Vec<Event>) -> Result<Durable, RecordError> {
+        self.append_with(Vec::new(), events)
+    }
+
+    /// Takes events that nobody waits for at once. They are part of the next commit, and make one begin only after
+    /// [`limits::COMMIT_PATIENCE`]; else as [`Recorder::append_all`].
+    ///
+    /// # Errors
+    /// As [`Recorder::append`].
+    pub fn append_soon(&self, events: Vec<Event>) -> Result<Durable, RecordError> {
+        self.0.append(Vec::new(), events, limits::COMMIT_PATIENCE).map(Durable)
     }
 
     /// Takes changes of the small state and events: all become durable in one commit, or none.
@@ -176,7 +193,7 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::append`].
     pub fn append_with(&self, state: Vec<StateOp>, events: Vec<Event>) -> Result<Durable, RecordError> {
-        self.0.append(state, events).map(Durable)
+        self.0.append(state, events, Duration::ZERO).map(Durable)
     }
 
     /// Puts a value under a key, durably. Where the [`Durable`] gives an error the value may still turn out to be

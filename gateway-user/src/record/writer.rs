@@ -57,8 +57,9 @@ impl Writer {
         &self,
         state: Vec<StateOp>,
         events: Vec<Event>,
+        patience: Duration,
     ) -> Result<oneshot::Receiver<Answer>, RecordError> {
-        self.0.append(state, events)
+        self.0.append(state, events, patience)
     }
 
     pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
@@ -165,22 +166,32 @@ impl Loop {
         self.shared.done.notify_all();
     }
 
-    /// Waits for work, then for the crowd that comes with it, and takes all of it; `None` when there is none and the
-    /// writer shall stop.
+    /// Waits for work that is due, then for the crowd that comes with it, and takes all of it; `None` when there is none
+    /// and the writer shall stop.
     fn take(&self, gather: Duration) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
-        while desk.queue.is_empty() && desk.ends.is_empty() {
-            if desk.stopping {
+        loop {
+            let idle = desk.queue.is_empty() && desk.ends.is_empty();
+            if idle && desk.stopping {
                 return None;
             }
-            desk = self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            let wait = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
+            if !idle && (desk.stopping || !desk.ends.is_empty() || wait.is_none_or(|wait| wait.is_zero())) {
+                break;
+            }
+            desk = match wait {
+                Some(wait) => {
+                    self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner),
+            };
         }
         if !gather.is_zero() && !desk.stopping {
             drop(desk);
             thread::sleep(gather);
             desk = self.shared.desk();
         }
-        (desk.queued_events, desk.queued_bytes) = (0, 0);
+        (desk.queued_events, desk.queued_bytes, desk.due) = (0, 0, None);
         desk.refused.clear();
         let ends = mem::take(&mut desk.ends);
         let items = mem::take(&mut desk.queue);

@@ -333,8 +333,7 @@ impl Exchange {
         let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
         let head =
             recorded_head(line.trim_end(), parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
-        // What follows is durable only after this, so nobody waits for it alone.
-        drop(entry.responded(status, head).map_err(|error| Denial::unrecorded(entry.id(), &error))?);
+        entry.responded(status, head);
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
             return Ok(Response::from_parts(parts, empty()));
@@ -350,6 +349,7 @@ impl Exchange {
         {
             return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
         }
+        entry.flush().map_err(|error| Denial::unrecorded(entry.id(), &error))?;
         // Nothing has gone out yet, not even the head.
         durably(&mut recorded, entry).await?;
         Ok(Response::from_parts(parts, answer.boxed_unsync()))
