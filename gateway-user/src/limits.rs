@@ -67,6 +67,10 @@ pub const RULE_DEPTH_MAX: usize = 64;
 pub const RULE_OPERATORS_MAX: usize = 512;
 /// Stack of the thread that reads policy files: ten times what a rule at both bounds was seen to need.
 pub const POLICY_STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Decisions remembered by one policy set: every agent's usual operations, not every path it ever asks for.
+pub const DECISIONS_KEPT_MAX: usize = 4096;
+/// Bytes of the question to a remembered decision. Twice a long path; what is longer is judged each time.
+pub const DECISION_KEY_BYTES_MAX: usize = 2 * 1024;
 /// Bytes of a request body on the admin socket.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 

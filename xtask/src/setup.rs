@@ -149,12 +149,6 @@ pub(crate) fn for_check() -> Result<PathBuf> {
 pub(crate) fn for_fuzz() -> Result<PathBuf> {
     let sh = place::shell()?;
     packages::bring("fuzzing", &[Need::command("c++", "g++", "compiles libFuzzer")])?;
-    if installed_nightlies().is_empty() {
-        say("nightly, for its coverage instrumentation: about 2 minutes");
-        cmd!(sh, "rustup toolchain install nightly --profile minimal")
-            .run()
-            .context("see https://rustup.rs")?;
-    }
     let built = place::tool("cargo-fuzz");
     if !built.exists() {
         say("cargo-fuzz into target/tools: about 3 minutes on two cores");

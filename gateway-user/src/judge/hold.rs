@@ -16,7 +16,7 @@ use crate::record::{Durable, RecordError};
 pub struct Held {
     pub(super) entry: Arc<Entry>,
     pub(super) case: Case,
-    pub(super) decision: Decision,
+    pub(super) decision: Arc<Decision>,
     pub(super) approvals: Vec<String>,
 }
 

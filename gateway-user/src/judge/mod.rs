@@ -215,8 +215,8 @@ impl Judge {
         }
     }
 
-    fn decide(&self, case: &Case, approved: &[String]) -> Decision {
-        case.set.decide(
+    fn decide(&self, case: &Case, approved: &[String]) -> Arc<Decision> {
+        case.set.recall(
             jiff::Timestamp::now(),
             &Question {
                 subject: &case.subject,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::operation::{Kind, Operation, Subject};
 
 use super::entities::{Asked, Nobody, principal};
+use super::memo;
 use super::nouns::Mask;
 use super::rules::Rule;
 use super::scope::Half;
@@ -62,7 +63,7 @@ pub enum Cause {
 }
 
 /// The decision on one operation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// What is answered.
     pub answer: Answer,
@@ -89,7 +90,21 @@ struct Single {
 }
 
 impl Set {
-    /// Decides. Nothing here depends on the time yet; rules with hours will.
+    /// As [`Set::decide`], from memory where the same was asked before. What will be asked once (after an approval) is
+    /// not remembered.
+    #[must_use]
+    pub fn recall(&self, at: Timestamp, asked: &Question<'_>) -> Arc<Decision> {
+        let Some(key) = memo::key(self.sight(&asked.operation.target), asked) else {
+            return Arc::new(self.decide(at, asked));
+        };
+        self.memo.get(&key).unwrap_or_else(|| {
+            let decision = Arc::new(self.decide(at, asked));
+            self.memo.keep(key, &decision);
+            decision
+        })
+    }
+
+    /// Decides. Nothing here depends on the time yet; rules with hours will, and must not be remembered then.
     #[must_use]
     pub fn decide(&self, _at: Timestamp, asked: &Question<'_>) -> Decision {
         let operation = asked.operation;

@@ -107,10 +107,13 @@ fn ask(set: &Set, sample: &Sample, approved: &[&str]) -> Decision {
     let (subject, operation) = sample.stage(set).unwrap();
     let approved: Vec<String> = approved.iter().map(|name| (*name).to_owned()).collect();
     let guard = sample.guard.as_deref();
-    set.decide(
-        Timestamp::UNIX_EPOCH,
-        &Question { subject: &subject, guard, operation: &operation, approved: &approved },
-    )
+    let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
+    let decision = set.decide(Timestamp::UNIX_EPOCH, &question);
+    // Whatever was asked of this set before, and when it is asked again.
+    for _ in 0..2 {
+        assert_eq!(*set.recall(Timestamp::UNIX_EPOCH, &question), decision);
+    }
+    decision
 }
 
 fn answer(rules: &str, sample: &Sample) -> (Answer, Cause) {
@@ -629,5 +632,57 @@ fn a_rule_at_every_bound_is_validated_and_evaluated_on_a_small_stack() {
         fs::write(dir.path().join("n.toml"), NOUNS).unwrap();
         fs::write(dir.path().join("r.cedar"), misspelt).unwrap();
         assert!(read(dir.path()).unwrap_err().to_string().contains("`methd`"));
+    }
+}
+
+#[test]
+fn a_decision_is_remembered_only_for_what_looks_the_same_to_every_rule() {
+    let conditions = [
+        "context has query && context.query like \"*evil*\"",
+        "context has body_length && context.body_length > 10",
+        "context.path like \"*evil*\"",
+        "context.host == \"evil\"",
+        "context has guard && context.guard == Guard::\"g\"",
+        "context.peer == ip(\"192.0.2.66\")",
+        "principal has executable && principal.executable.path == \"/evil\"",
+        "principal.uid == 66",
+        "principal has login_uid && principal.login_uid == 66",
+    ];
+    let rules = |condition: &str| {
+        let about = "principal is Workload, action == Action::\"http\", resource == Target::\"plain\"";
+        format!("{PERMIT}forbid ({about}) when {{ {condition} }};")
+    };
+    let sample = request("plain", "GET", "/x");
+    for (number, condition) in conditions.into_iter().enumerate() {
+        let nouns = format!("{NOUNS}\n[[guard]]\nname = \"g\"\nunits = [\"g.service\"]\n");
+        let set = set_of(&nouns, &rules(condition));
+        let (good, operation) = sample.stage(&set).unwrap();
+        let mut answers = Vec::new();
+        for evil in [false, true, false] {
+            let (mut subject, mut operation) = (good.clone(), operation.clone());
+            let Kind::Http(request) = &mut operation.kind else { panic!("it is HTTP") };
+            let mut workload = (*subject.workload.unwrap()).clone();
+            // Only what this condition is about.
+            match number {
+                _ if !evil => {}
+                0 => request.query = Some("evil".into()),
+                1 => request.body_length = Some(11),
+                2 => request.path = "/evil".into(),
+                3 => request.host = "evil".into(),
+                5 => subject.peer.set_ip("192.0.2.66".parse().unwrap()),
+                6 => {
+                    let sha256 = crate::operation::Sha256::of(b"evil");
+                    workload.executable = Some(crate::operation::Executable { path: "/evil".into(), sha256 });
+                }
+                7 => workload.uid = 66,
+                8 => workload.login_uid = Some(66),
+                _ => {}
+            }
+            subject.workload = Some(Arc::new(workload));
+            let guard = (evil && number == 4).then_some("g");
+            let asked = Question { subject: &subject, guard, operation: &operation, approved: &[] };
+            answers.push(set.recall(Timestamp::UNIX_EPOCH, &asked).answer.clone());
+        }
+        assert_eq!(answers, [Answer::Allow, Answer::Deny, Answer::Allow], "{condition}");
     }
 }

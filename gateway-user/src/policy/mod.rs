@@ -13,6 +13,7 @@ pub mod files;
 mod json_path;
 mod last_good;
 mod lex;
+mod memo;
 pub mod nouns;
 mod parse;
 pub mod problem;

@@ -13,6 +13,7 @@ use crate::operation::{Direction, Sha256};
 
 use super::check::may_approve;
 use super::declare::{Draft, Entry};
+use super::memo::{Memo, Sight};
 use super::nouns::{
     Approval, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
 };
@@ -45,6 +46,8 @@ pub struct Set {
     rules: HashMap<String, Arc<Rule>>,
     by_target: HashMap<String, HashMap<String, Slot>>,
     by_mask: HashMap<String, Slot>,
+    sights: HashMap<String, Sight>,
+    pub(super) memo: Memo,
 }
 
 impl Set {
@@ -74,12 +77,16 @@ impl Set {
             rules: HashMap::new(),
             by_target: HashMap::new(),
             by_mask: HashMap::new(),
+            sights: HashMap::new(),
+            memo: Memo::default(),
         };
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
         set.index_rules(&rules, &masks, problems);
         for target in &set.targets {
             let here = masks.iter().filter(|mask| mask.targets.contains(&target.name));
             set.masks.insert(target.name.clone(), here.cloned().collect());
+            let about = rules.iter().filter(|rule| is_about(rule, target)).map(|rule| &rule.policy);
+            set.sights.insert(target.name.clone(), Sight::of(about));
         }
         set.rules = rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect();
         set
@@ -305,6 +312,11 @@ impl Set {
 
     pub(super) fn slot(&self, target: &str, action: &str) -> Option<&Slot> {
         self.by_target.get(target)?.get(action)
+    }
+
+    /// What the rules about this target look at.
+    pub(super) fn sight(&self, target: &str) -> Sight {
+        self.sights.get(target).copied().unwrap_or_default()
     }
 
     pub(super) fn mask_slot(&self, mask: &str) -> Option<&Slot> {

@@ -21,10 +21,10 @@ use crate::store::{StoreError, Viewer, close};
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
 
-/// A commit of at least this many events was for a crowd: more of them are on their way.
-const CROWD: usize = 8;
-/// The longest that a crowd is waited for. Far below what a commit costs a busy disk.
-const GATHER_MAX: Duration = Duration::from_millis(2);
+/// A commit for at least this many callers was for a crowd: more of them are on their way.
+const CROWD: usize = 4;
+/// The longest that a crowd is waited for. No more than what a commit costs a busy disk.
+const GATHER_MAX: Duration = Duration::from_millis(4);
 
 /// A handle on the writer's thread. Dropping it writes what waits and ends the thread.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Loop {
             let failed = match written {
                 Ok(Ok(())) => {
                     // One commit for many costs little more than one for few; a lone writer never waits for others.
-                    gather = if crowd { (begun.elapsed() / 2).min(GATHER_MAX) } else { Duration::ZERO };
+                    gather = if crowd { begun.elapsed().min(GATHER_MAX) } else { Duration::ZERO };
                     continue;
                 }
                 Ok(Err(failed)) => failed,

@@ -1,0 +1,194 @@
+//! Decisions remembered by everything they depend on: an operation that looks the same to every rule is judged once for
+//! each policy set. Never answers for a question that differs in anything a rule can see, and keeps a bounded number.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cedar_policy::Policy;
+use serde::Serialize;
+
+use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
+use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Subject, User, Workload};
+
+use super::decide::{Decision, Question};
+
+/// Decisions of one set. They go with the set.
+#[derive(Default)]
+pub(super) struct Memo(Mutex<HashMap<Vec<u8>, Arc<Decision>>>);
+
+impl fmt::Debug for Memo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memo").finish_non_exhaustive()
+    }
+}
+
+impl Memo {
+    pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Decision>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Keeps one more; where there is no room, all others are forgotten.
+    pub(super) fn keep(&self, key: Vec<u8>, decision: &Arc<Decision>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= DECISIONS_KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert(key, Arc::clone(decision));
+    }
+}
+
+/// What the rules about one target look at, of that which is different in almost every request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sight {
+    query: bool,
+    body_length: bool,
+}
+
+impl Sight {
+    /// Of these rules. Where their text leaves any doubt, they look at everything.
+    pub(super) fn of<'r>(rules: impl Iterator<Item = &'r Policy>) -> Self {
+        let mut sight = Self::default();
+        for rule in rules {
+            let text = rule.to_string();
+            // An escape may spell an attribute's name; the context as a whole is all of its attributes.
+            let all =
+                text.contains('\\') || text.match_indices("context").any(|(at, _)| is_whole(&text[at..]));
+            sight.query |= all || text.contains("query");
+            sight.body_length |= all || text.contains("body_length");
+        }
+        sight
+    }
+}
+
+/// Whether this `context` is more than the start of one attribute's name.
+fn is_whole(text: &str) -> bool {
+    let rest = text.trim_start_matches("context").trim_start();
+    !rest.starts_with(['.', '[']) && !rest.starts_with("has ")
+}
+
+/// Everything that a decision can depend on. Where a type grows a field, this does not compile until somebody has said
+/// whether a rule can see it.
+#[derive(Serialize)]
+struct Key<'a> {
+    target: &'a str,
+    direction: Direction,
+    guard: Option<&'a str>,
+    peer: IpAddr,
+    user: Option<(&'a str, &'a str, &'a [String])>,
+    workload: Option<Process<'a>>,
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    uid: u32,
+    login_uid: Option<u32>,
+    cgroup: Option<&'a str>,
+    unit: Option<&'a str>,
+    container: Option<&'a str>,
+    executable: Option<&'a Executable>,
+}
+
+#[derive(Serialize)]
+enum What<'a> {
+    Open(IpAddr, u16),
+    Http {
+        method: &'a str,
+        host: &'a str,
+        path: &'a str,
+        query: Option<&'a str>,
+        body_length: Option<Option<u64>>,
+    },
+}
+
+/// Under what the answer to this question is remembered; `None` where it is not.
+pub(super) fn key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
+    let Question { subject, guard, operation, approved } = *asked;
+    if !approved.is_empty() {
+        return None;
+    }
+    let Subject { user, workload, peer } = subject;
+    let Operation { target, direction, kind } = operation;
+    let what = match kind {
+        Kind::Open { address, port } => What::Open(*address, *port),
+        Kind::Http(request) => {
+            // No rule sees a header field.
+            let HttpRequest { method, host, path, query, headers: _, body_length } = request;
+            let query = query.as_deref().filter(|_| sight.query);
+            let body_length = sight.body_length.then_some(*body_length);
+            What::Http { method, host, path, query, body_length }
+        }
+    };
+    let user = user.as_ref().map(|user| {
+        // Whether the proof still holds was asked before.
+        let User { provider, subject, groups, expires: _ } = user;
+        (provider.as_str(), subject.as_str(), groups.as_slice())
+    });
+    let key = Key {
+        target,
+        direction: *direction,
+        guard,
+        peer: peer.ip(),
+        user,
+        workload: workload.as_deref().map(process),
+        what,
+    };
+    postcard::to_allocvec(&key).ok().filter(|key| key.len() <= DECISION_KEY_BYTES_MAX)
+}
+
+fn process(workload: &Workload) -> Process<'_> {
+    let Workload {
+        pid: _,
+        started: _,
+        uid,
+        login_uid,
+        command: _,
+        cgroup,
+        unit,
+        container,
+        executable,
+        parents: _,
+    } = workload;
+    Process {
+        uid: *uid,
+        login_uid: *login_uid,
+        cgroup: cgroup.as_deref(),
+        unit: unit.as_deref(),
+        container: container.as_deref(),
+        executable: executable.as_ref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_may_look_at_something_does() {
+        let sees_all = [
+            "context.query like \"*a*\" && context.body_length > 1",
+            "context has query && context has body_length",
+            "context[\"query\"] == \"\" && context[\"body_length\"] == 1",
+            "context[\"\\u{71}uery\"] == \"\"",
+            "context == {}",
+            "[context].contains({})",
+            "{a: context} == {}",
+        ];
+        for text in sees_all {
+            assert!(sight(text) == (true, true), "{text}");
+        }
+        assert_eq!(sight("context.path == \"/a\" && context has guard"), (false, false));
+        assert_eq!(sight("context.query == \"context\""), (true, true));
+        assert_eq!(sight("context.query == \"\""), (true, false));
+        assert_eq!(sight("context . body_length < 7"), (false, true));
+    }
+
+    fn sight(condition: &str) -> (bool, bool) {
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let rule: Policy = text.parse().unwrap();
+        let Sight { query, body_length } = Sight::of(std::iter::once(&rule));
+        (query, body_length)
+    }
+}
