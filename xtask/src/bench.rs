@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use self::host::{Host, Usage};
-use self::parts::{Parts, Way};
+use self::parts::{Parts, WAYS, Way};
 use self::report::{Records, Report, Sample};
 use crate::{build, place, setup};
 
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// All rounds, and the bytes that the record took for each request.
-    fn paths(&self) -> Result<(Vec<[Sample; 3]>, f64)> {
+    fn paths(&self) -> Result<(Vec<[Sample; WAYS]>, f64)> {
         let parts = Parts::start(Host::new()?, &place::tidegate(true)?)?;
         let turn = Duration::from_secs(self.seconds);
         // Opens connections, fills caches, starts threads; its figures count for nothing.
@@ -85,11 +85,11 @@ impl Bench {
         let mut rounds = Vec::new();
         for round in 1..=self.rounds {
             eprintln!("round {round} of {}", self.rounds);
-            let mut turns = [Sample::default(); 3];
+            let mut turns = [Sample::default(); WAYS];
             for way in Way::ALL {
                 turns[way as usize] = measure(&parts, way, turn)?;
             }
-            requests += turns[Way::Gate as usize].requests;
+            requests += turns[Way::Gate as usize].requests + turns[Way::Varied as usize].requests;
             rounds.push(turns);
         }
         let grown = parts.recorded_bytes().saturating_sub(before);
@@ -110,27 +110,37 @@ impl Bench {
     }
 }
 
-/// One way's turn: at full speed, then at the fixed rate.
+/// One way's turn: at full speed, then at the fixed rate. The varied way has no second half: the generator that keeps a
+/// rate sends each address once for every connection.
 fn measure(parts: &Parts, way: Way, turn: Duration) -> Result<Sample> {
     let used = || parts.carrier(way).map_or(Ok(Usage::default()), host::Program::usage);
     let (host, client, url) = (parts.host(), way.client(), way.url());
     let start = used()?;
-    let fast = load::fast(host, client, &url, turn)?;
+    let fast = load::fast(host, client, &url, way == Way::Varied, turn)?;
     let between = used()?;
-    let paced = load::paced(host, client, &url, turn)?;
-    let end = used()?;
     let each = |from: Usage, to: Usage, requests: u64| {
         (to.cpu.saturating_sub(from.cpu)).as_secs_f64() * 1e6 / requests.max(1) as f64
     };
-    Ok(Sample {
-        requests: fast.requests + paced.requests,
+    let full = Sample {
+        requests: fast.requests,
         per_second: fast.per_second,
         cpu: each(start, between, fast.requests),
+        resident_mib: between.resident_kib as f64 / 1024.0,
+        ..Sample::default()
+    };
+    if way == Way::Varied {
+        return Ok(full);
+    }
+    let paced = load::paced(host, client, &url, turn)?;
+    let end = used()?;
+    Ok(Sample {
+        requests: full.requests + paced.requests,
         paced_per_second: paced.per_second,
         paced_cpu: each(between, end, paced.requests),
         p50: paced.p50,
         p99: paced.p99,
         resident_mib: end.resident_kib as f64 / 1024.0,
+        ..full
     })
 }
 

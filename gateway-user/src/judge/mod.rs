@@ -1,5 +1,5 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
-//! unreadable, or unable to be recorded; evaluates policy anew for every operation and again when a hold is released.
+//! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
 mod denial;
 mod electorate;

@@ -13,6 +13,10 @@ pub(super) const CONNECTIONS: u32 = 64;
 /// Requests a second of the rounds that measure latency.
 pub(super) const RATE: u32 = 2000;
 
+/// Each request for another account, more of them than any cache of decisions holds.
+const VARIED: &str = "local n = 0\nrequest = function()\n  n = (n + 1) % 20000\n  \
+    return wrk.format(\"GET\", \"/accounts/\" .. n .. \".json\")\nend\n";
+
 /// One round as fast as it goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fast {
@@ -36,9 +40,15 @@ pub(super) struct Paced {
 }
 
 /// As many requests as go through.
-pub(super) fn fast(host: &Host, group: &str, url: &str, round: Duration) -> Result<Fast> {
+pub(super) fn fast(host: &Host, group: &str, url: &str, varied: bool, round: Duration) -> Result<Fast> {
     let (connections, seconds) = (format!("-c{CONNECTIONS}"), format!("-d{}s", round.as_secs()));
-    let said = host.run(group, host.cores().around, &["wrk", "-t1", &connections, &seconds, url])?;
+    let script = host.folder().join("accounts.lua");
+    fs::write(&script, VARIED)?;
+    let script = format!("-s{}", script.display());
+    let mut words = vec!["wrk", "-t1", &connections, &seconds];
+    words.extend(varied.then_some(script.as_str()));
+    words.push(url);
+    let said = host.run(group, host.cores().around, &words)?;
     read_wrk(&said).with_context(|| format!("wrk against {url} said:\n{said}"))
 }
 

@@ -11,6 +11,8 @@ use super::host::{Host, Program};
 
 /// The upstream's own port; nginx's; the port that the gate protects, where the same upstream listens too.
 const PORTS: [u16; 3] = [9000, 9001, 9002];
+/// Ways to the upstream.
+pub(super) const WAYS: usize = 4;
 /// Rules on the target, of which one permits.
 const RULES: usize = 100;
 /// Bytes of the answer's body.
@@ -34,10 +36,12 @@ pub(super) enum Way {
     Direct,
     Nginx,
     Gate,
+    /// The gate, each request for another account: none looks like one before it.
+    Varied,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 3] = [Self::Direct, Self::Nginx, Self::Gate];
+    pub(super) const ALL: [Self; WAYS] = [Self::Direct, Self::Nginx, Self::Gate, Self::Varied];
 
     /// What the way is called in tables.
     pub(super) fn name(self) -> &'static str {
@@ -45,18 +49,24 @@ impl Way {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
             Self::Gate => "gate",
+            Self::Varied => "gate varied",
         }
     }
 
     /// Where a request of this way goes.
     pub(super) fn url(self) -> String {
-        format!("http://127.0.0.1:{}/accounts/7.json", PORTS[self as usize])
+        let port = match self {
+            Self::Direct => PORTS[0],
+            Self::Nginx => PORTS[1],
+            Self::Gate | Self::Varied => PORTS[2],
+        };
+        format!("http://127.0.0.1:{port}/accounts/7.json")
     }
 
     /// The cgroup of this way's clients. Only the gate's own are below its programs, so that the others carry nothing.
     pub(super) fn client(self) -> &'static str {
         match self {
-            Self::Gate => "gated/client",
+            Self::Gate | Self::Varied => "gated/client",
             Self::Direct | Self::Nginx => "client",
         }
     }
@@ -69,7 +79,11 @@ impl Parts {
         fs::create_dir_all(&served)?;
         fs::write(served.join("7.json"), body())?;
         let [direct, nginx, gate] = PORTS;
-        let root = format!("root {}; default_type application/json;", host.folder().join("served").display());
+        // One file for all accounts.
+        let root = format!(
+            "root {}; default_type application/json; location / {{ try_files /accounts/7.json =404; }}",
+            host.folder().join("served").display()
+        );
         let around = host.cores().around;
         let upstream = start_nginx(&host, "upstream", around, &[direct, gate], "", &root)?;
         let pool = format!(
@@ -94,7 +108,7 @@ impl Parts {
         match way {
             Way::Direct => None,
             Way::Nginx => Some(&self.nginx),
-            Way::Gate => self.gate.as_ref(),
+            Way::Gate | Way::Varied => self.gate.as_ref(),
         }
     }
 
@@ -113,7 +127,8 @@ impl Parts {
                 .run(way.client(), around, &["curl", "-sS", "--fail-with-body", "--max-time", "20", &url])
                 .with_context(|| format!("{}: the gate's log:\n{}", way.name(), self.gate_log()))?;
             let shown = SECRETS.iter().filter(|secret| said.contains(**secret)).count();
-            let expected = if way == Way::Gate { 0 } else { SECRETS.len() };
+            let gated = matches!(way, Way::Gate | Way::Varied);
+            let expected = if gated { 0 } else { SECRETS.len() };
             if shown != expected || !said.contains("\"account\":7") {
                 bail!("{} answered something else than it should:\n{said}", way.name());
             }
