@@ -237,6 +237,61 @@ fn a_token_of_a_real_provider_is_verified_by_its_key_set_url() {
 }
 
 #[test]
+fn a_provider_that_is_a_target_itself_still_vouches_for_users_and_nobody_else_reaches_it() {
+    let host = Host::with_remote();
+    let seat = host.client();
+    let oidc = Oidc::start(&seat, "urn:react");
+    let (token, jwks, provider) = (oidc.token(), oidc.jwks_uri(), oidc.address());
+    let service = Upstream::start(&seat, &format!("[::]:{PORT}"));
+    let nouns = format!(
+        r#"
+[[target]]
+name = "react"
+direction = "inbound"
+ports = [{PORT}]
+
+[[target]]
+name = "provider"
+direction = "outbound"
+addresses = ["{}"]
+ports = [{}]
+
+[[identity_provider]]
+name = "real"
+issuer = "{}"
+audience = "urn:react"
+algorithms = ["RS256"]
+jwks = "{jwks}"
+
+[[role]]
+name = "engineer"
+groups = ["engineers"]
+provider = "real"
+"#,
+        provider.ip(),
+        provider.port(),
+        oidc.issuer()
+    );
+    let rules = r#"
+        permit (principal in Role::"engineer", action == Action::"http", resource == Target::"react");
+        @id("not-you") forbid (principal, action == Action::"http", resource == Target::"provider");
+    "#;
+    let gate = Gate::on(&host).policy("a.toml", &nouns).policy("a.cedar", rules).start();
+    let denied = || dial(&seat, provider).get(&provider.to_string(), "/jwks").unwrap();
+    assert_eq!(denied().status, 403, "the provider lies behind the gate");
+    let mut client = dial(&host.remote(), at(HOST4, PORT));
+    let response = get(&mut client, "/vouched", Some(&token));
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(gate.entry_of("/vouched").intent.user.unwrap().provider, "real");
+    assert!(reached(&service, "/vouched"));
+    let tampered = format!("{}x", &token[..token.len() - 1]);
+    assert_eq!(get(&mut client, "/tampered", Some(&tampered)).status, 401);
+    assert_eq!(denied().status, 403, "and still does after the gate went there");
+    let calls = gate.entries_of("/jwks");
+    assert!(calls.len() == 2 && calls.iter().all(|call| call.intent.verdict == Verdict::Deny), "{calls:?}");
+}
+
+#[test]
 fn a_token_is_in_no_record_and_no_log() {
     let token = WORLD.keys.token("secret-holder", &["analysts"]);
     let mut client = dial(&WORLD.host.remote(), at(HOST4, PORT));
