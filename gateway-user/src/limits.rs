@@ -100,8 +100,14 @@ pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
 /// Requests on the admin socket at once. More wait their turn in the listen queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Of them, those of one user. A quarter: nobody keeps the others out alone.
+pub const ADMIN_CONNECTIONS_PER_USER_MAX: usize = 16;
+/// Callers of the admin socket that are being told at once that they have too many. Above it they are told nothing.
+pub const ADMIN_REFUSALS_MAX: usize = 16;
 /// From accept to the end of one request on the admin socket.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// From accept to the end of a caller that is only told that it has too many.
+pub const ADMIN_REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// From a demand to its expiry, where the approval does not say.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The longest expiry an approval may state. Nobody remembers a question for longer.

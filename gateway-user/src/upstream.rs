@@ -3,19 +3,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::kernel::Exempt;
 use crate::limits::{CONNECT_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX, RESPONSE_HEAD_TIMEOUT};
 use crate::operation::Permit;
 
@@ -80,9 +78,6 @@ impl UpstreamError {
     }
 }
 
-/// Marks a socket so that the kernel programs let it out. The one privileged act here.
-pub type Exempt = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
-
 /// Makes connections to targets.
 #[derive(Clone)]
 pub struct Dialer {
@@ -92,7 +87,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer whose sockets are marked by `exempt`, and whose connections run as `tasks`.
+    /// A dialer whose sockets come from `exempt`, and whose connections run as `tasks`.
     #[must_use]
     pub fn new(exempt: Exempt, tasks: TaskTracker) -> Self {
         Self { exempt, tasks }
@@ -120,15 +115,7 @@ impl Dialer {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))
-            .and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                socket.set_tcp_nodelay(true)?;
-                (self.exempt)(socket.as_fd())?;
-                Ok(socket)
-            })
-            .map_err(UpstreamError::Socket)?;
-        let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
+        let socket = self.exempt.socket(to).map_err(UpstreamError::Socket)?;
         match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(UpstreamError::Connect { to, source }),
@@ -176,5 +163,73 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::operation::EntryId;
+
+    fn permit() -> Permit {
+        Permit::issue(EntryId::now(), "api".into())
+    }
+
+    fn request() -> http::Request<RequestBody> {
+        http::Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync())
+    }
+
+    fn dialer() -> Dialer {
+        Dialer::new(Exempt::new(|_| Ok(())), TaskTracker::new())
+    }
+
+    #[tokio::test]
+    async fn a_target_that_never_answers_is_given_up_at_the_bound_as_504() {
+        // The kernel accepts for it; nobody reads.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut line = dialer().dial(&permit(), silent.local_addr().unwrap()).await.unwrap();
+        tokio::time::pause();
+        let began = Instant::now();
+        let refused = line.send(permit(), request()).await.unwrap_err();
+        assert!(matches!(refused, UpstreamError::ResponseTimeout), "{refused}");
+        assert_eq!((refused.status(), refused.word()), (504, "timeout"));
+        let waited = began.elapsed();
+        assert!(waited >= RESPONSE_HEAD_TIMEOUT && waited < RESPONSE_HEAD_TIMEOUT * 2, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_refuses_is_502_and_one_that_answers_nonsense_too() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = gone.local_addr().unwrap();
+        drop(gone);
+        let refused = dialer().dial(&permit(), to).await.err().unwrap();
+        assert_eq!((refused.status(), refused.word()), (502, "refused"));
+        let babbling = TcpListener::bind(to).await.unwrap();
+        let mut line = dialer().dial(&permit(), to).await.unwrap();
+        let (mut stream, _) = babbling.accept().await.unwrap();
+        let answer = tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"SSH-2.0-surprise\r\n\r\n").await;
+            stream
+        });
+        let refused = line.send(permit(), request()).await.unwrap_err();
+        assert_eq!((refused.status(), refused.word()), (502, "garbage"));
+        drop(answer.await);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_marked_dials_nobody() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let unmarked = Exempt::new(|_| Err(io::ErrorKind::OutOfMemory.into()));
+        let dialer = Dialer::new(unmarked, TaskTracker::new());
+        let refused = dialer.dial(&permit(), target.local_addr().unwrap()).await.err().unwrap();
+        assert_eq!((refused.status(), refused.word()), (503, "socket"));
+        let came = tokio::time::timeout(std::time::Duration::from_millis(200), target.accept()).await;
+        assert!(came.is_err(), "it was dialled all the same");
     }
 }

@@ -14,6 +14,7 @@ use tidegate::admin::{Admin, Socket, serve_metrics};
 use tidegate::approval::{
     CastVote, DemandDraft, Desk, Durable, Electorate, Ledger, LedgerError, Outcome, Shown, ShownBody,
 };
+use tidegate::limits::ADMIN_CONNECTIONS_PER_USER_MAX;
 use tidegate::operation::{EntryId, SessionId, Sha256, Subject, User};
 use tidegate::policy::nouns::{Approval, Person};
 use tidegate::policy::{Set, Shelf};
@@ -417,6 +418,35 @@ async fn idle_callers_within_the_bound_keep_nobody_out() {
     }
     let (code, said) = gate.says(BOB, &["approvals", "list"]).await;
     assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_cannot_keep_the_others_out_by_holding_connections() {
+    use tokio::io::AsyncReadExt;
+
+    let gate = Gate::start();
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(tokio::net::UnixStream::connect(gate.socket()).await.unwrap());
+    }
+    // One more than a user may have, and all after it, are let go; those before it stay.
+    for refused in &mut held[ADMIN_CONNECTIONS_PER_USER_MAX..] {
+        let read = tokio::time::timeout(Duration::from_secs(10), refused.read(&mut [0; 64])).await;
+        assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
+    }
+    for kept in &held[..ADMIN_CONNECTIONS_PER_USER_MAX] {
+        assert!(
+            kept.try_read(&mut [0; 64]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        );
+    }
+    let (status, _) = gate.curl(0, &["http://gate/v1/status"]).await;
+    assert_eq!(status, "429 application/problem+json");
+    let (code, said) = gate.says(0, &["approvals", "list"]).await;
+    assert!(code != 0 && said.contains("uid 0 has 16 connections here already"), "{said}");
+    let (code, said) = gate.says(BOB, &["approvals", "list"]).await;
+    assert_eq!(code, 0, "others come in: {said}");
+    drop(held);
+    while gate.says(0, &["approvals", "list"]).await.0 != 0 {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,6 +236,95 @@ fn a_token_of_a_real_provider_is_verified_by_its_key_set_url() {
     assert_eq!(get(&mut client, &unique("oidc"), Some(&other)).status, 403);
 }
 
+/// A service on a host of its own, whose users a real provider on that host vouches for.
+struct Vouched {
+    host: Host,
+    gate: Gate,
+    service: Upstream,
+    oidc: Oidc,
+    token: String,
+}
+
+impl Vouched {
+    /// With these nouns of the provider's address beside what it takes, and these rules.
+    fn with(nouns: impl FnOnce(&Host, SocketAddr) -> String, rules: &str) -> Self {
+        let host = Host::with_remote();
+        let oidc = Oidc::start(&host.client(), "urn:react");
+        let (token, jwks) = (oidc.token(), oidc.jwks_uri());
+        let service = Upstream::start(&host.client(), &format!("[::]:{PORT}"));
+        let fixed = format!(
+            r#"
+            [[target]]
+            name = "react"
+            direction = "inbound"
+            ports = [{PORT}]
+
+            [[identity_provider]]
+            name = "real"
+            issuer = "{}"
+            audience = "urn:react"
+            algorithms = ["RS256"]
+            jwks = "{jwks}"
+
+            [[role]]
+            name = "engineer"
+            groups = ["engineers"]
+            provider = "real"
+            "#,
+            oidc.issuer()
+        );
+        let permit = r#"permit (principal in Role::"engineer", action == Action::"http", resource == Target::"react");"#;
+        let nouns = fixed + &nouns(&host, oidc.address());
+        let gate =
+            Gate::on(&host).policy("a.toml", &nouns).policy("a.cedar", &format!("{permit}\n{rules}")).start();
+        Self { host, gate, service, oidc, token }
+    }
+
+    /// The provider's users get through, and nobody who is none.
+    fn check(&self) {
+        let mut client = dial(&self.host.remote(), at(HOST4, PORT));
+        let response = get(&mut client, "/vouched", Some(&self.token));
+        assert_eq!(response.status, 200, "{}\n{}", response.text(), self.gate.log());
+        assert_eq!(self.gate.entry_of("/vouched").intent.user.unwrap().provider, "real");
+        assert!(reached(&self.service, "/vouched"));
+        let tampered = format!("{}x", &self.token[..self.token.len() - 1]);
+        assert_eq!(get(&mut client, "/tampered", Some(&tampered)).status, 401);
+    }
+}
+
+#[test]
+fn a_provider_that_is_a_target_itself_still_vouches_for_users_and_nobody_else_reaches_it() {
+    let target = |_: &Host, provider: SocketAddr| {
+        format!(
+            "[[target]]\nname = \"provider\"\ndirection = \"outbound\"\naddresses = [\"{}\"]\nports = [{}]\n",
+            provider.ip(),
+            provider.port()
+        )
+    };
+    let deny =
+        r#"@id("not-you") forbid (principal, action == Action::"http", resource == Target::"provider");"#;
+    let vouched = Vouched::with(target, deny);
+    let provider = vouched.oidc.address();
+    let call = || dial(&vouched.host.client(), provider).get(&provider.to_string(), "/jwks").unwrap();
+    assert_eq!(call().status, 403, "the provider lies behind the gate");
+    vouched.check();
+    assert_eq!(call().status, 403, "and still does after the gate went there");
+    let calls = vouched.gate.entries_of("/jwks");
+    assert!(calls.len() == 2 && calls.iter().all(|call| call.intent.verdict == Verdict::Deny), "{calls:?}");
+}
+
+#[test]
+fn a_gate_inside_a_guard_fetches_its_keys_and_nobody_beside_it_gets_out() {
+    let guard =
+        |host: &Host, _| format!("[[guard]]\nname = \"all\"\ncgroups = [\"/{}.slice/gate\"]\n", host.name());
+    let vouched = Vouched::with(guard, "");
+    let beside = vouched.host.seat("gate");
+    let call = || dial(&beside, vouched.oidc.address()).get("provider", "/jwks");
+    assert!(call().is_err(), "the guard holds everybody there");
+    vouched.check();
+    assert!(call().is_err(), "and still does after the gate went out");
+}
+
 #[test]
 fn a_token_is_in_no_record_and_no_log() {
     let token = WORLD.keys.token("secret-holder", &["analysts"]);

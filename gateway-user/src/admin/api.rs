@@ -16,7 +16,7 @@ use super::Admin;
 use super::peer::Peer;
 use super::view::{BallotView, DemandView, Problem, Reload, ShareView, Status, Voted};
 use crate::approval::{Standing, VoteError};
-use crate::limits::ADMIN_BODY_BYTES_MAX;
+use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX};
 use crate::operation::DemandId;
 use crate::policy::Reloaded;
 use crate::telemetry::Metrics;
@@ -74,6 +74,16 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), admit))
         .layer(DefaultBodyLimit::max(ADMIN_BODY_BYTES_MAX))
         .with_state(admin)
+}
+
+/// For a user who has all the connections one may have: whatever is asked, the answer is that.
+pub(super) fn crowded_router(uid: u32) -> Router {
+    Router::new().fallback(move || async move {
+        let detail = format!(
+            "uid {uid} has {ADMIN_CONNECTIONS_PER_USER_MAX} connections here already; let them end, then ask again"
+        );
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, detail)
+    })
 }
 
 /// Metrics and nothing else.

@@ -1,12 +1,14 @@
 //! The admin socket and the optional metrics port. Replaces the socket of a dead gate, never that of a live one;
-//! removes only its own; serves a bounded number of callers for a bounded time.
+//! removes only its own; serves a bounded number of callers for a bounded time, and no one of them at the cost of all.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,13 +19,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::peer::Peer;
 use super::{Admin, api};
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, HEAD_TIMEOUT};
+use crate::limits::{
+    ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, ADMIN_REFUSAL_TIMEOUT, ADMIN_REFUSALS_MAX,
+    ADMIN_TIMEOUT, HEAD_TIMEOUT,
+};
 use crate::telemetry::Metrics;
 
 /// Members of this group may connect, where the host has it.
 const GROUP: &str = "tidegate";
 /// After a failed accept (no file descriptors left) the next try waits this long.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the operator's door does not open.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +91,16 @@ impl Socket {
 
     /// Answers until the task is dropped.
     pub async fn serve(self, admin: Arc<Admin>) {
-        let (router, rooms) = (api::router(admin), Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)));
+        let rooms = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        let door = Door {
+            router: api::router(admin),
+            inside: Arc::default(),
+            refusals: Arc::new(Semaphore::new(ADMIN_REFUSALS_MAX)),
+        };
         loop {
             let Ok(room) = Arc::clone(&rooms).acquire_owned().await else { return };
             match self.listener.accept().await {
-                Ok((stream, _)) => greet(stream, &router, room),
+                Ok((stream, _)) => door.greet(stream, room),
                 Err(error) => pause(&error).await,
             }
         }
@@ -120,7 +130,7 @@ pub async fn serve_metrics(port: u16, metrics: Metrics) -> Result<impl Future<Ou
         loop {
             let Ok(room) = Arc::clone(&rooms).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => converse(stream, router.clone(), room),
+                Ok((stream, _)) => converse(stream, router.clone(), ADMIN_TIMEOUT, room),
                 Err(error) => pause(&error).await,
             }
         }
@@ -168,15 +178,60 @@ fn clear(path: &Path) -> Result<(), AdminError> {
     }
 }
 
-fn greet(stream: UnixStream, router: &Router, room: OwnedSemaphorePermit) {
-    match Peer::of(&stream) {
-        Some(peer) => converse(stream, router.clone().layer(Extension(peer)), room),
-        None => tracing::warn!("closed an admin connection: the kernel does not say who it is"),
+/// Who may come in, and how many of one user's.
+struct Door {
+    router: Router,
+    inside: Arc<Mutex<HashMap<u32, usize>>>,
+    refusals: Arc<Semaphore>,
+}
+
+impl Door {
+    fn greet(&self, stream: UnixStream, room: OwnedSemaphorePermit) {
+        let Some(peer) = Peer::of(&stream) else {
+            return tracing::warn!("closed an admin connection: the kernel does not say who it is");
+        };
+        if let Some(place) = Place::take(&self.inside, peer.uid) {
+            let router = self.router.clone().layer(Extension(peer));
+            return converse(stream, router, ADMIN_TIMEOUT, (room, place));
+        }
+        tracing::debug!(uid = peer.uid, "refused an admin connection: its user has too many");
+        // Without a room: a user's refusals must not keep the others out either.
+        if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+            converse(stream, api::crowded_router(peer.uid), ADMIN_REFUSAL_TIMEOUT, refusal);
+        }
     }
 }
 
-/// Serves one connection for a bounded time.
-fn converse<S>(stream: S, router: Router, room: OwnedSemaphorePermit)
+/// One of the connections that one user may have; given back when dropped.
+struct Place {
+    inside: Arc<Mutex<HashMap<u32, usize>>>,
+    uid: u32,
+}
+
+impl Place {
+    fn take(inside: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32) -> Option<Self> {
+        let mut held = inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(uid).or_default();
+        if *count == ADMIN_CONNECTIONS_PER_USER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { inside: Arc::clone(inside), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(&self.uid) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(held.remove(&self.uid)),
+        }
+    }
+}
+
+/// Serves one connection for a bounded time. `room` is given back at its end.
+fn converse<S>(stream: S, router: Router, limit: Duration, room: impl Send + 'static)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -185,7 +240,7 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        match tokio::time::timeout(ADMIN_TIMEOUT, served).await {
+        match tokio::time::timeout(limit, served).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "an admin connection broke"),
             Err(_) => tracing::debug!("an admin connection took too long"),
@@ -244,6 +299,22 @@ mod tests {
         let _new = Socket::bind(&path).unwrap();
         drop(old);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_user_has_so_many_places_and_not_one_more_and_takes_none_from_others() {
+        let inside = Arc::default();
+        let mut held: Vec<Place> =
+            (0..ADMIN_CONNECTIONS_PER_USER_MAX).filter_map(|_| Place::take(&inside, 7)).collect();
+        assert_eq!(held.len(), ADMIN_CONNECTIONS_PER_USER_MAX);
+        assert!(Place::take(&inside, 7).is_none());
+        let other = Place::take(&inside, 8);
+        assert!(other.is_some());
+        held.pop();
+        held.extend(Place::take(&inside, 7));
+        assert_eq!(held.len(), ADMIN_CONNECTIONS_PER_USER_MAX);
+        drop((held, other));
+        assert!(inside.lock().unwrap().is_empty(), "nobody is remembered who is gone");
     }
 
     #[test]

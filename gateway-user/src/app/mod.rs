@@ -8,7 +8,6 @@ mod ledger;
 mod table;
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -123,11 +122,13 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     kernel::load_with(&place(&settings), &table, &options)?;
     let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
     let metrics = Metrics::new();
+    let marking = gate.clone();
+    let exempt = kernel::Exempt::new(move |socket| marking.exempt(socket));
     let bench = Arc::new(Bench {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
         desk: desk.clone(),
-        tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers()))),
+        tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
         plans: Plans::default(),
@@ -135,8 +136,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         draining: Draining::default(),
     });
     let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
-    let exempt = gate.clone();
-    let dialer = Dialer::new(Arc::new(move |socket: BorrowedFd<'_>| exempt.exempt(socket)), flows.clone());
+    let dialer = Dialer::new(exempt, flows.clone());
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
     let follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone());
     follower.started();

@@ -1,6 +1,7 @@
 //! Fetches one small document by HTTPS, or by HTTP from this host itself.
 //!
-//! Follows no redirect, waits no longer than [`FETCH_TIMEOUT`], and reads no more than a key set may have.
+//! Follows no redirect, waits no longer than [`FETCH_TIMEOUT`], and reads no more than a key set may have. The programs
+//! let its sockets out, so it goes nowhere but to the host of a URL that the policy declares.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::kernel::Exempt;
 use crate::limits::JWKS_BYTES_MAX;
 
 /// For the whole of it. Somebody waits for the answer.
@@ -57,12 +59,12 @@ static TLS: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 });
 
-/// Fetches `url`.
-pub(super) async fn fetch(url: &str) -> Result<Fetched, FetchError> {
-    tokio::time::timeout(FETCH_TIMEOUT, fetch_url(url)).await.map_err(|_| FetchError::Timeout)?
+/// Fetches `url`, past the gate itself: a provider may be one of its targets.
+pub(super) async fn fetch(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
+    tokio::time::timeout(FETCH_TIMEOUT, fetch_url(url, exempt)).await.map_err(|_| FetchError::Timeout)?
 }
 
-async fn fetch_url(url: &str) -> Result<Fetched, FetchError> {
+async fn fetch_url(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
     let uri: http::Uri = url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
     let authority = uri.authority().ok_or(FetchError::Url("the URL names no host"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -72,7 +74,7 @@ async fn fetch_url(url: &str) -> Result<Fetched, FetchError> {
         _ => return Err(FetchError::Url("only https:// URLs are fetched (http:// on loopback)")),
     };
     let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let stream = connect(&host, port, secure).await?;
+    let stream = connect(&host, port, secure, exempt).await?;
     let request = http::Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(http::header::HOST, authority.host_and_port())
         .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
@@ -98,14 +100,15 @@ impl HostAndPort for http::uri::Authority {
     }
 }
 
-async fn connect(host: &str, port: u16, secure: bool) -> Result<TcpStream, FetchError> {
+async fn connect(host: &str, port: u16, secure: bool, exempt: &Exempt) -> Result<TcpStream, FetchError> {
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(FetchError::from)?;
     let mut failed = FetchError::Url("the host has no address");
     for address in addresses {
         if !secure && !address.ip().is_loopback() {
             return Err(FetchError::Url("http:// is for loopback only; use https://"));
         }
-        match TcpStream::connect(address).await {
+        let socket = exempt.socket(address).map_err(FetchError::from)?;
+        match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = FetchError::from(error),
         }
@@ -156,7 +159,27 @@ fn max_age(cache_control: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Marks nothing, and counts the sockets it was asked to mark.
+    fn counted() -> (Exempt, Arc<AtomicUsize>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let marked = count.clone();
+        let mark = move |_: std::os::fd::BorrowedFd<'_>| {
+            marked.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        (Exempt::new(mark), count)
+    }
+
+    async fn came(listener: &TcpListener) -> bool {
+        tokio::time::timeout(Duration::from_millis(200), listener.accept()).await.is_ok()
+    }
 
     #[test]
     fn the_server_says_how_long_a_set_may_be_kept() {
@@ -168,22 +191,56 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_neither_https_nor_loopback_is_not_fetched() {
+        let (exempt, sockets) = counted();
         for url in ["http://192.0.2.1/jwks", "ftp://127.0.0.1/", "file:///etc/passwd", "/jwks", ""] {
-            assert!(matches!(fetch(url).await, Err(FetchError::Url(_))), "{url}");
+            assert!(matches!(fetch(url, &exempt).await, Err(FetchError::Url(_))), "{url}");
         }
+        assert_eq!(sockets.load(Ordering::SeqCst), 0, "no socket that passes the gate was made for any");
+    }
+
+    #[tokio::test]
+    async fn a_provider_cannot_send_a_fetch_elsewhere() {
+        let (provider, elsewhere) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let url = format!("http://{}/jwks", provider.local_addr().unwrap());
+        let location = elsewhere.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = provider.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let head = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{location}/\r\nContent-Length: 0\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream
+        });
+        let (exempt, sockets) = counted();
+        assert!(matches!(fetch(&url, &exempt).await, Err(FetchError::Status(307))));
+        assert_eq!(sockets.load(Ordering::SeqCst), 1);
+        assert!(!came(&elsewhere).await);
+        drop(server.await);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_marked_fetches_nothing() {
+        let provider = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", provider.local_addr().unwrap());
+        let unmarked = Exempt::new(|_| Err(std::io::ErrorKind::OutOfMemory.into()));
+        assert!(matches!(fetch(&url, &unmarked).await, Err(FetchError::Failed(_))));
+        assert!(!came(&provider).await, "it was dialled all the same");
     }
 
     #[tokio::test]
     async fn a_server_that_does_not_speak_tls_is_not_believed() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/jwks", listener.local_addr().unwrap().port());
         let server = tokio::spawn(async move {
-            use tokio::io::AsyncWriteExt;
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
             stream
         });
-        assert!(matches!(fetch(&url).await, Err(FetchError::Failed(_))));
+        assert!(matches!(fetch(&url, &counted().0).await, Err(FetchError::Failed(_))));
         server.abort();
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::fetch::fetch;
 use super::keys::KeySet;
+use crate::kernel::Exempt;
 use crate::limits::JWKS_BYTES_MAX;
 use crate::operation::Sha256;
 use crate::policy::nouns::Jwks;
@@ -53,6 +54,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub(super) struct Source {
     jwks: Jwks,
+    exempt: Exempt,
     current: ArcSwapOption<Current>,
     /// When the source was last tried, in seconds since the epoch, and why that failed.
     tried: Mutex<Tried>,
@@ -67,9 +69,10 @@ struct Tried {
 }
 
 impl Source {
-    pub(super) fn new(jwks: Jwks) -> Self {
+    /// The key set of `jwks`, fetched where it has to be through sockets of `exempt`.
+    pub(super) fn new(jwks: Jwks, exempt: Exempt) -> Self {
         let tried = Tried { at: i64::MIN, failed: None, version: None };
-        Self { jwks, current: ArcSwapOption::empty(), tried: Mutex::new(tried) }
+        Self { jwks, exempt, current: ArcSwapOption::empty(), tried: Mutex::new(tried) }
     }
 
     pub(super) fn is(&self, jwks: &Jwks) -> bool {
@@ -140,9 +143,10 @@ impl Source {
         (tried.at, tried.version) = (now, version);
         let read = match &self.jwks {
             Jwks::File(path) => read_file(path).map(|bytes| (bytes, None)),
-            Jwks::Url(url) => {
-                fetch(url).await.map(|got| (got.bytes, got.max_age)).map_err(|error| error.to_string())
-            }
+            Jwks::Url(url) => fetch(url, &self.exempt)
+                .await
+                .map(|got| (got.bytes, got.max_age))
+                .map_err(|error| error.to_string()),
         };
         let renewed = read.and_then(|(bytes, max_age)| self.take(&bytes, max_age, version, now));
         if let Err(why) = &renewed {

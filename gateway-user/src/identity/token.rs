@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::claims::{self, Parts, brief};
 use super::keys::algorithm;
 use super::keyset::{Current, Source};
+use crate::kernel::Exempt;
 use crate::operation::{Sha256, User};
 use crate::policy::nouns::IdentityProvider;
 
@@ -103,6 +104,7 @@ pub enum TokenError {
 #[derive(Debug)]
 pub struct Verifier {
     providers: Vec<Provider>,
+    exempt: Exempt,
     verified: Mutex<HashMap<Sha256, Verified>>,
 }
 
@@ -122,30 +124,33 @@ struct Verified {
 }
 
 impl Verifier {
-    /// Checks against these providers. Keys are read when the first token comes.
+    /// Checks against these providers. Keys are read when the first token comes, and fetched through sockets of
+    /// `exempt` where they are not at hand.
     #[must_use]
-    pub fn new(providers: &[IdentityProvider]) -> Self {
-        Self::build(providers, &[])
+    pub fn new(providers: &[IdentityProvider], exempt: Exempt) -> Self {
+        Self::build(providers, &[], exempt)
     }
 
     /// Checks against these providers from now on, with the key sets that are known already. Nothing else is carried
     /// over: every token is verified again.
     #[must_use]
     pub fn renewed(&self, providers: &[IdentityProvider]) -> Self {
-        Self::build(providers, &self.providers)
+        Self::build(providers, &self.providers, self.exempt.clone())
     }
 
-    fn build(providers: &[IdentityProvider], known: &[Provider]) -> Self {
+    fn build(providers: &[IdentityProvider], known: &[Provider], exempt: Exempt) -> Self {
         let providers = providers.iter().map(|declared| {
             let known = known.iter().find(|provider| provider.source.is(&declared.jwks));
             let source = known.map(|provider| provider.source.clone());
+            let new = || Arc::new(Source::new(declared.jwks.clone(), exempt.clone()));
             Provider {
                 declared: declared.clone(),
                 algorithms: declared.algorithms.iter().filter_map(|name| algorithm(name)).collect(),
-                source: source.unwrap_or_else(|| Arc::new(Source::new(declared.jwks.clone()))),
+                source: source.unwrap_or_else(new),
             }
         });
-        Self { providers: providers.collect(), verified: Mutex::default() }
+        let providers = providers.collect();
+        Self { providers, exempt, verified: Mutex::default() }
     }
 
     /// The user this token proves at `now`. May wait for a provider's keys to be fetched, for a few seconds at most.

@@ -6,6 +6,7 @@
 
 mod btf;
 mod error;
+mod exempt;
 mod links;
 mod load;
 mod pins;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub use error::KernelError;
+pub use exempt::Exempt;
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, probe};

@@ -339,5 +339,4 @@ fn refusal(cause: Cause, reason: String, masks: &[Arc<Mask>]) -> Decision {
 }
 
 #[cfg(test)]
-#[path = "decide_tests.rs"]
 mod tests;

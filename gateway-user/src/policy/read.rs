@@ -94,5 +94,4 @@ fn compiled(text: &str, problems: &RefCell<Problems>) -> Option<Schema> {
 }
 
 #[cfg(test)]
-#[path = "read_tests.rs"]
 mod tests;

@@ -21,6 +21,8 @@ pub const META_HEAD: &str = "head";
 pub const META_CHECKPOINT: &str = "checkpoint";
 /// The greatest number of microseconds between an event and its commit, so far.
 pub const META_LATENESS: &str = "lateness";
+/// All rows about the whole store. A commit writes no other.
+pub const META_ROWS: [&str; 5] = [META_FORMAT, META_STORE, META_HEAD, META_CHECKPOINT, META_LATENESS];
 
 /// A point in the chain between two commits: what the next commit must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,9 +232,14 @@ impl Tail {
 /// A row about the whole store.
 ///
 /// # Errors
-/// It is missing or does not decode.
-pub fn meta<T: for<'de> Deserialize<'de>>(snapshot: &Snapshot, name: &str) -> Result<T, StoreError> {
-    let what = || format!("its {name} row");
-    let bytes = snapshot.meta(name)?.ok_or_else(|| StoreError::damaged(what(), "it is missing"))?;
-    postcard::from_bytes(&bytes).map_err(|cause| StoreError::damaged(what(), cause))
+/// It is missing, or it is not what this layout writes: of several spellings of a value only the one.
+pub fn meta<T>(snapshot: &Snapshot, name: &str) -> Result<T, StoreError>
+where
+    T: Serialize + for<'de> Deserialize<'de>,
+{
+    let damaged = |detail: &dyn std::fmt::Display| StoreError::damaged(format!("its {name} row"), detail);
+    let bytes = snapshot.meta(name)?.ok_or_else(|| damaged(&"it is missing"))?;
+    let value: T = postcard::from_bytes(&bytes).map_err(|cause| damaged(&cause))?;
+    let spelt = postcard::to_allocvec(&value).map_err(|cause| damaged(&cause))?;
+    if spelt == bytes { Ok(value) } else { Err(damaged(&"it is spelt in another way than it was written")) }
 }

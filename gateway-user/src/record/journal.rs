@@ -191,9 +191,10 @@ impl Journal {
 
     /// Makes the commit durable. After an error the journal is of no more use: open it again.
     pub(crate) fn commit(&mut self, now: Micros) -> Result<(), StoreError> {
-        let (first, last) = self.times.unwrap_or((now, now));
-        let written = now.max(self.link.written).max(last);
-        let lateness = self.lateness.max(written.saturating_sub(first));
+        let (first, last) = self.times.unzip();
+        let written = now.max(self.link.written).max(last.unwrap_or(now));
+        // What names no time is not late, so that the events alone say what this must be.
+        let lateness = self.lateness.max(written.saturating_sub(first.unwrap_or(written)));
         let number = self.link.number;
         let sequence = self.link.sequence + u64::from(self.packer.count());
         self.bodies.sync()?;

@@ -1,13 +1,17 @@
-//! Verifies the whole record: chain, seals, bodies, index, state, and what must be open or closed. Streams, goes on
+//! Verifies the whole record: chain, seals, bodies, index, state, rows about the store, and what must be open or
+//! closed. Streams, goes on
 //! after a problem where it can, and changes nothing.
+
+mod whole;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::whole::Watched;
 use super::RecordError;
-use super::chain::{Checkpoint, Link, META_CHECKPOINT, META_HEAD, META_STORE, Problem, examine, meta};
-use super::entry::Event;
+use super::chain::{Link, META_HEAD, META_STORE, Problem, examine, meta};
+use super::entry::{Event, Micros};
 use super::frame::{About, Commit, Frame};
 use super::index::{self, Rows};
 use super::ledger::Ledger;
@@ -86,6 +90,7 @@ impl Reader {
             link: Link::first(&[]),
             ledger: Ledger::default(),
             checkpoint: None,
+            lateness: 0,
             state: BTreeMap::new(),
             sound: true,
             missing: false,
@@ -108,7 +113,9 @@ struct Walk<'a> {
     report: Report,
     link: Link,
     ledger: Ledger,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<Watched>,
+    /// The greatest time between an event and its commit, so far.
+    lateness: Micros,
     /// The state that the chain leads to: key to digest.
     state: BTreeMap<Vec<u8>, Sha256>,
     /// Nothing is missing so far, so what is open is known and index rows can be compared.
@@ -128,13 +135,7 @@ impl Walk<'_> {
         self.link = Link::first(&store);
         loop {
             let head: Link = meta(&snapshot, META_HEAD)?;
-            let checkpoint: Checkpoint = meta(&snapshot, META_CHECKPOINT)?;
-            if checkpoint.link.number == 0
-                && checkpoint != (Checkpoint { link: self.link, ledger: Ledger::default() })
-            {
-                self.report.say(None, "its checkpoint row does not fit the beginning of the chain");
-            }
-            self.checkpoint = Some(checkpoint);
+            self.watch(&snapshot)?;
             let stop = head.number.min(self.link.number + COMMITS_PER_SNAPSHOT);
             while self.link.number < stop {
                 self.commit(&snapshot)?;
@@ -169,6 +170,10 @@ impl Walk<'_> {
         };
         self.missing |= !found.is_empty();
         found.into_iter().for_each(|problem| self.report.add(problem));
+        let times = frames.iter().filter_map(|examined| examined.frame.as_ref()?.at());
+        if let Some(first) = times.min() {
+            self.lateness = self.lateness.max(next.written.saturating_sub(first));
+        }
         let (mut rows, mut places) = (Rows::default(), Vec::new());
         for (position, examined) in frames.iter().enumerate() {
             let Some(frame) = &examined.frame else {
@@ -265,17 +270,6 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn at_checkpoint(&mut self) {
-        let Some(checkpoint) =
-            self.checkpoint.take_if(|checkpoint| checkpoint.link.number == self.link.number)
-        else {
-            return;
-        };
-        if checkpoint.link != self.link || checkpoint.ledger != self.ledger {
-            self.report.say(Some(self.link.number), "its checkpoint row does not fit the chain there");
-        }
-    }
-
     fn finish(&mut self, snapshot: &Snapshot, head: &Link) -> Result<(), StoreError> {
         if self.link != *head && self.link.seal != Sha256::default() {
             self.report.say(None, "the row that names the end of the chain does not fit its last commit");
@@ -303,6 +297,7 @@ impl Walk<'_> {
             }
             self.check_state(snapshot, keys)?;
         }
+        self.whole(snapshot, head)?;
         if self.missing { self.orphans(snapshot) } else { Ok(()) }
     }
 

@@ -376,6 +376,20 @@ impl Snapshot {
         guarded("read a row about the store", || Ok(self.meta.get(name)?.map(|value| value.value().to_vec())))
     }
 
+    /// The names of the rows about the whole store, at most so many.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn meta_names(&self, most: usize) -> Result<Vec<String>, StoreError> {
+        guarded("list the rows about the store", || {
+            let mut names = Vec::new();
+            for row in self.meta.range::<&str>(..)?.take(most) {
+                names.push(row?.0.value().to_owned());
+            }
+            Ok(names)
+        })
+    }
+
     /// One packed commit.
     ///
     /// # Errors

@@ -324,6 +324,15 @@ pub(crate) fn edit_state(
     edit(disk, super::STATE, key, change);
 }
 
+/// As [`edit_commit`], on the rows about the whole store.
+pub(crate) fn edit_meta(
+    disk: &dyn Disk,
+    name: &str,
+    change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+) {
+    edit(disk, super::META, name, change);
+}
+
 fn edit<K: redb::Key>(
     disk: &dyn Disk,
     table: redb::TableDefinition<'_, K, &'static [u8]>,

@@ -99,6 +99,10 @@ impl Keys {
     }
 }
 
+fn checking(providers: &[IdentityProvider]) -> Verifier {
+    Verifier::new(providers, Exempt::new(|_| Ok(())))
+}
+
 fn set(signers: &[&Signer]) -> String {
     json!({"keys": signers.iter().map(|signer| &signer.public).collect::<Vec<_>>()}).to_string()
 }
@@ -118,7 +122,7 @@ fn provider(jwks: Jwks) -> IdentityProvider {
 async fn a_good_token_proves_its_user() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let user = verifier.verify(&signer.token(&claims()), at(NOW)).await.unwrap();
     let groups = vec!["eng".to_owned(), "ops".to_owned()];
     assert_eq!(user, User { provider: "corp".into(), subject: "alice".into(), groups, expires: NOW + 600 });
@@ -135,7 +139,7 @@ async fn a_good_token_proves_its_user() {
 async fn a_token_with_a_wrong_claim_is_refused_with_the_reason() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let audience = TokenError::Audience { provider: "corp".into() };
     for (claims, expected) in [
         (with("exp", json!(NOW)), TokenError::Expired { at: NOW }),
@@ -167,7 +171,7 @@ async fn a_token_with_a_wrong_claim_is_refused_with_the_reason() {
 async fn the_algorithm_is_the_policys_choice_never_the_tokens() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let refused =
         |name: &str| TokenError::Algorithm { algorithm: format!("{name:?}"), provider: "corp".into() };
     // The public key as an HMAC secret: the classic confusion.
@@ -200,7 +204,7 @@ async fn a_key_serves_only_the_algorithm_and_use_it_is_published_for() {
             changed[name] = value.clone();
         }
         keys.write(&json!({"keys": [changed, Signer::new("b").public]}).to_string());
-        let result = Verifier::new(&[keys.provider()]).verify(&signer.token(&claims()), at(NOW)).await;
+        let result = checking(&[keys.provider()]).verify(&signer.token(&claims()), at(NOW)).await;
         assert_eq!(result, Err(TokenError::Key { kid: "\"a\"".into(), provider: "corp".into() }), "{change}");
     }
 }
@@ -222,7 +226,7 @@ async fn every_listed_family_of_keys_verifies() {
     let keys = Keys::of(&[]);
     keys.write(&json!({"keys": [rsa_key, ed_key, {"kty": "new-thing"}]}).to_string());
     let algorithms = ["RS256", "PS256", "EdDSA"].map(str::to_owned).to_vec();
-    let verifier = Verifier::new(&[IdentityProvider { algorithms, ..keys.provider() }]);
+    let verifier = checking(&[IdentityProvider { algorithms, ..keys.provider() }]);
     let ed = EncodingKey::from_ed_der(seed.as_ref());
     for (name, kid, key, algorithm) in [
         ("RS256", "r", &private, Algorithm::RS256),
@@ -244,7 +248,7 @@ async fn every_listed_family_of_keys_verifies() {
 async fn a_token_changed_anywhere_is_refused() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let token = signer.token(&claims());
     assert!(verifier.verify(&token, at(NOW)).await.is_ok());
     for place in 0..token.len() {
@@ -274,7 +278,7 @@ async fn a_token_changed_anywhere_is_refused() {
 async fn what_asks_for_more_than_a_signed_token_is_refused() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     for (header, expected) in [
         (json!({"alg": "ES256", "kid": "a", "crit": ["exp"]}), TokenError::Critical),
         (json!({"alg": "ES256", "kid": "a", "crit": []}), TokenError::Critical),
@@ -298,7 +302,7 @@ async fn what_asks_for_more_than_a_signed_token_is_refused() {
 async fn a_token_is_taken_to_the_bound_and_refused_beyond() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let empty = signer.token(&with("pad", json!(""))).len();
     let room = (TOKEN_BYTES_MAX - empty) / 4 * 3 - 3;
     let fits = signer.token(&with("pad", json!("x".repeat(room))));
@@ -314,7 +318,7 @@ async fn one_provider_does_not_vouch_for_another() {
     let (keys, other_keys) = (Keys::of(&[&ours]), Keys::of(&[&theirs]));
     let issuer = "https://other.example".to_owned();
     let other = IdentityProvider { name: "other".into(), issuer, ..other_keys.provider() };
-    let verifier = Verifier::new(&[keys.provider(), other]);
+    let verifier = checking(&[keys.provider(), other]);
     let from_other = with("iss", json!("https://other.example"));
     assert_eq!(verifier.verify(&theirs.token(&from_other), at(NOW)).await.unwrap().provider, "other");
     let refused = |provider: &str| Err(TokenError::Signature { provider: provider.into() });
@@ -323,7 +327,7 @@ async fn one_provider_does_not_vouch_for_another() {
     // The same issuer with another audience is another provider.
     let audience = vec!["desk".to_owned()];
     let desk = IdentityProvider { name: "desk".into(), audience, ..keys.provider() };
-    let verifier = Verifier::new(&[keys.provider(), desk]);
+    let verifier = checking(&[keys.provider(), desk]);
     let token = ours.token(&with("aud", json!("desk")));
     assert_eq!(verifier.verify(&token, at(NOW)).await.unwrap().provider, "desk");
 }
@@ -332,7 +336,7 @@ async fn one_provider_does_not_vouch_for_another() {
 async fn a_remembered_token_ends_with_its_time_and_with_its_key() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));
     let keys = Keys::of(&[&old]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let token = old.token(&claims());
     assert!(verifier.verify(&token, at(NOW)).await.is_ok());
     assert_eq!(verifier.verified.lock().unwrap().len(), 1);
@@ -350,7 +354,7 @@ async fn a_remembered_token_ends_with_its_time_and_with_its_key() {
 async fn a_broken_key_set_leaves_the_good_one_serving_for_a_day() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let late = with("exp", json!(NOW + 2 * STALE_MAX));
     let token = signer.token(&late);
     assert!(verifier.verify(&token, at(NOW)).await.is_ok());
@@ -368,7 +372,7 @@ async fn a_broken_key_set_leaves_the_good_one_serving_for_a_day() {
     ] {
         keys.write(&broken);
         assert!(verifier.verify(&token, at(NOW)).await.is_ok(), "{broken:.100}");
-        let fresh = Verifier::new(&[keys.provider()]).verify(&token, at(NOW)).await;
+        let fresh = checking(&[keys.provider()]).verify(&token, at(NOW)).await;
         assert!(matches!(fresh, Err(TokenError::Keys { .. })), "{broken:.100}");
     }
     std::fs::remove_file(keys.path()).unwrap();
@@ -383,7 +387,7 @@ async fn a_broken_key_set_leaves_the_good_one_serving_for_a_day() {
 async fn a_new_policy_keeps_the_keys_and_asks_again_about_every_token() {
     let signer = Signer::new("a");
     let keys = Keys::of(&[&signer]);
-    let verifier = Verifier::new(&[keys.provider()]);
+    let verifier = checking(&[keys.provider()]);
     let token = signer.token(&claims());
     assert!(verifier.verify(&token, at(NOW)).await.is_ok());
     std::fs::remove_file(keys.path()).unwrap();
@@ -405,7 +409,7 @@ async fn groups_may_be_one_string_a_name_with_dots_or_a_path() {
         ("absent", claims(), vec![]),
         ("realm_access.roles", with("realm_access", json!("roles")), vec![]),
     ] {
-        let user = Verifier::new(&[claim(name)]).verify(&signer.token(&extra), at(NOW)).await.unwrap();
+        let user = checking(&[claim(name)]).verify(&signer.token(&extra), at(NOW)).await.unwrap();
         assert_eq!(user.groups, expected, "{name}");
     }
 }
@@ -458,7 +462,7 @@ impl Server {
 async fn a_key_server_is_asked_for_unknown_keys_but_not_hammered() {
     let (old, new, stranger) = (Signer::new("old"), Signer::new("new"), Signer::new("stranger"));
     let server = Server::start(set(&[&old])).await;
-    let verifier = Verifier::new(&[provider(Jwks::Url(server.url.clone()))]);
+    let verifier = checking(&[provider(Jwks::Url(server.url.clone()))]);
     let late = with("exp", json!(NOW + 2 * STALE_MAX));
     for _ in 0..3 {
         assert!(verifier.verify(&old.token(&late), at(NOW)).await.is_ok());
@@ -484,7 +488,7 @@ async fn a_key_server_is_asked_for_unknown_keys_but_not_hammered() {
 async fn a_key_server_that_fails_gives_no_keys_and_takes_none_away() {
     let signer = Signer::new("a");
     let server = Server::start(set(&[&signer])).await;
-    let verifier = Verifier::new(&[provider(Jwks::Url(server.url.clone()))]);
+    let verifier = checking(&[provider(Jwks::Url(server.url.clone()))]);
     let late = with("exp", json!(NOW + 2 * STALE_MAX));
     let token = signer.token(&late);
     server.serve("500 Oops", set(&[&signer]));

@@ -1,5 +1,5 @@
 //! The client's socket with the strict screen in it: the HTTP engine reads only bytes that passed. Refuses to wait
-//! without a bound, for heads, for bodies, and for a client that does not read.
+//! without a bound: for heads, for bodies, for a client that does not read, and for an upload that nobody takes.
 
 use std::future::Future;
 use std::io;
@@ -112,6 +112,8 @@ pub(super) struct Screened {
     at_end: bool,
     /// When the engine began to wait for the bytes it waits for now.
     waiting: Option<Instant>,
+    /// When bytes, or their end, went to the engine last, or bytes to the client.
+    moved: Instant,
     /// When the head in progress began; at first, when the connection did.
     head_began: Option<Instant>,
     read_alarm: Pin<Box<Sleep>>,
@@ -132,6 +134,7 @@ impl Screened {
             stood_in: false,
             at_end: false,
             waiting: None,
+            moved: Instant::now(),
             head_began: Some(Instant::now()),
             read_alarm: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
             write_alarm: None,
@@ -188,7 +191,8 @@ impl Screened {
             Some(began) => Some(began + HEAD_TIMEOUT),
             None if !shared.screen.between_messages() => Some(waiting + BODY_IDLE_TIMEOUT),
             None if shared.answering > 0 => None,
-            None => Some(waiting.max(shared.answered.unwrap_or(waiting)) + IDLE_TIMEOUT),
+            // From the last byte of the answer: a client may still be reading it when its entry has ended.
+            None => Some(waiting.max(shared.answered.unwrap_or(waiting)).max(self.moved) + IDLE_TIMEOUT),
         }
     }
 
@@ -217,6 +221,25 @@ impl Screened {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Bounds how long an upload may stand still once its answer has ended. The upstream takes no more of it then, so
+    /// the engine asks for no byte, and no other bound of this connection is looked at.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let (answering, answered) = {
+            let shared = self.wire.lock();
+            (shared.answering, shared.answered)
+        };
+        let (0, Some(answered), None) = (answering, answered, self.waiting) else { return Poll::Pending };
+        let due = self.moved.max(answered) + BODY_IDLE_TIMEOUT;
+        if self.read_alarm.deadline() != due {
+            self.read_alarm.as_mut().reset(due);
+        }
+        ready!(self.read_alarm.as_mut().poll(cx));
+        Poll::Ready(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the answer has ended, and the upstream took no byte of the request body for too long",
+        ))
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -258,7 +281,7 @@ impl Read for Screened {
         let mut buffer = [std::mem::MaybeUninit::uninit(); READ_BYTES];
         loop {
             if this.give(&mut out) || this.at_end {
-                this.waiting = None;
+                (this.waiting, this.moved) = (None, Instant::now());
                 return Poll::Ready(Ok(()));
             }
             if this.stood_in {
@@ -305,6 +328,7 @@ impl Write for Screened {
         match Pin::new(&mut this.stream).poll_write_vectored(cx, slices) {
             Poll::Ready(written) => {
                 this.write_alarm = None;
+                this.moved = Instant::now();
                 Poll::Ready(written)
             }
             Poll::Pending => this.poll_reader(cx).map(Err),
@@ -319,10 +343,18 @@ impl Write for Screened {
         let this = &mut *self;
         ready!(this.poll_interim(cx))?;
         this.wire.lock().writing = false;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        // The engine flushes whenever it is woken, also while it does not read.
+        match this.poll_upload(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,10 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
     let entries = entries.load(Ordering::Relaxed);
     match served {
         Ok(()) => Ok(Served { entries }),
-        Err(error) => Err(Broken { entries, why: error.to_string() }),
+        Err(error) => {
+            // The engine's own words say where it was; the cause says what happened.
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            Err(Broken { entries, why: format!("{error}{}", cause.unwrap_or_default()) })
+        }
     }
 }

@@ -5,14 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::record::chain::Problem;
+use crate::record::chain::{
+    Checkpoint, META_CHECKPOINT, META_FORMAT, META_HEAD, META_LATENESS, META_STORE, Problem,
+};
 use crate::record::frame::{Commit, FRAME_HEAD_BYTES, HEADER_BYTES};
 use crate::record::index::{Dimension, directory_key, entry_key, key};
 use crate::record::read::Reader;
 use crate::record::verify::Report;
 use crate::record::{DIRECTORY, Recorder};
 use crate::store::disk::{DATABASE, Folder};
-use crate::store::sim::{Dice, SimDisk, edit_commit, edit_index, edit_state};
+use crate::store::sim::{Dice, SimDisk, edit_commit, edit_index, edit_meta, edit_state};
 
 /// Ten entries: one commit each for its opening, one for its body, one for its end.
 struct Sample {
@@ -183,6 +185,122 @@ fn a_grant_edited_behind_the_chain_is_found() {
     assert!(sample.verify().is_clean());
     edit_state(&sample.disk, b"grant/2", |_| Some(b"mine".to_vec()));
     assert!(!sample.verify().is_clean(), "a grant that nobody put there");
+}
+
+/// What verification says of the store with this row about the whole of it, which is put back afterwards.
+fn with_row(sample: &Sample, name: &str, row: Option<Vec<u8>>) -> Report {
+    let mut kept = None;
+    edit_meta(&sample.disk, name, |before| {
+        kept = before;
+        row
+    });
+    let report = sample.verify();
+    edit_meta(&sample.disk, name, |_| kept);
+    assert!(sample.verify().is_clean(), "{:?}", sample.verify().first);
+    report
+}
+
+fn row_of(sample: &Sample, name: &str) -> Vec<u8> {
+    let mut row = None;
+    edit_meta(&sample.disk, name, |before| {
+        row.clone_from(&before);
+        before
+    });
+    row.unwrap()
+}
+
+fn says(report: &Report, word: &str) -> bool {
+    report.first.iter().any(|problem| problem.what.contains(word))
+}
+
+fn encoded(row: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_allocvec(row).unwrap()
+}
+
+#[test]
+fn a_checkpoint_that_no_commit_wrote_is_found_wherever_it_lies() {
+    let sample = Sample::new();
+    let row: Checkpoint = postcard::from_bytes(&row_of(&sample, META_CHECKPOINT)).unwrap();
+    let end = Reader::open_on(Arc::new(sample.disk.clone())).unwrap().end().unwrap();
+    for number in [0, row.link.number + 1, end - 1, end, end + 1, u64::MAX] {
+        let mut edited = row.clone();
+        edited.link.number = number;
+        let report = with_row(&sample, META_CHECKPOINT, Some(encoded(&edited)));
+        assert!(says(&report, "checkpoint"), "{number}: {:?}", report.first);
+    }
+    let mut edited = row.clone();
+    edited.link.written += 1;
+    let mut longer = encoded(&row);
+    longer.push(0);
+    for row in [None, Some(encoded(&edited)), Some(longer), Some(Vec::new())] {
+        let report = with_row(&sample, META_CHECKPOINT, row);
+        assert!(says(&report, "checkpoint") && report.commits == end, "{:?}", report.first);
+    }
+}
+
+#[test]
+fn the_beginning_of_the_chain_is_no_checkpoint_once_something_was_written() {
+    let sample = Sample::new();
+    let link = crate::record::chain::Link::first(&row_of(&sample, META_STORE));
+    let first = Checkpoint { link, ledger: crate::record::ledger::Ledger::default() };
+    let report = with_row(&sample, META_CHECKPOINT, Some(encoded(&first)));
+    assert!(says(&report, "checkpoint row lies before the first commit"), "{:?}", report.first);
+}
+
+#[test]
+fn a_long_record_of_many_starts_accuses_no_row() {
+    let disk = SimDisk::default();
+    for _ in 0..3 {
+        let recorder = Recorder::open_on(Arc::new(disk.clone()), crate::record::Tuning::default()).unwrap();
+        fill(&recorder, 100);
+        recorder.close();
+        let report = Reader::open_on(Arc::new(disk.clone())).unwrap().verify().unwrap();
+        assert!(report.is_clean(), "{:?}", report.first);
+    }
+}
+
+#[test]
+fn a_lateness_that_the_commits_do_not_have_is_found() {
+    let sample = Sample::new();
+    let recorder =
+        Recorder::open_on(Arc::new(sample.disk.clone()), crate::record::Tuning::default()).unwrap();
+    let Event::SessionOpened(mut late) = opened(session_id()) else { panic!("it opens a session") };
+    late.at = now() - 5_000_000;
+    recorder.append(Event::SessionOpened(late)).unwrap().wait().unwrap();
+    recorder.close();
+    let lateness: Micros = postcard::from_bytes(&row_of(&sample, META_LATENESS)).unwrap();
+    assert!(lateness >= 5_000_000, "{lateness}");
+    for edited in [0, 1, -1, Micros::MIN, lateness - 1, lateness + 1, Micros::MAX] {
+        let report = with_row(&sample, META_LATENESS, Some(encoded(&edited)));
+        assert!(says(&report, &format!("lateness row says {edited} ")), "{:?}", report.first);
+    }
+    let mut longer = encoded(&lateness);
+    longer.push(7);
+    for row in [None, Some(longer)] {
+        assert!(says(&with_row(&sample, META_LATENESS, row), "its lateness row"));
+    }
+}
+
+#[test]
+fn an_edited_or_missing_row_about_the_store_is_found_and_one_that_nothing_writes_too() {
+    let sample = Sample::new();
+    for name in [META_FORMAT, META_STORE, META_HEAD] {
+        assert!(says(&with_row(&sample, name, None), &format!("its {name} row")), "{name}");
+    }
+    let report = with_row(&sample, META_FORMAT, Some(encoded(&2_u32)));
+    assert!(says(&report, "its format row says 2"), "{:?}", report.first);
+    assert!(
+        says(&with_row(&sample, META_FORMAT, Some(vec![0x81, 0])), "its format row"),
+        "another spelling of 1"
+    );
+    assert!(!with_row(&sample, META_STORE, Some(vec![0; 32])).is_clean());
+    for name in ["", "Format", "note\u{1b}[2J", "zebra"] {
+        let report = with_row(&sample, name, Some(b"1".to_vec()));
+        assert!(
+            says(&report, &format!("{name:?}")) && !report.first[0].what.contains('\u{1b}'),
+            "{report:?}"
+        );
+    }
 }
 
 #[test]

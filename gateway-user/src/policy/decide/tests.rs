@@ -1,5 +1,8 @@
 //! What a decision promises. Most of these show a refusal.
 
+mod by_hand;
+mod who;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -257,127 +260,6 @@ fn a_request_that_is_several_operations_needs_all_of_them() {
 }
 
 #[test]
-fn each_target_gets_the_principal_it_requires_or_refuses() {
-    let require = |word: &str, direction: &str| {
-        let target = format!(
-            "[[target]]\nname = \"t\"\ndirection = \"{direction}\"\nports = [9]\naddresses = [\"10.9.0.1\"]\n"
-        );
-        let line = if word.is_empty() { String::new() } else { format!("require = \"{word}\"\n") };
-        set_of(&format!("{NOUNS}\n{target}{line}"), PERMIT)
-    };
-    let user = |sample: &mut Sample| sample.user = Some("ann".into());
-    let process = |sample: &mut Sample| sample.uid = Some(1);
-    let both = |sample: &mut Sample| {
-        user(sample);
-        process(sample);
-    };
-    let nobody = |_: &mut Sample| {};
-    type Row<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Sample), Result<&'a str, Cause>);
-    let cases: [Row<'_>; 18] = [
-        ("user", "inbound", &nobody, Err(Cause::NoUser)),
-        ("user", "inbound", &process, Err(Cause::NoUser)),
-        ("user", "inbound", &both, Ok("User")),
-        ("workload", "inbound", &user, Err(Cause::NoWorkload)),
-        ("workload", "inbound", &both, Ok("Workload")),
-        ("both", "inbound", &nobody, Err(Cause::NoWorkload)),
-        ("both", "inbound", &user, Err(Cause::NoWorkload)),
-        ("both", "inbound", &process, Err(Cause::NoUser)),
-        ("both", "inbound", &both, Ok("User")),
-        ("peer", "inbound", &nobody, Ok("Peer")),
-        ("peer", "inbound", &user, Ok("Peer")),
-        ("peer", "inbound", &both, Ok("Workload")),
-        ("", "inbound", &nobody, Err(Cause::NoUser)),
-        ("", "inbound", &user, Ok("User")),
-        ("", "inbound", &both, Ok("Workload")),
-        ("", "outbound", &nobody, Err(Cause::NoWorkload)),
-        ("", "outbound", &user, Err(Cause::NoWorkload)),
-        ("", "outbound", &process, Ok("Workload")),
-    ];
-    for (word, direction, who, expected) in cases {
-        let set = require(word, direction);
-        let mut sample = Sample { uid: None, ..request("t", "GET", "/") };
-        who(&mut sample);
-        let decision = ask(&set, &sample, &[]);
-        match expected {
-            Ok(kind) => {
-                assert_eq!(decision.answer, Answer::Allow, "{word} {direction} {decision:?}");
-                assert!(
-                    decision.reason.contains(&format!(" for {kind}::")),
-                    "{word} {direction} {}",
-                    decision.reason
-                );
-            }
-            Err(cause) => {
-                assert_eq!((decision.answer, decision.cause), (Answer::Deny, cause), "{word} {direction}")
-            }
-        }
-    }
-}
-
-#[test]
-fn a_user_gets_no_role_of_the_process_and_the_process_none_of_the_user() {
-    let nouns = NOUNS.replace("ports = [81]", "ports = [81]\nrequire = \"both\"");
-    let set = set_of(&nouns, "permit (principal in Role::\"one\", action, resource == Target::\"plain\");");
-    let mut sample = request("plain", "GET", "/");
-    sample.user = Some("ann".into());
-    assert_eq!(ask(&set, &sample, &[]).cause, Cause::NoRule, "uid 1 has the role, the user has not");
-    sample.groups = vec!["one".into()];
-    sample.uid = Some(7);
-    assert_eq!(ask(&set, &sample, &[]).answer, Answer::Allow);
-    let process = "permit (principal, action, resource == Target::\"plain\")\n\
-                   when { context has workload && context.workload in Role::\"one\" };";
-    assert_eq!(
-        ask(&set_of(&nouns, process), &sample, &[]).cause,
-        Cause::NoRule,
-        "the user has the role, uid 7 has not"
-    );
-}
-
-#[test]
-fn a_role_by_provider_is_no_role_at_another() {
-    let nouns = format!(
-        "{}\n{}",
-        NOUNS.replace("ports = [81]", "ports = [81]\nrequire = \"user\""),
-        r#"
-[[identity_provider]]
-name = "guests"
-issuer = "https://guests.example.com"
-audience = ["tidegate"]
-algorithms = ["ES256"]
-jwks = "guests.json"
-"#
-    );
-    let set =
-        set_of(&nouns, "permit (principal in Role::\"corp-staff\", action, resource == Target::\"plain\");");
-    let mut sample = request("plain", "GET", "/");
-    (sample.user, sample.provider) = (Some("ann".into()), Some("corp".into()));
-    assert_eq!(ask(&set, &sample, &[]).answer, Answer::Allow);
-    sample.provider = Some("guests".into());
-    assert_eq!(ask(&set, &sample, &[]).answer, Answer::Deny);
-}
-
-#[test]
-fn the_executable_narrows_and_units_below_a_service_are_not_believed() {
-    let set = set("permit (principal in Role::\"two\", action, resource == Target::\"plain\");");
-    let allowed = |unit: Option<&str>, cgroup: Option<&str>, executable: Option<&str>| {
-        let mut sample = request("plain", "GET", "/");
-        sample.uid = Some(7);
-        sample.unit = unit.map(str::to_owned);
-        sample.cgroup = cgroup.map(str::to_owned);
-        sample.executable = executable.map(str::to_owned);
-        ask(&set, &sample, &[]).answer == Answer::Allow
-    };
-    let two = Some("/bin/two");
-    assert!(allowed(Some("two.service"), None, two));
-    assert!(allowed(Some("x.service"), Some("/two.slice/x.service"), two));
-    assert!(!allowed(Some("two.service"), None, None), "an executable that is not established is none");
-    assert!(!allowed(Some("two.service"), None, Some("/bin/three")));
-    assert!(!allowed(Some("x.service"), None, two));
-    let delegated = "/user.slice/user-7.slice/user@7.service/two.slice/two.service";
-    assert!(!allowed(Some("user@7.service"), Some(delegated), two));
-}
-
-#[test]
 fn all_masks_stay_but_those_a_permit_of_reveal_clears() {
     let sample = request("svc", "GET", "/x");
     let names = |rules: &str, sample: &Sample, approved: &[&str]| -> Vec<String> {
@@ -489,126 +371,12 @@ fn what_is_asked_is_what_the_schema_says() {
 }
 
 #[test]
-fn a_remote_peer_is_known_by_its_canonical_address() {
-    let nouns = NOUNS.replace("ports = [81]", "ports = [81]\nrequire = \"peer\"");
-    let set =
-        set_of(&nouns, "permit (principal == Peer::\"192.0.2.9\", action, resource == Target::\"plain\");");
-    let mapped = Ipv4Addr::new(192, 0, 2, 9).to_ipv6_mapped();
-    let sample = Sample { uid: None, peer: Some(IpAddr::V6(mapped)), ..request("plain", "GET", "/") };
-    assert_eq!(ask(&set, &sample, &[]).answer, Answer::Allow);
-}
-
-#[test]
 fn the_same_question_always_gets_the_same_answer() {
     let set = set(PERMIT);
     let sample = request("svc", "GET", "/x");
     let first = format!("{:?}", ask(&set, &sample, &[]));
     for _ in 0..20 {
         assert_eq!(format!("{:?}", ask(&set, &sample, &[])), first);
-    }
-}
-
-/// A rule of the generated sets, simple enough to judge by hand.
-#[derive(Debug, Clone)]
-struct Simple {
-    forbids: bool,
-    approval: Option<&'static str>,
-    /// `a`, `b`, the group, or any.
-    action: Option<&'static str>,
-    /// Role `one`, by uid 1.
-    only_one: bool,
-    only_get: bool,
-}
-
-impl Simple {
-    fn text(&self) -> String {
-        let approval = self.approval.map(|name| format!("@approval(\"{name}\") ")).unwrap_or_default();
-        let effect = if self.forbids { "forbid" } else { "permit" };
-        let principal = if self.only_one { "principal in Role::\"one\"" } else { "principal" };
-        let action = match self.action {
-            None => "action".to_owned(),
-            Some("request") => "action in Action::\"request\"".to_owned(),
-            Some(name) => format!("action == Action::\"{name}\""),
-        };
-        let when = if self.only_get { " when { context.method == \"GET\" }" } else { "" };
-        // Without a resource, `open` has no method to look at.
-        let action = if self.only_get && self.action.is_none() {
-            "action in Action::\"request\"".to_owned()
-        } else {
-            action
-        };
-        format!("{approval}{effect} ({principal}, {action}, resource == Target::\"svc\"){when};\n")
-    }
-
-    fn matches(&self, action: &str, uid: u32, method: &str) -> bool {
-        let about = self.action.is_none_or(|name| name == "request" || name == action);
-        about && (!self.only_one || uid == 1) && (!self.only_get || method == "GET")
-    }
-}
-
-fn simple() -> impl Strategy<Value = Simple> {
-    let approval = prop_oneof![Just(None), Just(Some("x")), Just(Some("y")), Just(Some("z"))];
-    let action = prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("request"))];
-    (any::<bool>(), approval, action, any::<bool>(), any::<bool>()).prop_map(
-        |(forbids, approval, action, only_one, only_get)| Simple {
-            forbids,
-            approval: approval.filter(|_| forbids),
-            action,
-            only_one,
-            only_get,
-        },
-    )
-}
-
-/// Whether the matching rules allow once exactly these approvals have lifted theirs.
-fn allows(matching: &[&Simple], lifted: &[&str]) -> bool {
-    let stands = |rule: &&&Simple| rule.forbids && !rule.approval.is_some_and(|name| lifted.contains(&name));
-    matching.iter().any(|rule| !rule.forbids) && !matching.iter().any(|rule| stands(&rule))
-}
-
-/// By the words of the design: tries every set of approvals, smallest first.
-fn by_hand(rules: &[Simple], actions: &[&str], uid: u32, method: &str, approved: &[&str]) -> Answer {
-    let mut needed: Vec<String> = Vec::new();
-    for action in actions {
-        let matching: Vec<&Simple> = rules.iter().filter(|rule| rule.matches(action, uid, method)).collect();
-        let mut ways: Vec<Vec<&str>> = (0_u32..8)
-            .map(|bits| {
-                ["x", "y", "z"]
-                    .into_iter()
-                    .enumerate()
-                    .filter(|(at, _)| bits >> at & 1 == 1)
-                    .map(|(_, name)| name)
-                    .collect()
-            })
-            .collect();
-        ways.sort_by_key(Vec::len);
-        let enough = |more: &&Vec<&str>| allows(&matching, &[more.as_slice(), approved].concat());
-        match ways.iter().find(enough) {
-            Some(more) => needed.extend(more.iter().map(|name| (*name).to_owned())),
-            None => return Answer::Deny,
-        }
-    }
-    needed.sort_unstable();
-    needed.dedup();
-    if needed.is_empty() { Answer::Allow } else { Answer::Hold { approvals: needed } }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
-    #[test]
-    fn lifting_means_what_the_design_says(
-        rules in proptest::collection::vec(simple(), 0..7),
-        uid in 1_u32..3,
-        method in prop_oneof![Just("GET"), Just("POST")],
-        path in prop_oneof![Just(("/a/x", vec!["a", "b"])), Just(("/x", vec!["b"]))],
-        approved in proptest::sample::subsequence(vec!["x", "y", "z"], 0..=2),
-    ) {
-        let text: String = rules.iter().map(Simple::text).collect();
-        let set = set(&text);
-        let sample = Sample { uid: Some(uid), ..request("svc", method, path.0) };
-        let decision = ask(&set, &sample, &approved);
-        prop_assert_eq!(decision.answer, by_hand(&rules, &path.1, uid, method, &approved), "{}", text);
     }
 }
 

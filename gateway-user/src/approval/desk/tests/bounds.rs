@@ -1,0 +1,61 @@
+//! The desk at its bounds: refused there, and not before.
+
+use super::*;
+
+#[tokio::test]
+async fn one_subject_cannot_fill_the_desk() {
+    let room = Room::new();
+    let ann = user("ann");
+    for n in 0..DEMANDS_PER_SUBJECT_MAX {
+        let _ = room.hold(&ann, &n.to_string()).await;
+    }
+    let refused = room.desk.hold(room.draft(&ann, "more"), &room.set).await;
+    assert!(matches!(refused, Err(DeskError::SubjectFull(_))));
+    let _ = room.hold(&user("bob"), "x").await;
+    let first = room.desk.list()[0].id;
+    room.vote(first, 1002, false).await.unwrap();
+    let _ = room.hold(&ann, "more").await;
+}
+
+#[tokio::test]
+async fn one_subject_cannot_fill_the_memory() {
+    let room = Room::new();
+    let ann = user("ann");
+    let most = "x".repeat(DEMAND_BYTES_PER_SUBJECT_MAX - "PUT".len());
+    let fits = room.hold(&ann, &most).await.demand();
+    let refused = room.desk.hold(room.draft(&ann, "y"), &room.set).await;
+    assert!(matches!(refused, Err(DeskError::SubjectFull(_))));
+    room.vote(fits, 1002, false).await.unwrap();
+    let over = format!("{most}x");
+    assert!(matches!(
+        room.desk.hold(room.draft(&ann, &over), &room.set).await,
+        Err(DeskError::SubjectFull(_))
+    ));
+}
+
+#[tokio::test]
+async fn the_desk_is_full_at_its_bound_and_not_before() {
+    let room = Room::new();
+    for n in 0..DEMANDS_MAX {
+        let _ = room.hold(&user(&format!("u{}", n / DEMANDS_PER_SUBJECT_MAX)), &n.to_string()).await;
+    }
+    let eve = user("eve");
+    assert!(matches!(room.desk.hold(room.draft(&eve, "x"), &room.set).await, Err(DeskError::Full)));
+}
+
+#[tokio::test]
+async fn a_comment_is_bounded() {
+    let room = Room::new();
+    let waiting = room.hold(&user("ann"), "x").await;
+    let set: Arc<dyn Electorate> = Arc::new(room.set.clone());
+    let say = |length| {
+        room.desk.vote(waiting.demand(), account(1002), true, Some("c".repeat(length)), Arc::clone(&set))
+    };
+    assert!(matches!(say(COMMENT_BYTES_MAX + 1).await, Err(VoteError::LongComment)));
+    say(COMMENT_BYTES_MAX).await.unwrap();
+}
+
+#[test]
+fn a_grant_of_endless_length_does_not_overflow() {
+    assert_eq!(quorum::end_of(Timestamp::UNIX_EPOCH, SignedDuration::MAX), Timestamp::MAX);
+}

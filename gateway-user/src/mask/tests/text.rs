@@ -1,0 +1,148 @@
+//! Text: what detectors find is gone, wherever it was cut and however it is coded, or the body is refused.
+
+use super::*;
+
+#[test]
+fn text_is_masked_the_same_in_any_split() {
+    let texts = [
+        "Pay 4111 1111 1111 1111, 5555-5555-5555-4444;37828224631000,5 or 378282246310005. 123-45-6789, 000-12-3456",
+        "mailto:bob@example.com, <a.b@c.de>, x@y, @z.de, jo@x.com. jo@x.com.. \"q\"@x.com a@b.cd@e.fg josé@exämple.org",
+        "log: token=ghp_abcdefghijklmnopqrstuvwxyz0123456789, AKIAIOSFODNN7EXAMPLE AKIAIOSFODNN7EXAMPLEX sk_live_abcdefghij1",
+        "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2ln. And eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0. eyJx.y",
+        "a\n-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIA==\n-----END EC PRIVATE KEY-----\nb -----BEGIN PUBLIC KEY-----\nMFk\n",
+        "-----BEGIN PRIVATE KEY-----\nMHcCAQEEIA -----END nothing",
+        "aws_secret_access_key = \"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\" secret da39a3ee5e6b4b0d3255bfef95601890afd80709x",
+        "ssn: 123456789, SSN 12345678 and 987654321 social security number 123456789.",
+        "{\"e\":\"\\u0062ob@example.com\",\"n\":\"a\\nbob@x.io\"} \\ud83d\\ude00 \\u00",
+        "a1b2c3d4e5f60718293a4b5c6d7e8f90-us12 123456789:AAabcdefghijklmnopqrstuvwxyz0123456 Abc8Q~abcdefghijklmnopqrstuvwxyz-_12345",
+        "secret_key=\",\"4111 1111 1111 1111123456789:AAabcdefghijklmnopqrstuvwxyz012345ghp_abcdefghijklmnopqrstuvwxyz01234567894111 1",
+        "Authorization: Bearer abcdef0123456789abcdef, Basic dXNlcjpwYXNzd29yZA== ",
+        "authorization=Token 22cb987851bc5659229114c6 Authorization: required, HEROKU_KEY = 12345678-ABCD-ABCD-ABCD-1234567890AB",
+        "JIRA_TOKEN='HXe8DGg1iJd2AopzyxkFB7F2' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx 911602140448729|AY-lRJZq9BoDLobvAiP25L7RcMg",
+    ];
+    for text in texts {
+        for style in [Style::Stars, Style::KeepLast4] {
+            for media in [Media::Text, Media::Form, Media::Opaque] {
+                same_in_every_split(&all_detectors(style), &media, text.as_bytes());
+            }
+        }
+    }
+    let plan = all_detectors(Style::Stars);
+    assert_eq!(
+        text_of(&plan, texts[0]),
+        "Pay ********, ********;37828224631000,5 or ********. ********, 000-12-3456"
+    );
+    assert_eq!(
+        text_of(&plan, texts[1]),
+        "mailto:********, <********>, x@y, @z.de, ********. ********.. \"q\"@x.com ******** ********"
+    );
+    assert_eq!(text_of(&plan, texts[2]), "log: token=********, ******** AKIAIOSFODNN7EXAMPLEX ********");
+    assert_eq!(text_of(&plan, texts[3]), "jwt ********. And ********. eyJx.y");
+    assert_eq!(text_of(&plan, texts[4]), "a\n********\nb -----BEGIN PUBLIC KEY-----\nMFk\n");
+    assert_eq!(text_of(&plan, texts[5]), "********nothing");
+    assert_eq!(
+        text_of(&plan, texts[6]),
+        "aws_secret_access_key = \"********\" secret da39a3ee5e6b4b0d3255bfef95601890afd80709x"
+    );
+    assert_eq!(
+        text_of(&plan, texts[7]),
+        "ssn: ********, SSN 12345678 and 987654321 social security number ********."
+    );
+    assert_eq!(text_of(&plan, texts[8]), "{\"e\":\"********\",\"n\":\"a\\n********\"} \\ud83d\\ude00 \\u00");
+    assert_eq!(text_of(&plan, texts[9]), "******** ******** ********");
+    assert_eq!(text_of(&plan, texts[11]), "Authorization: ********, ******** ");
+    assert_eq!(
+        text_of(&plan, texts[12]),
+        "authorization=Token ******** Authorization: required, HEROKU_KEY = ********"
+    );
+    assert_eq!(
+        text_of(&plan, texts[13]),
+        "JIRA_TOKEN='********' GB90YNTU67299444055881 ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ********"
+    );
+}
+
+#[test]
+fn random_text_of_secrets_and_noise_is_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::KeepLast4);
+    let noise = [
+        " ", ".", "-", "@", "4", "1111", "eyJ", "sk-", "secret", "\\", "\\n", "%40", "é", "-----", "END",
+        "a", "_", ":", "\n",
+    ];
+    let mut random = Random(3);
+    for _ in 0..40 {
+        let mut text = String::new();
+        for _ in 0..12 {
+            let (secret, other) = (*random.pick(&SECRETS), *random.pick(&noise));
+            text.push_str(if random.below(3) == 0 { secret } else { other });
+        }
+        for media in [Media::Text, Media::Form, Media::Opaque] {
+            same_in_every_split(&plan, &media, text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for text in [
+        &b"[\"\xa3bob@example.com .\""[..],
+        b"a \x80\x80\x80\x80\x80bob@x.io\xff",
+        b"\xc3bob@x.io\xc3 ",
+        b"\xe9t\xe9@x.fr",
+    ] {
+        same_in_every_split(&plan, &Media::Text, text);
+        same_in_every_split(&plan, &Media::Opaque, text);
+    }
+    assert_eq!(run(&plan, &Media::Text, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"********");
+    assert_eq!(run(&plan, &Media::Opaque, [&b"[\"\xa3bob@example.com"[..]]).unwrap().0, b"[\"\xa3********");
+}
+
+#[test]
+fn a_find_never_parts_a_character() {
+    let plan = all_detectors(Style::Stars);
+    let host = format!("bob@x.{}", "é".repeat(200));
+    let key = format!("-----BEGIN PRIVATE KEY-----{}", "é".repeat(40_000));
+    for secret in [
+        "-----BEGIN PRIVATE KEY-----\\nAAAA\\n-----END PRIVATE 0123456789012345678901234567890123456789012345678901é",
+        &host,
+        &format!("{host}."),
+        &format!("{}@x.io", "é".repeat(100)),
+        &key,
+    ] {
+        for body in [format!("[\"{secret} ok\"]"), format!("[\"x{secret}\"]")] {
+            let expected = json_of(&plan, &body);
+            assert!(
+                serde_json::from_str::<Value>(&expected).is_ok() && expected.contains("********"),
+                "{expected}"
+            );
+            let (got, _) = run(&plan, &Media::Text, body.as_bytes().chunks(7)).unwrap();
+            assert_eq!(String::from_utf8(got).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_second_key_block_that_starts_inside_the_first_is_hidden_to_its_own_end() {
+    let text = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----BEGIN PRIVATE KEY------END x\nQUJD\n-----END PRIVATE KEY----- ok";
+    let plan = all_detectors(Style::Stars);
+    assert_eq!(text_of(&plan, text), "******** ok");
+    same_in_every_split(&plan, &Media::Text, text.as_bytes());
+}
+
+#[test]
+fn text_that_detectors_cannot_read_is_refused() {
+    let plan = all_detectors(Style::Stars);
+    let utf16: Vec<u8> = "4111111111111111".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for media in [
+        Media::Text,
+        Media::of(Some("text/plain; charset=utf-16")),
+        Media::of(Some("application/json;charset=utf-32")),
+    ] {
+        let (error, out) = run(&plan, &media, [&utf16[..]]).unwrap_err();
+        assert!(matches!(error, MaskError::Encoding(_)), "{error}");
+        assert_eq!(out, b"");
+        assert_eq!(whole(&plan, &media, b""), "");
+    }
+    // Without a mask nothing is read, so nothing is refused.
+    assert_eq!(run(&Plan::new(&[]), &Media::Unreadable("x".into()), [&utf16[..]]).unwrap().0, utf16);
+}
