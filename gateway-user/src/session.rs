@@ -36,7 +36,7 @@ pub async fn serve(gateway: Arc<Gateway>, flow: Flow, client: TcpStream) {
     }
     match protocol::http::drive(client, &judge, &gateway.dialer).await {
         Ok(Served { entries }) => session.close(entries, Ending::Finished),
-        Err(Broken { entries, why }) => session.close(entries, Ending::ByClient(why)),
+        Err(Broken { entries, ending }) => session.close(entries, ending),
     }
 }
 

@@ -3,14 +3,19 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::kernel::Exempt;
@@ -153,10 +158,56 @@ impl Line {
         request: http::Request<RequestBody>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         tracing::trace!(entry = %permit.entry(), target = permit.target(), "sent");
-        match tokio::time::timeout(RESPONSE_HEAD_TIMEOUT, self.sender.send_request(request)).await {
-            Ok(answer) => answer.map_err(UpstreamError::Exchange),
-            Err(_) => Err(UpstreamError::ResponseTimeout),
+        let moved = Arc::new(Mutex::new(Instant::now()));
+        let request = request.map(|body| Watched::over(body, &moved));
+        let answer = self.sender.send_request(request);
+        tokio::pin!(answer);
+        loop {
+            let due = *moved.lock().unwrap_or_else(PoisonError::into_inner) + RESPONSE_HEAD_TIMEOUT;
+            match tokio::time::timeout_at(due, &mut answer).await {
+                Ok(answer) => return answer.map_err(UpstreamError::Exchange),
+                Err(_)
+                    if *moved.lock().unwrap_or_else(PoisonError::into_inner) + RESPONSE_HEAD_TIMEOUT
+                        > due => {}
+                Err(_) => return Err(UpstreamError::ResponseTimeout),
+            }
         }
+    }
+}
+
+/// A request body that notes when it moved last: the wait for the answer counts from there.
+struct Watched {
+    body: RequestBody,
+    moved: Arc<Mutex<Instant>>,
+}
+
+impl Watched {
+    fn over(body: RequestBody, moved: &Arc<Mutex<Instant>>) -> RequestBody {
+        if body.is_end_stream() { body } else { Self { body, moved: Arc::clone(moved) }.boxed_unsync() }
+    }
+}
+
+impl Body for Watched {
+    type Data = <RequestBody as Body>::Data;
+    type Error = <RequestBody as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -168,9 +219,8 @@ impl Drop for Line {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt, Empty};
+    use http_body_util::Empty;
     use tokio::net::TcpListener;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::operation::EntryId;
@@ -199,6 +249,35 @@ mod tests {
         assert_eq!((refused.status(), refused.word()), (504, "timeout"));
         let waited = began.elapsed();
         assert!(waited >= RESPONSE_HEAD_TIMEOUT && waited < RESPONSE_HEAD_TIMEOUT * 2, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_takes_long_is_answered_all_the_same() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut line = dialer().dial(&permit(), target.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = target.accept().await.unwrap();
+        let answer = tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut got = Vec::new();
+            while !got.ends_with(b"0\r\n\r\n") {
+                assert!(stream.read_buf(&mut got).await.unwrap() > 0);
+            }
+            stream.write_all(b"HTTP/1.1 204 Done\r\n\r\n").await.unwrap();
+            stream
+        });
+        tokio::time::pause();
+        let step = RESPONSE_HEAD_TIMEOUT / 2;
+        let frames = futures_util::stream::unfold(0, move |sent| async move {
+            tokio::time::sleep(step).await;
+            let frame = Frame::data(Bytes::from_static(b"some of it"));
+            (sent < 5).then_some((Ok(frame), sent + 1))
+        });
+        let body = http_body_util::StreamBody::new(frames).boxed_unsync();
+        let began = Instant::now();
+        let answered = line.send(permit(), http::Request::post("/").body(body).unwrap()).await.unwrap();
+        assert_eq!(answered.status(), 204);
+        assert!(began.elapsed() > RESPONSE_HEAD_TIMEOUT * 2);
+        drop(answer.await);
     }
 
     #[tokio::test]

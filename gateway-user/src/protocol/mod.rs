@@ -3,6 +3,8 @@
 
 pub mod http;
 
+use crate::record::entry::Ending;
+
 /// How a flow ended, as far as its driver can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
@@ -11,11 +13,10 @@ pub struct Served {
 }
 
 /// A flow that did not end as it should.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
     /// Operations it carried until then.
     pub entries: u64,
-    /// What broke.
-    pub why: String,
+    /// What broke it, and whose fault that was.
+    pub ending: Ending,
 }

@@ -98,6 +98,19 @@ impl Drop for Answering {
     }
 }
 
+/// Why an upload ends that goes on after its answer.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the answer has ended, and the upstream took no byte of the request body for too long")]
+pub(super) struct Stalled;
+
+impl Stalled {
+    /// Whether this is what a connection ended by.
+    pub(super) fn is(error: &(dyn std::error::Error + 'static)) -> bool {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 /// The client's socket.
 pub(super) struct Screened {
     stream: TcpStream,
@@ -236,10 +249,7 @@ impl Screened {
             self.read_alarm.as_mut().reset(due);
         }
         ready!(self.read_alarm.as_mut().poll(cx));
-        Poll::Ready(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the answer has ended, and the upstream took no byte of the request body for too long",
-        ))
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, Stalled))
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,10 +15,11 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
 
 use self::exchange::Exchange;
-use self::io::Screened;
+use self::io::{Screened, Stalled};
 use super::{Broken, Served};
 use crate::judge::Judge;
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::record::entry::Ending;
 use crate::upstream::Dialer;
 
 /// Drives one flow to its end.
@@ -58,8 +59,10 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
         Ok(()) => Ok(Served { entries }),
         Err(error) => {
             // The engine's own words say where it was; the cause says what happened.
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            Err(Broken { entries, why: format!("{error}{}", cause.unwrap_or_default()) })
+            let cause = std::error::Error::source(&error);
+            let why = format!("{error}{}", cause.map(|cause| format!(": {cause}")).unwrap_or_default());
+            let ending = if cause.is_some_and(Stalled::is) { Ending::ByUpstream } else { Ending::ByClient };
+            Err(Broken { entries, ending: ending(why) })
         }
     }
 }
