@@ -50,8 +50,6 @@ fn intent(session: SessionId) -> Event {
         rules: vec!["react.cedar#read".into()],
         reason: "allowed by react.cedar#read".into(),
         policy: None,
-        demand: None,
-        digest: None,
         head: Head { line: "GET /v1/runs HTTP/1.1".into(), fields },
     }))
 }

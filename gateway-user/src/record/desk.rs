@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, info};
 use uuid::Uuid;
 
-use super::entry::{Event, Micros};
+use super::entry::{Event, Interrupted, Micros};
 use super::journal::StateOp;
 use super::{RecordError, Stats, Tuning};
 use crate::limits;
-use crate::store::Viewer;
+use crate::store::{StoreError, Viewer};
 
 pub(super) type Answer = Result<(), RecordError>;
 pub(super) type Waiter = oneshot::Sender<Answer>;
@@ -43,6 +43,8 @@ pub(super) struct Desk {
     pub(super) down: Option<Arc<str>>,
     /// Since when the disk does not answer, if the watchdog, not the writer, set `down`.
     pub(super) hung: Option<Micros>,
+    /// Since when there is no space for anything new, and why. What has begun is still written.
+    pub(super) tight: Option<(Micros, Arc<str>)>,
     /// Openings that were refused a moment ago: their ends are not owed.
     pub(super) refused: HashSet<Uuid>,
     /// Flows and operations refused since the record went down.
@@ -123,6 +125,7 @@ impl Desk {
             writing: None,
             down: None,
             hung: None,
+            tight: None,
             refused: HashSet::new(),
             refused_flows: 0,
             refused_operations: 0,
@@ -162,6 +165,24 @@ impl Desk {
         if self.ends.len() < limits::ENDS_KEPT_MAX {
             self.ends.push(end);
         }
+    }
+
+    /// Refuses what begins something: there is no space for what it would bring.
+    pub(super) fn tighten(&mut self, cause: &StoreError, events: Vec<Event>) {
+        self.stats.refused += events.len() as u64;
+        self.lose(events);
+        if self.tight.is_none() {
+            error!(reason = %cause, "no space for the record of anything new; nothing new is forwarded until there is");
+            self.tight = Some((now(), cause.to_string().into()));
+        }
+    }
+
+    /// What was refused since, as an event; nothing of it is told again.
+    pub(super) fn gap(&mut self, since: Micros, reason: &str) -> Event {
+        let (flows, operations) =
+            (mem::take(&mut self.refused_flows), mem::take(&mut self.refused_operations));
+        info!(flows, operations, "the record is written again");
+        Event::Interrupted(Interrupted { at: now(), since, reason: reason.to_owned(), flows, operations })
     }
 
     /// Refuses everything from now on, and whoever waits.

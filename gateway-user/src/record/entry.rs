@@ -59,6 +59,12 @@ impl Event {
         })
     }
 
+    /// Whether it begins an entry or a session, of which more will have to be written.
+    #[must_use]
+    pub fn is_beginning(&self) -> bool {
+        matches!(self, Self::SessionOpened(_) | Self::Intent(_))
+    }
+
     /// Whether it ends an entry or a session. An end is never given up while its beginning stands in the record.
     #[must_use]
     pub fn is_end(&self) -> bool {

@@ -34,6 +34,9 @@ pub enum StateOp {
 pub(crate) enum Refused {
     /// Its subject is not open. The rest of the commit is unharmed.
     NotOpen(NotOpen),
+    /// It begins something, and there is no space for what that will bring: why, and what it was. The rest of the
+    /// commit is unharmed.
+    NoRoom(StoreError, Vec<Event>),
     /// The commit as a whole cannot be written.
     Store(StoreError),
 }
@@ -125,6 +128,11 @@ impl Journal {
 
     /// Takes changes of state and events into the commit: all or none.
     pub(crate) fn add(&mut self, state: Vec<StateOp>, events: Vec<Event>) -> Result<(), Refused> {
+        if events.iter().any(Event::is_beginning)
+            && let Err(cause) = self.make_room()
+        {
+            return Err(Refused::NoRoom(cause, events));
+        }
         // One alone is all or none by itself.
         if state.len() + events.len() > 1 {
             self.ledger.check(&events).map_err(Refused::NotOpen)?;
@@ -136,6 +144,14 @@ impl Journal {
             self.add_event(event)?;
         }
         Ok(())
+    }
+
+    /// Makes sure that there is space for what an operation brings.
+    ///
+    /// # Errors
+    /// There is not.
+    pub(crate) fn make_room(&mut self) -> Result<(), StoreError> {
+        self.bodies.make_room()
     }
 
     /// Takes one event into the commit.

@@ -73,7 +73,9 @@ impl Writer {
     }
 
     pub(crate) fn health(&self) -> Health {
-        self.0.desk().down.clone().map_or(Health::Up, Health::Down)
+        let desk = self.0.desk();
+        let reason = desk.down.as_ref().or(desk.tight.as_ref().map(|(_, reason)| reason));
+        reason.map_or(Health::Up, |reason| Health::Down(Arc::clone(reason)))
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -126,7 +128,7 @@ fn take_over(journal: &mut Journal) -> Result<u64, RecordError> {
 fn refusal(refused: Refused) -> RecordError {
     match refused {
         Refused::NotOpen(cause) => cause.into(),
-        Refused::Store(cause) => cause.into(),
+        Refused::NoRoom(cause, _) | Refused::Store(cause) => cause.into(),
     }
 }
 
@@ -166,8 +168,8 @@ impl Loop {
         self.shared.done.notify_all();
     }
 
-    /// Waits for work that is due, then for the crowd that comes with it, and takes all of it; `None` when there is none
-    /// and the writer shall stop.
+    /// Waits for work that is due, then for the crowd that comes with it, and takes all of it; nothing where it is time to
+    /// look for space; `None` when there is none and the writer shall stop.
     fn take(&self, gather: Duration) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
         loop {
@@ -175,13 +177,20 @@ impl Loop {
             if idle && desk.stopping {
                 return None;
             }
-            let wait = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
-            if !idle && (desk.stopping || !desk.ends.is_empty() || wait.is_none_or(|wait| wait.is_zero())) {
+            let due = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
+            if !idle && (desk.stopping || !desk.ends.is_empty() || due.is_none_or(|wait| wait.is_zero())) {
                 break;
             }
+            // Where there was no space, it is looked for now and then.
+            let wait = due.or(desk.tight.is_some().then_some(self.shared.tuning.retry));
             desk = match wait {
                 Some(wait) => {
-                    self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner).0
+                    let (woken, waited) =
+                        self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner);
+                    if idle && waited.timed_out() && woken.queue.is_empty() && woken.ends.is_empty() {
+                        return Some((Vec::new(), Vec::new()));
+                    }
+                    woken
                 }
                 None => self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner),
             };
@@ -204,11 +213,20 @@ impl Loop {
         let before = journal.link().sequence;
         let mut waiters = Vec::with_capacity(items.len());
         let mut items = items.into_iter();
-        let mut failed = None;
+        let (mut failed, mut room) = (None, None);
         for Item { state, events, waiter } in items.by_ref() {
+            let begins = events.iter().any(Event::is_beginning);
             match journal.add(state, events) {
-                Ok(()) => waiters.push(waiter),
+                Ok(()) => {
+                    room = if begins { room.or(Some(true)) } else { room };
+                    waiters.push(waiter);
+                }
                 Err(Refused::NotOpen(cause)) => drop(waiter.send(Err(cause.into()))),
+                Err(Refused::NoRoom(cause, events)) => {
+                    room = Some(false);
+                    self.shared.desk().tighten(&cause, events);
+                    drop(waiter.send(Err(cause.into())));
+                }
                 Err(Refused::Store(cause)) => {
                     waiters.push(waiter);
                     failed = Some(cause);
@@ -223,7 +241,7 @@ impl Loop {
         for end in ends {
             match journal.add_event(end) {
                 Ok(()) | Err(Refused::NotOpen(_)) => {}
-                Err(Refused::Store(cause)) => failed = Some(cause),
+                Err(Refused::NoRoom(cause, _) | Refused::Store(cause)) => failed = Some(cause),
             }
         }
         if let Some(cause) = failed {
@@ -232,23 +250,26 @@ impl Loop {
         if !journal.is_empty() {
             journal.commit(now())?;
         }
-        self.written(journal, before);
+        let room = room.unwrap_or_else(|| journal.make_room().is_ok());
+        self.written(journal, before, room);
         journal.tidy();
         Ok(())
     }
 
-    fn written(&self, journal: &Journal, before: u64) {
+    fn written(&self, journal: &Journal, before: u64, room: bool) {
         let mut desk = self.shared.desk();
         let waiters = desk.writing.take().map(|(_, waiters)| waiters).unwrap_or_default();
-        desk.stats.commits += 1;
-        desk.stats.frames += journal.link().sequence - before;
+        let frames = journal.link().sequence - before;
+        desk.stats.commits += u64::from(frames > 0);
+        desk.stats.frames += frames;
         if let Some(since) = desk.hung.take() {
             let reason = desk.down.take().unwrap_or_else(|| "the disk did not answer".into());
-            let (flows, operations) =
-                (mem::take(&mut desk.refused_flows), mem::take(&mut desk.refused_operations));
-            let gap = Interrupted { at: now(), since, reason: reason.to_string(), flows, operations };
-            desk.ends.push(Event::Interrupted(gap));
-            info!(flows, operations, "the disk answers again; the record is written");
+            let gap = desk.gap(since, &reason);
+            desk.ends.push(gap);
+        }
+        if let Some((since, reason)) = desk.tight.take_if(|_| room) {
+            let gap = desk.gap(since, &reason);
+            desk.ends.push(gap);
         }
         drop(desk);
         for waiter in waiters {
@@ -305,7 +326,7 @@ impl Loop {
         for end in ends {
             match journal.add_event(end) {
                 Ok(()) | Err(Refused::NotOpen(_)) => {}
-                Err(Refused::Store(cause)) => return Err(cause.into()),
+                Err(Refused::NoRoom(cause, _) | Refused::Store(cause)) => return Err(cause.into()),
             }
         }
         let gap = Interrupted { at: now(), since, reason: reason.to_string(), flows, operations };

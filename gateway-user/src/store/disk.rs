@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
+use rustix::fs::{FallocateFlags, fallocate};
 
 /// The database file.
 pub const DATABASE: &str = "record.redb";
@@ -90,6 +91,11 @@ pub trait Segment: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the file system says.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Takes space for so many bytes after `from`, so that writing them cannot fail for want of it. The length stays.
+    ///
+    /// # Errors
+    /// What the file system says: `StorageFull` where there is none, `Unsupported` where it cannot promise any.
+    fn reserve(&self, from: u64, bytes: u64) -> io::Result<()>;
     /// Cuts what was written after the last commit.
     ///
     /// # Errors
@@ -207,6 +213,10 @@ impl Segment for PlainFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    fn reserve(&self, from: u64, bytes: u64) -> io::Result<()> {
+        Ok(fallocate(&self.0, FallocateFlags::KEEP_SIZE, from, bytes)?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -13,6 +13,8 @@ use crate::operation::Sha256;
 
 /// Bytes after which the next segment begins.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes that are kept free for bodies of what is under way. Some of the longest, or a great many short ones.
+const ROOM_BYTES: u64 = 4 * 1024 * 1024;
 /// Fast, and within a few percent of the default level on JSON.
 const LEVEL: i32 = 1;
 /// Segment files a reader keeps open.
@@ -40,6 +42,8 @@ pub(crate) struct Appender {
     number: u32,
     /// End of what commits refer to, and of what was there when the segment was opened.
     end: u64,
+    /// Where the space ends that is taken already.
+    reserved: u64,
     /// Bytes of this batch, to be written at `end`.
     pending: Vec<u8>,
     compressor: Compressor<'static>,
@@ -65,6 +69,7 @@ impl Appender {
             file: None,
             number: last.unwrap_or(1),
             end: 0,
+            reserved: 0,
             pending: Vec::new(),
             compressor,
             scratch: Vec::new(),
@@ -75,11 +80,30 @@ impl Appender {
         Ok(appender)
     }
 
+    /// Makes sure that there is space for bodies, before anything begins that will have one.
+    ///
+    /// # Errors
+    /// There is not. What has begun may still find its space.
+    pub(crate) fn make_room(&mut self) -> Result<(), StoreError> {
+        let file = self.file()?;
+        let end = self.end + self.pending.len() as u64;
+        if self.reserved >= end + ROOM_BYTES / 2 {
+            return Ok(());
+        }
+        match file.reserve(end, ROOM_BYTES) {
+            Ok(()) => self.reserved = end + ROOM_BYTES,
+            // Such a file system is found full by writing only.
+            Err(cause) if cause.kind() == io::ErrorKind::Unsupported => self.reserved = u64::MAX,
+            Err(cause) => return Err(StoreError::io("take space for bodies")(cause)),
+        }
+        Ok(())
+    }
+
     /// Takes a body into this batch and says where it will lie.
     pub(crate) fn place(&mut self, bytes: &[u8]) -> Result<Placed, StoreError> {
         if self.pending.is_empty() && self.end >= SEGMENT_BYTES {
             self.number += 1;
-            self.end = 0;
+            (self.end, self.reserved) = (0, 0);
             self.file = None;
         }
         self.file()?;

@@ -230,6 +230,10 @@ impl Segment for SimHandle {
         self.disk.change(&self.name, Change::Write(offset, bytes.to_vec()))
     }
 
+    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+        if self.disk.world().full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.change(&self.name, Change::SetLen(len))
     }

@@ -7,8 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::record::Recorder;
+use crate::record::entry::Interrupted;
+use crate::record::frame::Frame;
 use crate::record::read::Reader;
+use crate::record::{Durable, Health, Recorder};
 use crate::store::sim::Dice;
 
 const STATE: &str = "TIDEGATE_TEST_VICTIM_STATE";
@@ -181,6 +183,61 @@ fn a_full_disk_refuses_and_the_record_comes_back_when_there_is_room() {
     assert!(report.is_clean(), "{:?}", report.first);
     for entry in &kept {
         assert!(reader.entry(*entry).unwrap().is_some(), "{entry} was confirmed");
+    }
+}
+
+#[test]
+fn what_may_begin_finds_space_for_its_body_however_full_the_disk_is() {
+    let disk = Small::mount(16 * 1024);
+    let state = disk.0.path().join("state");
+    let recorder = Recorder::open(&state).unwrap();
+    let session = session_id();
+    recorder.append(opened(session)).unwrap().wait().unwrap();
+    let ballast = disk.0.path().join("ballast");
+    fill_up(&ballast);
+    let noise: Vec<u8> = (0..60_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let (mut begun, mut refused) = (Vec::new(), 0);
+    while refused < 3 {
+        assert!(begun.len() < 200, "the disk never filled");
+        let entry = entry_id();
+        match recorder.append(intent(session, entry, "ann", Verdict::Allow)).and_then(Durable::wait) {
+            Ok(()) => {
+                recorder.append(body(entry, &noise)).unwrap().wait().unwrap();
+                recorder.append(entry_closed(entry)).unwrap().wait().unwrap();
+                begun.push(entry);
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("No space left"), "{error}");
+                assert!(
+                    matches!(recorder.health(), Health::Down(reason) if reason.contains("No space left"))
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(begun.len() > 20, "{} began", begun.len());
+    std::fs::remove_file(&ballast).unwrap();
+    let since = Instant::now();
+    while recorder.health() != Health::Up {
+        assert!(
+            since.elapsed() < Duration::from_secs(5),
+            "it must come back by itself, also when nobody asks"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(recorder);
+    let reader = Reader::open(&state).unwrap();
+    let report = reader.verify().unwrap();
+    assert!(report.is_clean(), "{:?}", report.first);
+    let gaps: Vec<_> =
+        reader.last(usize::MAX).unwrap().into_iter().filter_map(|line| gap(line.frame)).collect();
+    assert_eq!(gaps.iter().map(|gap| gap.operations).sum::<u64>(), 3, "{gaps:?}");
+}
+
+fn gap(frame: Frame) -> Option<Interrupted> {
+    match frame {
+        Frame::Event(Event::Interrupted(gap)) => Some(gap),
+        _ => None,
     }
 }
 
