@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -16,6 +16,8 @@ pub const GUARD_LEVELS_MAX: u32 = 16;
 pub const TARGETS_MAX: u32 = 16 * 1024;
 /// Address blocks times ports of all protected services.
 pub const SERVICES_MAX: u32 = 4 * 1024;
+/// Blocks of the namespace's own addresses. A load balancer may carry some thousands.
+pub const OWN_MAX: u32 = 16 * 1024;
 /// Guards.
 pub const GUARDS_MAX: u32 = 1024;
 /// Cgroups of all guards.
@@ -79,7 +81,7 @@ pub struct BlockKey {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockData {
-    /// Port, network order.
+    /// Port, network order; 0 where blocks stand for every port.
     pub port: [u8; 2],
     /// Always zero.
     pub zero: [u8; 2],
@@ -151,8 +153,8 @@ pub const STATE_LOST: u32 = 5;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Cookie of the caller's network namespace.
-    pub netns: u64,
+    /// Its connection: the namespace from connect(2) on, the rest from the moment its SYN leaves.
+    pub tuple: Tuple,
     /// Id of the caller's cgroup.
     pub cgroup: u64,
     /// Cookie of the caller's socket.
@@ -343,7 +345,7 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
-    Record = 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
+    Record = size_of::<Tuple>() + 6 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,
     Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
     u32 = 4,

@@ -112,11 +112,16 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
         let _ = ctx.set_cb_flags(WANT_STATE_CHANGES);
         return;
     }
-    let Some(record) = RECORDS.get(socket) else { return };
+    let (Some(config), Some(record)) = (look::config(), RECORDS.get(socket)) else { return };
     if record.state != STATE_REDIRECTED && record.state != STATE_LOCAL {
         return;
     }
-    if TUPLES.insert(&tuple(ctx, true), &*record, 0).is_err() {
+    record.tuple = tuple(ctx, true);
+    // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
+    if record.tuple.netns != config.netns {
+        return;
+    }
+    if TUPLES.insert(&record.tuple, &*record, 0).is_err() {
         count(Counter::TupleFailed);
         // A rewritten connect is refused at the gate's port (no record, no entry); one that was not rewritten would
         // arrive as a stranger.

@@ -12,8 +12,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
     Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, Record, mapped,
 };
+use gateway_ebpf::choose;
 
-use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, SERVICES, TARGETS};
+use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, OWN, SERVICES, TARGETS};
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
 /// followed; their types are what the loader reads from the object's BTF.
@@ -130,6 +131,12 @@ pub(crate) fn is_target(address: &Address, port: u16) -> bool {
 #[inline(always)]
 pub(crate) fn is_service(address: &Address, port: u16) -> bool {
     in_blocks(&SERVICES, address, port)
+}
+
+/// Whether this is an address of the gate's namespace, as far as the enforcer has told.
+#[inline(always)]
+pub(crate) fn is_own(address: &Address) -> bool {
+    choose::is_loopback(address) || in_blocks(&OWN, address, 0)
 }
 
 #[inline(always)]

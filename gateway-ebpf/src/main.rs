@@ -39,6 +39,9 @@ static GATE: Array<u32> = Array::with_max_entries(1, 0);
 static TARGETS: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::TARGETS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICES: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::SERVICES_MAX, BPF_F_NO_PREALLOC);
+/// The namespace's own addresses, at port 0. Without it any destination on a service's port would be recorded.
+#[map]
+static OWN: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::OWN_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static GUARDING: Array<Guarding> = Array::with_max_entries(1, 0);
 /// Guards in force. A mark on a socket outlives its guard; only what stands here counts.

@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{KernelError, Table, status};
+use super::{Block, KernelError, Table, own, status};
 
 /// Connections that may wait for the gate to accept them; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -106,7 +106,7 @@ fn seen(record: &Record) -> io::Result<Seen> {
         uid: record.uid,
         gid: record.gid,
         cgroup: record.cgroup,
-        netns: record.netns,
+        netns: record.tuple.netns,
         socket: record.cookie,
         command: text(&record.comm),
         executable_inode: record.executable_inode,
@@ -154,6 +154,10 @@ pub struct Listeners {
     /// Connections to protected services arrive here: what was dialled is the accepted socket's local address.
     pub inbound: Vec<TcpListener>,
 }
+
+/// The namespace's own addresses, as the programs were told last.
+#[derive(Debug, Default)]
+pub struct Own(Option<Vec<Block>>);
 
 /// What a running enforcer holds of the kernel. Adopting needs root; nothing else does.
 #[derive(Debug)]
@@ -206,15 +210,34 @@ impl Gate {
     /// # Errors
     /// Where the caller stands in another namespace, or a port is taken.
     pub fn listen(&self) -> Result<Listeners, KernelError> {
-        if own_netns_cookie().map_err(KernelError::file("/proc/self/ns/net"))? != self.config.netns {
-            return Err(KernelError::OtherNamespace);
-        }
+        self.is_here()?;
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let unreachable = [UNREACHABLE_V4.into(), UNREACHABLE_V6.into()];
         Ok(Listeners {
             outbound: self.listen_at(loopback, LISTEN_OUTBOUND)?,
             inbound: self.listen_at(unreachable, LISTEN_INBOUND)?,
         })
+    }
+
+    /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A
+    /// local client of a service at an address they do not know has no record, and is refused.
+    ///
+    /// # Errors
+    /// Where the caller stands in another namespace, or the addresses cannot be read or do not fit; what was told stands.
+    pub fn tell_own(&self, told: &mut Own) -> Result<(), KernelError> {
+        let netns = KernelError::file("/proc/thread-self/ns/net");
+        self.is_here()?;
+        let own = own::addresses_here().map_err(netns)?;
+        if told.0.as_ref() != Some(&own) {
+            self.tables.publish_own(&own)?;
+            told.0 = Some(own);
+        }
+        Ok(())
+    }
+
+    fn is_here(&self) -> Result<(), KernelError> {
+        let cookie = own_netns_cookie().map_err(KernelError::file("/proc/thread-self/ns/net"))?;
+        if cookie == self.config.netns { Ok(()) } else { Err(KernelError::OtherNamespace) }
     }
 
     fn listen_at(&self, addresses: [IpAddr; 2], first: u32) -> Result<Vec<TcpListener>, KernelError> {
@@ -353,20 +376,25 @@ fn denial(refusal: &Refusal) -> Denial {
     }
 }
 
-/// The cookie of a network namespace, by entering it on a thread of its own where it is not the caller's.
+/// The cookie of a network namespace.
 pub(super) fn netns_cookie(path: &Path) -> Result<u64, KernelError> {
+    inside(path, own_netns_cookie)
+}
+
+/// Asks something of a network namespace, by entering it on a thread of its own where it is not the caller's.
+pub(super) fn inside<T: Send + 'static>(path: &Path, ask: fn() -> io::Result<T>) -> Result<T, KernelError> {
     let failed = || KernelError::file(path);
     let own = pins::inode(Path::new("/proc/thread-self/ns/net"))?;
     if pins::inode(path)? == own {
-        return own_netns_cookie().map_err(failed());
+        return ask().map_err(failed());
     }
     let file = File::open(path).map_err(failed())?;
     let inside = std::thread::spawn(move || {
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-        own_netns_cookie()
+        ask()
     });
     match inside.join() {
-        Ok(cookie) => cookie.map_err(failed()),
+        Ok(answer) => answer.map_err(failed()),
         Err(_) => {
             Err(KernelError::File { path: path.to_path_buf(), source: io::Error::from(io::ErrorKind::Other) })
         }

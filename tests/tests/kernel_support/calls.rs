@@ -207,6 +207,53 @@ fn unspec_reconnect(to: SocketAddr) -> io::Result<String> {
     connect_with(socket, to)
 }
 
+/// A socket for a connect that nobody waits for. `how`: plain; `device`, bound to the way out; or the address of the first
+/// hop of a source route.
+pub fn odd_socket(how: &str, to: SocketAddr) -> Socket {
+    let socket = stream_socket(to);
+    socket.set_nonblocking(true).unwrap();
+    match how {
+        "plain" => {}
+        "device" => socket.bind_device(Some(b"tgin")).unwrap(),
+        hop => source_route(&socket, hop.parse().unwrap()),
+    }
+    socket
+}
+
+/// Whether a connect was begun, and not refused at once.
+pub fn begins(socket: &Socket, to: SocketAddr) -> bool {
+    match socket.connect(&to.into()) {
+        Err(error) => error.raw_os_error() == Some(libc::EINPROGRESS),
+        Ok(()) => true,
+    }
+}
+
+/// A listener that accepts nobody: one connection waits, and the SYNs of all others are dropped.
+pub fn listen_deaf(at: SocketAddr) -> Socket {
+    let socket = stream_socket(at);
+    socket.bind(&at.into()).unwrap();
+    socket.listen(0).unwrap();
+    socket
+}
+
+/// Has this socket's packets go by way of this host first (IPv4 loose source route). Newer kernels want CAP_NET_RAW for it.
+pub fn source_route(socket: &Socket, hop: std::net::Ipv4Addr) {
+    let mut option = vec![131, 7, 4];
+    option.extend(hop.octets());
+    option.push(1);
+    // SAFETY: a live socket, and live bytes with their own length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_OPTIONS,
+            option.as_ptr().cast(),
+            option.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
 /// A SYN by hand, the kernel writes the IP header.
 fn raw_tcp(to: SocketAddr) -> io::Result<String> {
     send_to(socket(to, libc::SOCK_RAW, 6)?, SocketAddr::new(to.ip(), 0), &syn(to.port()))
@@ -361,11 +408,25 @@ fn bpf_open(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<Owned
 
 /// Writes the only value of a pinned array map, past everything that guards it.
 pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
+    insert_pinned(path, &[0; 4], value);
+}
+
+/// Writes a row of a pinned map, past everything that guards it.
+pub fn insert_pinned(path: &std::path::Path, key: &[u8], value: &[u8]) {
+    let map = open_pinned(path);
+    let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+    bpf(2, &mut [map.as_raw_fd() as u64, key, value, 0, 0, 0, 0, 0]).unwrap();
+}
+
+/// Takes a row out of a pinned map.
+pub fn delete_pinned(path: &std::path::Path, key: &[u8]) {
+    let map = open_pinned(path);
+    bpf(3, &mut [map.as_raw_fd() as u64, key.as_ptr() as u64, 0, 0, 0, 0, 0, 0]).unwrap();
+}
+
+fn open_pinned(path: &std::path::Path) -> OwnedFd {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let map = bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let key = 0u32;
-    let fd = map.as_raw_fd() as u64;
-    bpf(2, &mut [fd, &raw const key as u64, value.as_ptr() as u64, 0, 0, 0, 0, 0]).unwrap();
+    bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap()
 }
 
 /// Whether none of these programs exists any more, after a moment.
