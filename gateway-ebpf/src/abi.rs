@@ -149,6 +149,11 @@ pub const STATE_HANDED_INBOUND: u32 = 4;
 /// On any socket: the hand-over map was full. Its packets are dropped.
 pub const STATE_LOST: u32 = 5;
 
+/// In [`Record::login`]: it was read.
+pub const LOGIN_READ: u64 = 1 << 32;
+/// In the lower half of [`Record::login`]: nobody logged in.
+pub const LOGIN_NONE: u32 = u32::MAX;
+
 /// Who called connect(2), and where to: the identity record.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +172,8 @@ pub struct Record {
     pub executable_inode: u64,
     /// Device of its executable, as the kernel writes it (12 bits major, 20 bits minor).
     pub executable_device: u64,
+    /// The user id it logged in with (audit), with [`LOGIN_READ`]; 0: this kernel keeps none, or it could not be read.
+    pub login: u64,
     /// Its process id (thread group).
     pub tgid: u32,
     /// The calling thread's id.
@@ -345,7 +352,7 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
-    Record = size_of::<Tuple>() + 6 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
+    Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,
     Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
     u32 = 4,

@@ -87,14 +87,15 @@ fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, how: &'st
         if how == "reply" {
             let answer = match &seen {
                 Some(seen) => format!(
-                    "{tag} {} {} {} {} {} {} {}\n",
+                    "{tag} {} {} {} {} {} {} {} {:?}\n",
                     seen.original,
                     seen.tgid,
                     seen.uid,
                     seen.guard,
                     seen.executable_inode,
                     seen.executable_device,
-                    seen.started
+                    seen.started,
+                    seen.login
                 ),
                 None => format!("{tag} {local} nobody\n"),
             };

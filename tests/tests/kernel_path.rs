@@ -61,6 +61,8 @@ fn the_record_names_the_program_its_start_and_its_user() {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let ticks: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
     assert_eq!(started / 10_000_000, ticks, "in hundredths of a second");
+    let login = std::fs::read_to_string("/proc/self/loginuid").unwrap();
+    assert_eq!(words[8], if login == "4294967295" { "None".to_owned() } else { format!("As({login})") });
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
-    COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_LEVEL, OPTION_RECORD, Plain, Record, Refusal,
-    STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL, OPTION_RECORD,
+    Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
@@ -42,6 +42,18 @@ pub enum Kind {
     Inbound,
 }
 
+/// The login behind a process (audit), which sudo and su do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Login {
+    /// This kernel keeps none, or it could not be read.
+    Unknown,
+    /// Nobody logged in.
+    None,
+    /// This user id did.
+    As(u32),
+}
+
 /// Who called connect(2) and where to, as the kernel saw it at that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Seen {
@@ -59,6 +71,8 @@ pub struct Seen {
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
+    /// Who logged in.
+    pub login: Login,
     /// Id of its cgroup: the inode of its directory in the cgroup v2 tree.
     pub cgroup: u64,
     /// Cookie of its network namespace.
@@ -105,6 +119,7 @@ fn seen(record: &Record) -> io::Result<Seen> {
         started: record.started,
         uid: record.uid,
         gid: record.gid,
+        login: login(record.login),
         cgroup: record.cgroup,
         netns: record.tuple.netns,
         socket: record.cookie,
@@ -114,6 +129,14 @@ fn seen(record: &Record) -> io::Result<Seen> {
         guard: record.guard,
         at: record.at,
     })
+}
+
+fn login(kernel: u64) -> Login {
+    match (kernel & LOGIN_READ != 0, kernel as u32) {
+        (false, _) => Login::Unknown,
+        (true, LOGIN_NONE) => Login::None,
+        (true, uid) => Login::As(uid),
+    }
 }
 
 fn text(comm: &[u8; 16]) -> String {
@@ -433,6 +456,14 @@ mod tests {
         let address = gateway_ebpf::abi::mapped([10, 0, 0, 1]);
         let record = Record { state: STATE_HANDED_OUTBOUND, address, port: 80, ..Record::ZERO };
         assert_eq!(seen(&record).unwrap().original, "10.0.0.1:80".parse().unwrap());
+    }
+
+    #[test]
+    fn a_login_that_was_not_read_is_neither_roots_nor_nobodys() {
+        assert_eq!(login(0), Login::Unknown);
+        assert_eq!(login(LOGIN_READ), Login::As(0));
+        assert_eq!(login(LOGIN_READ | 1001), Login::As(1001));
+        assert_eq!(login(LOGIN_READ | u64::from(LOGIN_NONE)), Login::None);
     }
 
     #[test]
