@@ -299,6 +299,51 @@ fn a_first_load_that_fails_leaves_nothing() {
 }
 
 #[test]
+fn a_load_that_fails_at_any_link_leaves_the_old_programs_in_force() {
+    let mut world = World::new();
+    world.load(&world.target());
+    world.gate("reply");
+    let attached = || kernel::status(&world.pins()).unwrap().programs;
+    let before = attached();
+    assert_eq!(before.len(), 13);
+    for program in &before {
+        // What is no link where one is looked for: everything before it was updated already, nothing behind it.
+        let pin = world.pins().join("links").join(program.name);
+        let aside = world.pins().join("links/aside");
+        std::fs::rename(&pin, &aside).unwrap();
+        std::fs::create_dir(&pin).unwrap();
+        let failed = kernel::load(&world.place(), &world.target());
+        std::fs::remove_dir(&pin).unwrap();
+        std::fs::rename(&aside, &pin).unwrap();
+        assert!(
+            matches!(&failed, Err(KernelError::Link { program: at, .. }) if at == program.name),
+            "{failed:?}"
+        );
+        assert_eq!(attached(), before, "after failing at {}", program.name);
+    }
+    let to = world.there(PORT);
+    assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
+    assert_eq!(kernel::load(&world.place(), &world.target()).unwrap().updated, 13);
+}
+
+#[test]
+fn a_link_that_a_failed_load_made_is_taken_back() {
+    let world = World::new();
+    world.load(&world.target());
+    let links = world.pins().join("links");
+    std::fs::remove_file(links.join("tg_bind4")).unwrap();
+    std::fs::rename(links.join("tg_egress"), links.join("aside")).unwrap();
+    std::fs::create_dir(links.join("tg_egress")).unwrap();
+    let failed = kernel::load(&world.place(), &world.target());
+    assert!(matches!(failed, Err(KernelError::Link { .. })), "{failed:?}");
+    assert!(!links.join("tg_bind4").exists());
+    std::fs::remove_dir(links.join("tg_egress")).unwrap();
+    std::fs::rename(links.join("aside"), links.join("tg_egress")).unwrap();
+    let report = kernel::load(&world.place(), &world.target()).unwrap();
+    assert_eq!((report.made, report.updated), (1, 12));
+}
+
+#[test]
 fn a_half_finished_load_is_taken_up_by_the_next() {
     let mut world = World::new();
     world.load(&world.target());

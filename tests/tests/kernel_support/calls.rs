@@ -114,6 +114,11 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
             let socket = UdpSocket::bind(any(to))?;
             socket.send_to(b"out", to).map(|_| "sent".to_owned())
         }
+        "udp-routed" => {
+            let socket = UdpSocket::bind(any(to))?;
+            route_by_way_of_itself(&socket, to);
+            socket.send_to(b"out", to).map(|_| "sent".to_owned())
+        }
         "udp-connected" => {
             let socket = UdpSocket::bind(any(to))?;
             socket.connect(to)?;
@@ -249,6 +254,26 @@ pub fn source_route(socket: &Socket, hop: std::net::Ipv4Addr) {
             libc::IP_OPTIONS,
             option.as_ptr().cast(),
             option.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// Has this socket's packets carry a segment routing header: this very address first, then the destination.
+fn route_by_way_of_itself(socket: &UdpSocket, hop: SocketAddr) {
+    let SocketAddr::V6(hop) = hop else { panic!("a routing header is IPv6") };
+    // Type 4, one segment left of two; the first one in the list is the last one visited, filled in by the kernel.
+    let mut header = vec![0, 4, 4, 1, 1, 0, 0, 0];
+    header.extend([0; 16]);
+    header.extend(hop.ip().octets());
+    // SAFETY: a live socket, and live bytes with their own length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RTHDR,
+            header.as_ptr().cast(),
+            header.len() as libc::socklen_t,
         )
     };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());

@@ -121,6 +121,11 @@ impl World {
         self.inside(|| Dangling::start(Path::new("-"), times, how, to))
     }
 
+    /// The same from this cgroup.
+    pub fn dangle_in(&self, cgroup: &Path, times: usize, how: &str, to: &[String]) -> Dangling {
+        self.inside(|| Dangling::start(cgroup, times, how, to))
+    }
+
     /// The same on the machine beyond, from this cgroup.
     pub fn dangle_beyond(&self, cgroup: &Path, times: usize, to: SocketAddr) -> Dangling {
         self.beyond(|| Dangling::start(cgroup, times, "plain", &[to.to_string()]))
