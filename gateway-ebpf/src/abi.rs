@@ -26,7 +26,8 @@ pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
 pub const GUARD_UIDS_MAX: u32 = 8 * 1024;
 /// DNS servers of all guards.
 pub const DNS_MAX: u32 = 8 * 1024;
-/// Connects between "source port chosen" and "established": twice what the enforcer accepts at once.
+/// Connects between "source port chosen" and "established": twice what the enforcer accepts at once. The oldest goes
+/// where one more comes.
 pub const TUPLES_MAX: u32 = 32 * 1024;
 /// The gate's own connections to protected services.
 pub const ALLOWED_MAX: u32 = 32 * 1024;
@@ -146,7 +147,7 @@ pub const STATE_LOCAL: u32 = 2;
 pub const STATE_HANDED_OUTBOUND: u32 = 3;
 /// On the gate's accepted socket: came from a local client of a protected service.
 pub const STATE_HANDED_INBOUND: u32 = 4;
-/// On any socket: the hand-over map was full. Its packets are dropped.
+/// On any socket: its record could not be handed over. Its packets are dropped.
 pub const STATE_LOST: u32 = 5;
 
 /// In [`Record::login`]: it was read.
@@ -286,7 +287,7 @@ counters! {
     RecordFailed = "refused_record_failed",
     /// Refused: the guard's mark could not be kept on the socket.
     MarkFailed = "refused_mark_failed",
-    /// The hand-over map was full: the connection is dropped.
+    /// The hand-over map had no room to make: the connection is dropped.
     TupleFailed = "refused_tuples_full",
     /// The map of the gate's own connections was full: its connection is dropped.
     AllowedFailed = "refused_allowed_full",

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use gateway_ebpf::abi::{
     ACCEPTED_OPEN, ACCEPTED_VETTED, Config, Counter, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
-    STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, Tuple,
+    STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, Tuple,
 };
 
 use crate::look::{self, read, v4, v6};
@@ -180,11 +180,17 @@ fn hand_over(config: &Config, tuple: &Tuple, socket: *mut c_void) {
         return;
     }
     let Some(from) = TUPLES.get_ptr_mut(tuple) else { return };
-    if let Some(record) = RECORDS.get_or_make(socket, from) {
-        record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
-        count(Counter::HandedOver);
+    let record = RECORDS.get_or_make(socket, from);
+    // A row that was forgotten meanwhile may have been another's while it was copied.
+    let taken = TUPLES.remove(tuple).is_ok();
+    if let Some(record) = record {
+        if taken {
+            record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
+            count(Counter::HandedOver);
+        } else {
+            record.state = STATE_NONE;
+        }
     }
-    let _ = TUPLES.remove(tuple);
 }
 
 /// A client's socket is closed: whatever it left behind goes, unless the tuple is somebody else's by now.

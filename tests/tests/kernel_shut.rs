@@ -91,27 +91,28 @@ fn a_new_gate_takes_over_while_the_old_one_drains() {
 }
 
 #[test]
-fn a_full_hand_over_map_refuses_outbound_and_inbound() {
+fn a_full_hand_over_map_forgets_who_waited_longest_and_serves_who_comes() {
+    const MAX: u32 = 512;
     let mut world = World::new();
     let mut table = world.target();
     table.services = vec![ServiceRow { blocks: vec![], ports: vec![7001] }];
-    world.load_small(&table, "TUPLES", 1);
+    world.load_small(&table, "TUPLES", MAX);
     world.gate("reply");
-    world.real_service(world.here(7001));
-    // Somebody's connect that is under way.
-    let (map, row) = (world.pins().join("maps/TUPLES"), Record::ZERO);
-    calls::insert_pinned(&map, row.tuple.bytes(), row.bytes());
-    assert_eq!(world.fill("TUPLES"), 1);
-    for to in [world.there(PORT), world.there6(PORT), world.here(7001)] {
-        let answer = world.call("tcp", to);
-        assert!(is_refused(&answer), "{to}: {answer}");
+    let map = world.pins().join("maps/TUPLES");
+    let mut row = Record::ZERO;
+    for number in 0..2 * MAX {
+        row.tuple.zero = number;
+        calls::insert_pinned(&map, row.tuple.bytes(), row.bytes());
     }
-    assert_eq!(world.counter("refused_tuples_full"), 3);
-    assert_ne!(world.counter("dropped_lost_packet"), 0);
-    calls::delete_pinned(&map, row.tuple.bytes());
-    let to = world.there(PORT);
-    let answer = world.call("tcp", to);
-    assert!(is_gate_answer(&answer, "out", to, std::process::id()), "{answer}");
+    let full = world.fill("TUPLES");
+    assert!((MAX as usize / 2..=MAX as usize).contains(&full), "{full} of {MAX}");
+    let targets = [world.there(PORT), world.there6(PORT)].map(|to| ("out", to));
+    let services = [world.here(7001), world.here6(7001)].map(|to| ("in", to));
+    for (way, to) in targets.into_iter().chain(services) {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, way, to, std::process::id()), "{to}: {answer}");
+    }
+    assert_eq!(world.counter("refused_tuples_full"), 0);
 }
 
 /// What somebody can try to fill the hand-over map with: connects that never reach the gate. Gives how many began. As
@@ -171,6 +172,26 @@ fn connects_by_a_source_route_leave_no_row_that_waits() {
         0,
         "what was rewritten goes to the gate alone"
     );
+}
+
+#[test]
+fn connects_whose_sockets_hear_no_answer_leave_the_gate_open_for_others() {
+    const MAX: u32 = 4096;
+    let mut world = World::new();
+    let mut table = world.service_everywhere();
+    table.targets = world.target().targets;
+    world.load_small(&table, "TUPLES", MAX);
+    world.gate("reply");
+    let to = [world.there(PORT).to_string(), world.here(PORT).to_string()];
+    let deaf = world.dangle(10_000, "deaf", &to);
+    let waiting = world.fill("TUPLES");
+    assert!(deaf.begun == 10_000 && waiting > MAX as usize / 2, "{waiting} of {} wait", deaf.begun);
+    let targets = [world.there(PORT), world.there6(PORT)].map(|to| ("out", to));
+    let services = [world.here(PORT), world.here6(PORT)].map(|to| ("in", to));
+    for (way, to) in targets.into_iter().chain(services) {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, way, to, std::process::id()), "{to}: {answer}");
+    }
 }
 
 #[test]

@@ -212,13 +212,15 @@ fn unspec_reconnect(to: SocketAddr) -> io::Result<String> {
     connect_with(socket, to)
 }
 
-/// A socket for a connect that nobody waits for. `how`: plain; `device`, bound to the way out; or the address of the first
-/// hop of a source route.
+/// A socket for a connect that nobody waits for. `how`: plain; `deaf`, which hears no answer; `device`, bound to the way
+/// out; or the address of the first hop of a source route.
 pub fn odd_socket(how: &str, to: SocketAddr) -> Socket {
     let socket = stream_socket(to);
     socket.set_nonblocking(true).unwrap();
     match how {
         "plain" => {}
+        // A filter that lets nothing through: BPF_RET of the constant 0.
+        "deaf" => socket.attach_filter(&[socket2::SockFilter::new(6, 0, 0, 0)]).unwrap(),
         "device" => socket.bind_device(Some(b"tgin")).unwrap(),
         hop => source_route(&socket, hop.parse().unwrap()),
     }
