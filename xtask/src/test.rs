@@ -20,6 +20,9 @@ const SILENCE_MAX: Duration = Duration::from_mins(10);
 /// The same for `--full`.
 const SILENCE_MAX_FULL: Duration = Duration::from_mins(40);
 
+/// Lines of a test program that wait to be counted; past them it waits itself.
+const WAITING_LINES_MAX: usize = 1024;
+
 /// How long `--full` fuzzes each target.
 const FUZZ_SECONDS: u32 = 30;
 
@@ -105,7 +108,7 @@ impl Tally {
         run.command.current_dir(place::root()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = run.command.spawn().context("cargo does not start")?;
         let output = child.stdout.take().context("its output is ours")?;
-        let (tell, lines) = mpsc::channel();
+        let (tell, lines) = mpsc::sync_channel(WAITING_LINES_MAX);
         thread::spawn(move || {
             let mut lines = BufReader::new(output).split(b'\n').map_while(std::io::Result::ok);
             lines.try_for_each(|line| tell.send(line))
