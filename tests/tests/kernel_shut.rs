@@ -158,6 +158,7 @@ fn connects_by_a_source_route_leave_no_row_that_waits() {
     world.load_small(&table, "TUPLES", 500);
     let (hop, sniffer) = (world.there(0).ip().to_string(), world.beyond(Sniffer::open));
     let (service, target) = (world.here(PORT), SocketAddr::from(([203, 0, 113, 1], PORT)));
+    sniffer.await_one(world.there(0), || drop(world.call("udp", world.there(9))));
     let begun = leaves_room_for_others(&mut world, 2000, &hop, &[service.to_string(), target.to_string()]);
     assert_eq!(begun, 2000);
     assert_eq!(world.counter("redirected"), 1000);

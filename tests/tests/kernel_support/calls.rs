@@ -371,6 +371,16 @@ impl Sniffer {
         Self(fd)
     }
 
+    /// Has this done again until a packet for this address comes, and lets those that follow it pass: a new link loses some.
+    pub fn await_one(&self, to: SocketAddr, mut act: impl FnMut()) {
+        let came = (0..30).any(|_| {
+            act();
+            self.count(to) != 0
+        });
+        assert!(came, "no packet came for {to}");
+        while self.count(to) != 0 {}
+    }
+
     /// Packets since the last call that were for this address, and port where they have one (0: any).
     pub fn count(&self, to: SocketAddr) -> usize {
         thread::sleep(Duration::from_millis(100));
