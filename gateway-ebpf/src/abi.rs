@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -16,6 +16,8 @@ pub const GUARD_LEVELS_MAX: u32 = 16;
 pub const TARGETS_MAX: u32 = 16 * 1024;
 /// Address blocks times ports of all protected services.
 pub const SERVICES_MAX: u32 = 4 * 1024;
+/// Blocks of the namespace's own addresses. A load balancer may carry some thousands.
+pub const OWN_MAX: u32 = 16 * 1024;
 /// Guards.
 pub const GUARDS_MAX: u32 = 1024;
 /// Cgroups of all guards.
@@ -24,7 +26,8 @@ pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
 pub const GUARD_UIDS_MAX: u32 = 8 * 1024;
 /// DNS servers of all guards.
 pub const DNS_MAX: u32 = 8 * 1024;
-/// Connects between "source port chosen" and "established": twice what the enforcer accepts at once.
+/// Connects between "source port chosen" and "established": twice what the enforcer accepts at once. The oldest goes
+/// where one more comes.
 pub const TUPLES_MAX: u32 = 32 * 1024;
 /// The gate's own connections to protected services.
 pub const ALLOWED_MAX: u32 = 32 * 1024;
@@ -79,7 +82,7 @@ pub struct BlockKey {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockData {
-    /// Port, network order.
+    /// Port, network order; 0 where blocks stand for every port.
     pub port: [u8; 2],
     /// Always zero.
     pub zero: [u8; 2],
@@ -144,15 +147,20 @@ pub const STATE_LOCAL: u32 = 2;
 pub const STATE_HANDED_OUTBOUND: u32 = 3;
 /// On the gate's accepted socket: came from a local client of a protected service.
 pub const STATE_HANDED_INBOUND: u32 = 4;
-/// On any socket: the hand-over map was full. Its packets are dropped.
+/// On any socket: its record could not be handed over. Its packets are dropped.
 pub const STATE_LOST: u32 = 5;
+
+/// In [`Record::login`]: it was read.
+pub const LOGIN_READ: u64 = 1 << 32;
+/// In the lower half of [`Record::login`]: nobody logged in.
+pub const LOGIN_NONE: u32 = u32::MAX;
 
 /// Who called connect(2), and where to: the identity record.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Cookie of the caller's network namespace.
-    pub netns: u64,
+    /// Its connection: the namespace from connect(2) on, the rest from the moment its SYN leaves.
+    pub tuple: Tuple,
     /// Id of the caller's cgroup.
     pub cgroup: u64,
     /// Cookie of the caller's socket.
@@ -165,6 +173,8 @@ pub struct Record {
     pub executable_inode: u64,
     /// Device of its executable, as the kernel writes it (12 bits major, 20 bits minor).
     pub executable_device: u64,
+    /// The user id it logged in with (audit), with [`LOGIN_READ`]; 0: this kernel keeps none, or it could not be read.
+    pub login: u64,
     /// Its process id (thread group).
     pub tgid: u32,
     /// The calling thread's id.
@@ -277,7 +287,7 @@ counters! {
     RecordFailed = "refused_record_failed",
     /// Refused: the guard's mark could not be kept on the socket.
     MarkFailed = "refused_mark_failed",
-    /// The hand-over map was full: the connection is dropped.
+    /// The hand-over map had no room to make: the connection is dropped.
     TupleFailed = "refused_tuples_full",
     /// The map of the gate's own connections was full: its connection is dropped.
     AllowedFailed = "refused_allowed_full",
@@ -343,7 +353,7 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
-    Record = 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
+    Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,
     Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
     u32 = 4,

@@ -45,6 +45,8 @@ pub struct Connect {
     pub loopback: bool,
     /// The socket lives in the namespace that the gate serves.
     pub here: bool,
+    /// The destination is known to be one of that namespace's own addresses.
+    pub own: bool,
     /// The caller's guard; 0: none.
     pub guard: u32,
     /// The destination is a DNS server of that guard.
@@ -94,7 +96,9 @@ const fn unguarded(fact: &Connect, tcp: bool) -> Answer {
     match (fact.target, tcp) {
         (true, true) => Answer::Redirect,
         (true, false) => Answer::Refuse(Counter::TargetDatagram),
-        (false, true) if fact.service && fact.here => Answer::Record,
+        // A service may stand on every address, so its block is no proof that this connect ends here. What ends elsewhere
+        // would wait in the hand-over map for nobody.
+        (false, true) if fact.service && fact.here && fact.own => Answer::Record,
         (false, _) => Answer::Pass(None),
     }
 }
@@ -155,6 +159,8 @@ pub struct Packet {
     pub kind: u32,
     /// Its socket was redirected, or recorded, on connect.
     pub recorded: bool,
+    /// Its destination is this host by any spelling of loopback.
+    pub loopback: bool,
     /// Its socket was accepted while the programs were watching, or is a listener's.
     pub accepted: bool,
     /// The same, and what was accepted was a protected service's already.
@@ -190,7 +196,9 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     }
     // A raw socket can write any bytes: only a stream socket's TCP is the kernel's own.
     let tcp = fact.protocol == TCP && (fact.kind == STREAM || fact.kind == 0) && !fact.fragment;
-    let ours = tcp && (fact.recorded || fact.accepted);
+    // What the gate takes over stays on this host. A source route would carry its first packets elsewhere, and a
+    // connection to a far service's port is not one that the gate took.
+    let ours = tcp && ((fact.recorded && fact.loopback) || fact.accepted);
     if fact.guard != 0 {
         let asks = fact.dns && (tcp || (fact.protocol == UDP && fact.kind == DATAGRAM)) && !fact.fragment;
         return if ours || asks { None } else { Some(Counter::GuardPacket) };
@@ -248,6 +256,7 @@ mod tests {
         gate_port: false,
         loopback: false,
         here: true,
+        own: false,
         guard: 0,
         dns: false,
         target: false,
@@ -259,6 +268,7 @@ mod tests {
         protocol: TCP,
         kind: STREAM,
         recorded: false,
+        loopback: true,
         accepted: false,
         vetted: false,
         fragment: false,
@@ -311,6 +321,15 @@ mod tests {
     }
 
     #[test]
+    fn only_a_connect_that_ends_here_is_recorded_for_a_service() {
+        let call = Connect { service: true, own: true, ..CALL };
+        assert_eq!(connect(&call), Answer::Record);
+        assert_eq!(connect(&Connect { own: false, ..call }), Answer::Pass(None), "somebody else's port");
+        assert_eq!(connect(&Connect { here: false, ..call }), Answer::Pass(None), "another namespace's");
+        assert_eq!(connect(&Connect { protocol: UDP, ..call }), Answer::Pass(None));
+    }
+
+    #[test]
     fn a_guarded_process_speaks_udp_to_its_dns_and_to_nobody_else() {
         let call = Connect { guard: 7, protocol: UDP, ..CALL };
         assert_eq!(connect(&call), Answer::Refuse(Counter::GuardDatagram));
@@ -321,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_gate_never_calls_itself() {
-        for call in [Connect { target: true, ..CALL }, Connect { service: true, ..CALL }] {
+        for call in [Connect { target: true, ..CALL }, Connect { service: true, own: true, ..CALL }] {
             let answer = connect(&Connect { gate: true, ..call });
             assert_eq!(answer, Answer::Refuse(Counter::LoopBroken));
             assert!(matches!(connect(&Connect { gate: true, exempt: true, ..call }), Answer::Pass(_)));
@@ -363,6 +382,37 @@ mod tests {
             let other = Packet { protocol, accepted: true, recorded: true, kind: DATAGRAM, ..sent };
             assert_eq!(packet(&other), Some(Counter::TargetPacket));
         }
+    }
+
+    #[test]
+    fn a_record_is_worth_nothing_on_a_packet_that_leaves_this_host() {
+        let sent = Packet { recorded: true, loopback: false, ..SENT };
+        let to_target = Packet { target: true, ..sent };
+        assert_eq!(packet(&to_target), Some(Counter::TargetPacket), "a source route by way of a target");
+        assert_eq!(packet(&Packet { guard: 7, ..sent }), Some(Counter::GuardPacket), "or of anybody");
+        assert_eq!(packet(&Packet { accepted: true, ..to_target }), None, "an answer may leave");
+        assert_eq!(packet(&sent), None, "what nobody protects is nobody's business");
+    }
+
+    #[test]
+    fn a_record_is_worth_nothing_to_a_service_that_answers() {
+        let stale = Packet { service: true, recorded: true, ..SENT };
+        assert_eq!(
+            packet(&stale),
+            Some(Counter::StalePacket),
+            "a socket that dialled before it was a service"
+        );
+        assert_eq!(packet(&Packet { loopback: false, ..stale }), Some(Counter::StalePacket));
+    }
+
+    #[test]
+    fn a_routing_header_is_refused_to_whoever_is_guarded_even_on_the_way_to_the_gate() {
+        let sent = Packet { guard: 7, recorded: true, routed: true, ..SENT };
+        for other in [sent, Packet { dns: true, ..sent }, Packet { accepted: true, ..sent }] {
+            assert_eq!(packet(&other), Some(Counter::UnreadablePacket));
+            assert_eq!(packet(&Packet { routed: false, ..other }), None);
+        }
+        assert_eq!(packet(&Packet { guard: 0, ..sent }), None, "of others the connect hook saw the true end");
     }
 
     #[test]

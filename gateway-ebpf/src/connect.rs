@@ -138,6 +138,7 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     let exempt = EXEMPT.get(dial.socket).is_some();
     let guard = if exempt { 0 } else { look::current_guard() };
     to.guard = guard;
+    let service = look::is_service(address, port);
     let answer = choose::connect(&Connect {
         exempt,
         gate: look::is_gate(),
@@ -145,10 +146,11 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),
         here: netns == config.netns,
+        own: service && look::is_own(address),
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
         target: look::is_target(address, port),
-        service: look::is_service(address, port),
+        service,
     });
     if guard != 0 && !mark(dial.socket, guard) {
         refused(ctx, Counter::MarkFailed, &to);
@@ -162,12 +164,12 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
             return Outcome::Allow;
         }
         Answer::Refuse(counter) => counter,
-        Answer::Record => match record(ctx, dial, netns, guard, STATE_LOCAL) {
-            true => {
+        Answer::Record => match keep(ctx, dial, netns, guard, STATE_LOCAL) {
+            Ok(()) => {
                 count(Counter::LocalRecorded);
                 return Outcome::Allow;
             }
-            false => Counter::RecordFailed,
+            Err(counter) => counter,
         },
         Answer::Redirect => match redirect(ctx, dial, netns, guard, config) {
             Ok(port) => return Outcome::ToGate(port),
@@ -178,7 +180,7 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     Outcome::Deny
 }
 
-/// Everything that must hold before an address may be rewritten; the gate's port when it does.
+/// The gate's port, where the address may be rewritten.
 #[inline(always)]
 fn redirect(
     ctx: &SockAddrContext,
@@ -187,17 +189,26 @@ fn redirect(
     guard: u32,
     config: &Config,
 ) -> Result<u16, Counter> {
-    if !free_of_device(ctx, dial.socket) {
-        return Err(Counter::DeviceBound);
-    }
-    if !record(ctx, dial, netns, guard, STATE_REDIRECTED) {
-        return Err(Counter::RecordFailed);
-    }
+    keep(ctx, dial, netns, guard, STATE_REDIRECTED)?;
     count(Counter::Redirected);
     Ok(config.gate_port)
 }
 
-/// A socket bound to an interface cannot reach loopback; the binding is undone, since the gate dials in its place.
+/// Everything that must hold before the gate may be expected to see this connect: the socket reaches this host's own
+/// addresses, and its record is kept.
+#[inline(always)]
+fn keep(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> Result<(), Counter> {
+    if !free_of_device(ctx, dial.socket) {
+        return Err(Counter::DeviceBound);
+    }
+    match record(ctx, dial, netns, guard, state) {
+        true => Ok(()),
+        false => Err(Counter::RecordFailed),
+    }
+}
+
+/// A socket bound to an interface cannot reach loopback, and its connect to another own address would go out on that
+/// interface and never arrive; the binding is undone, since the gate dials in its place.
 #[inline(always)]
 fn free_of_device(ctx: &SockAddrContext, socket: *mut c_void) -> bool {
     // SAFETY: the socket of the context, of which the verifier knows this field.
@@ -224,7 +235,7 @@ fn free_of_device(ctx: &SockAddrContext, socket: *mut c_void) -> bool {
 fn record(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> bool {
     let Some(record) = RECORDS.get_or_make(dial.socket, core::ptr::null_mut()) else { return false };
     look::fill_caller(record);
-    record.netns = netns;
+    record.tuple.netns = netns;
     // SAFETY: reads the socket behind the context.
     record.cookie = unsafe { helper::bpf_get_socket_cookie(ctx.as_ptr()) };
     record.guard = guard;

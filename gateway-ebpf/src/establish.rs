@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use gateway_ebpf::abi::{
     ACCEPTED_OPEN, ACCEPTED_VETTED, Config, Counter, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
-    STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, Tuple,
+    STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, Tuple,
 };
 
 use crate::look::{self, read, v4, v6};
@@ -112,11 +112,16 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
         let _ = ctx.set_cb_flags(WANT_STATE_CHANGES);
         return;
     }
-    let Some(record) = RECORDS.get(socket) else { return };
+    let (Some(config), Some(record)) = (look::config(), RECORDS.get(socket)) else { return };
     if record.state != STATE_REDIRECTED && record.state != STATE_LOCAL {
         return;
     }
-    if TUPLES.insert(&tuple(ctx, true), &*record, 0).is_err() {
+    record.tuple = tuple(ctx, true);
+    // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
+    if record.tuple.netns != config.netns {
+        return;
+    }
+    if TUPLES.insert(&record.tuple, &*record, 0).is_err() {
         count(Counter::TupleFailed);
         // A rewritten connect is refused at the gate's port (no record, no entry); one that was not rewritten would
         // arrive as a stranger.
@@ -175,11 +180,17 @@ fn hand_over(config: &Config, tuple: &Tuple, socket: *mut c_void) {
         return;
     }
     let Some(from) = TUPLES.get_ptr_mut(tuple) else { return };
-    if let Some(record) = RECORDS.get_or_make(socket, from) {
-        record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
-        count(Counter::HandedOver);
+    let record = RECORDS.get_or_make(socket, from);
+    // A row that was forgotten meanwhile may have been another's while it was copied.
+    let taken = TUPLES.remove(tuple).is_ok();
+    if let Some(record) = record {
+        if taken {
+            record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
+            count(Counter::HandedOver);
+        } else {
+            record.state = STATE_NONE;
+        }
     }
-    let _ = TUPLES.remove(tuple);
 }
 
 /// A client's socket is closed: whatever it left behind goes, unless the tuple is somebody else's by now.

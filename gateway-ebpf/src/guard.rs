@@ -8,14 +8,14 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use gateway_ebpf::abi::{
-    ACCEPTED_VETTED, Address, Counter, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED, mapped,
+    ACCEPTED_VETTED, Address, Counter, STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, mapped,
 };
 use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 
 use crate::connect::mark;
 use crate::look::{self, read, v4, v6};
 use crate::report::{To, dropped, refused};
-use crate::{EXEMPT, GATE, MARKS, RECORDS};
+use crate::{EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -167,6 +167,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         protocol: flight.protocol,
         kind: 0,
         recorded: false,
+        loopback: choose::is_loopback(&flight.destination),
         accepted: false,
         vetted: false,
         fragment: flight.fragment,
@@ -176,10 +177,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         target: false,
         service: false,
     };
-    sender(skb, &mut fact);
-    // What was redirected or steered stays on this host: a source route would carry its first packets elsewhere, and a
-    // connection to a far service's port is not one that the gate took.
-    fact.recorded &= choose::is_loopback(&flight.destination);
+    sender(skb, &flight, &mut fact);
     if !fact.exempt {
         let ports = !flight.fragment && choose::has_ports(flight.protocol);
         fact.dns = fact.guard != 0 && look::is_dns(fact.guard, &flight.destination, flight.destination_port);
@@ -203,7 +201,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
 
 /// What is known of the socket a packet left from.
 #[inline(always)]
-fn sender(skb: *mut __sk_buff, fact: &mut Packet) {
+fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
     // SAFETY: a field of the context.
     let socket = unsafe { (*skb).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -222,6 +220,14 @@ fn sender(skb: *mut __sk_buff, fact: &mut Packet) {
         fact.kind = unsafe { (*whole).type_ };
         fact.exempt = EXEMPT.get(whole.cast()).is_some();
         if let Some(record) = RECORDS.get(whole.cast()) {
+            let recorded = record.state == STATE_REDIRECTED || record.state == STATE_LOCAL;
+            // By a source route or a translated address a packet goes elsewhere than its socket is connected to. The gate
+            // will not see it arrive, and its row must not wait for that: who can do it at will could fill the map.
+            if recorded && record.tuple.destination != flight.destination {
+                let _ = TUPLES.remove(&record.tuple);
+                // What was rewritten may go to the gate alone; what was not goes where it would without us.
+                record.state = if record.state == STATE_REDIRECTED { STATE_LOST } else { STATE_NONE };
+            }
             fact.lost = record.state == STATE_LOST;
             fact.recorded = record.state == STATE_REDIRECTED || record.state == STATE_LOCAL;
         }

@@ -10,10 +10,12 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
-    Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, Record, mapped,
+    Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ, Record,
+    mapped,
 };
+use gateway_ebpf::choose;
 
-use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, SERVICES, TARGETS};
+use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, OWN, SERVICES, TARGETS};
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
 /// followed; their types are what the loader reads from the object's BTF.
@@ -132,6 +134,12 @@ pub(crate) fn is_service(address: &Address, port: u16) -> bool {
     in_blocks(&SERVICES, address, port)
 }
 
+/// Whether this is an address of the gate's namespace, as far as the enforcer has told.
+#[inline(always)]
+pub(crate) fn is_own(address: &Address) -> bool {
+    choose::is_loopback(address) || in_blocks(&OWN, address, 0)
+}
+
 #[inline(always)]
 pub(crate) fn is_dns(guard: u32, address: &Address, port: u16) -> bool {
     let key = DnsKey { guard, port, zero: 0, address: *address };
@@ -206,7 +214,7 @@ macro_rules! offsets {
     ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
 }
 offsets! {
-    TASK_LEADER, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
+    TASK_LEADER, TASK_LOGIN, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
 }
 
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
@@ -224,6 +232,24 @@ fn kernel_word(base: u64, offset: &'static u32) -> u64 {
     value
 }
 
+/// The login behind a process, as [`Record::login`] has it. Root's is 0, so a failed read must not look like it.
+#[inline(always)]
+fn login(leader: u64) -> u64 {
+    let mut uid = 0u32;
+    // SAFETY: as above; the loader leaves 0 where this kernel's tasks have no login.
+    unsafe {
+        let offset = ptr::read_volatile(&TASK_LOGIN);
+        if leader == 0 || offset == 0 {
+            return 0;
+        }
+        let from = leader.wrapping_add(u64::from(offset)) as *const c_void;
+        if helper::bpf_probe_read_kernel(ptr::from_mut(&mut uid).cast(), 4, from) != 0 {
+            return 0;
+        }
+    }
+    LOGIN_READ | u64::from(uid)
+}
+
 /// Writes who runs now into the record: process, start time, executable, user, cgroup.
 #[inline(always)]
 pub(crate) fn fill_caller(record: &mut Record) {
@@ -239,7 +265,9 @@ pub(crate) fn fill_caller(record: &mut Record) {
         record.gid = (owner >> 32) as u32;
         helper::bpf_get_current_comm(record.comm.as_mut_ptr().cast(), 16);
         let task = helper::bpf_get_current_task();
-        record.started = kernel_word(kernel_word(task, &TASK_LEADER), &TASK_START);
+        let leader = kernel_word(task, &TASK_LEADER);
+        record.started = kernel_word(leader, &TASK_START);
+        record.login = login(leader);
         let file = kernel_word(kernel_word(task, &TASK_MM), &MM_EXE);
         let inode = kernel_word(file, &FILE_INODE);
         record.executable_inode = kernel_word(inode, &INODE_NUMBER);

@@ -19,7 +19,7 @@ use aya_ebpf::macros::{
     btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, map, sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
     SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
@@ -39,6 +39,9 @@ static GATE: Array<u32> = Array::with_max_entries(1, 0);
 static TARGETS: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::TARGETS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICES: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::SERVICES_MAX, BPF_F_NO_PREALLOC);
+/// The namespace's own addresses, at port 0. Without it any destination on a service's port would be recorded.
+#[map]
+static OWN: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::OWN_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static GUARDING: Array<Guarding> = Array::with_max_entries(1, 0);
 /// Guards in force. A mark on a socket outlives its guard; only what stands here counts.
@@ -51,9 +54,10 @@ static GUARD_UIDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARD_UIDS
 #[map]
 static DNS: HashMap<DnsKey, u32> = HashMap::with_max_entries(abi::DNS_MAX, 0);
 
-// The hand-over.
+/// The hand-over. Full, it forgets who waited longest: an honest row waits microseconds, and whoever lets rows wait (a
+/// socket that hears no answer) crowds out his own.
 #[map]
-static TUPLES: HashMap<Tuple, Record> = HashMap::with_max_entries(abi::TUPLES_MAX, 0);
+static TUPLES: LruHashMap<Tuple, Record> = LruHashMap::with_max_entries(abi::TUPLES_MAX, 0);
 /// The gate's own connections to protected services, which must not be steered back to it.
 #[map]
 static ALLOWED: HashMap<Tuple, u32> = HashMap::with_max_entries(abi::ALLOWED_MAX, 0);

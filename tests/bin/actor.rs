@@ -36,6 +36,9 @@ fn main() {
         ["give", cgroup] => give(cgroup),
         ["keep", cgroup, address] => keep(cgroup, address.parse().unwrap()),
         ["answer", cgroup, address] => answer(cgroup, address.parse().unwrap()),
+        ["dangle", cgroup, times, how, addresses @ ..] => {
+            dangle(cgroup, times.parse().unwrap(), how, addresses);
+        }
         ["flood", threads, times, addresses @ ..] => {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
             println!("{}", calls::flood(threads.parse().unwrap(), times.parse().unwrap(), addresses, &NEVER));
@@ -84,14 +87,15 @@ fn accept(gate: &Arc<Gate>, tag: &'static str, listener: &TcpListener, how: &'st
         if how == "reply" {
             let answer = match &seen {
                 Some(seen) => format!(
-                    "{tag} {} {} {} {} {} {} {}\n",
+                    "{tag} {} {} {} {} {} {} {} {:?}\n",
                     seen.original,
                     seen.tgid,
                     seen.uid,
                     seen.guard,
                     seen.executable_inode,
                     seen.executable_device,
-                    seen.started
+                    seen.started,
+                    seen.login
                 ),
                 None => format!("{tag} {local} nobody\n"),
             };
@@ -171,6 +175,20 @@ fn call(cgroup: &str, uid: &str, calls: &[&str]) {
     for pair in calls.chunks(2) {
         println!("{}", calls::outcome(pair[0], pair[1]));
     }
+}
+
+/// Starts connects as nobody, in turn to each address, and holds them, come what may, until our input closes.
+fn dangle(cgroup: &str, times: usize, how: &str, addresses: &[&str]) {
+    enter(cgroup);
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let all = rustix::process::Rlimit { current: maximum, maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let held: Vec<_> =
+        addresses.iter().cycle().take(times).map(|to| (calls::odd_socket(how, *to), *to)).collect();
+    calls::become_user(65_534);
+    println!("{}", held.iter().filter(|(socket, to)| calls::begins(socket, *to)).count());
+    let _ = std::io::stdin().read(&mut [0]);
 }
 
 fn enter(cgroup: &str) {

@@ -489,20 +489,26 @@ fn a_held_request_cannot_forge_what_the_approver_reads() {
 }
 
 #[test]
-fn a_requester_who_is_gone_before_anyone_knows_who_it_was_is_not_held() {
-    let path = unique();
-    let seat = WORLD.host.client().login(REQUESTER);
-    let mut client = seat.connect(WORLD.upstream.address()).unwrap();
+fn a_requester_who_ended_before_anyone_looked_keeps_its_login_and_does_not_approve_itself() {
+    let mut world = World::new();
+    let path = "/v1/models/gone";
+    world.gate.freeze(true);
+    let mut client = world.requester.connect(world.upstream.address()).unwrap();
+    client.send(put(path, "x")).unwrap();
+    let pid = world.requester.dialer().pid();
     // Its process ends; the connection lives on here.
-    drop(seat);
-    std::thread::sleep(Duration::from_millis(300));
-    client.set_patience(Duration::from_secs(3));
-    match client.ask(put(&path, "x")) {
-        Ok(response) => assert_eq!(response.status, 403, "{}", response.text()),
-        // The gate looked before the process ended, so it knows.
-        Err(_) => refused(&WORLD.vote(REQUESTER, "approve", &WORLD.demand(&path))),
-    }
-    assert_eq!(WORLD.reached(&path), 0);
+    world.requester = world.host.client();
+    eventually("its end", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    world.gate.freeze(false);
+    let demand = world.demand(path);
+    refused(&world.vote(REQUESTER, "approve", &demand));
+    assert_eq!(world.reached(path), 0);
+    drop(world.vote(LEAD, "approve", &demand).success());
+    assert_eq!(client.response("PUT").unwrap().status, 200);
+    let opened = world.gate.session_of(&world.gate.entry_of(path)).summary.opened;
+    let workload = opened.workload.expect("the kernel's record of the process");
+    assert_eq!((workload.pid, workload.login_uid), (pid, Some(REQUESTER)));
+    assert_eq!(workload.executable, None, "nobody saw its program");
 }
 
 #[test]

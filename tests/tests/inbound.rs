@@ -362,6 +362,23 @@ fn a_local_process_without_a_role_is_refused() {
 }
 
 #[test]
+fn a_local_process_is_never_nobody_at_an_address_that_is_new() {
+    let new = IpAddr::from([198, 51, 100, 77]);
+    WORLD.host.add_address(new);
+    let (seat, path) = (WORLD.host.client(), unique("new"));
+    let response = eventually("the gate to know its new address", || {
+        let answered = seat.connect(at(new, OPEN)).ok()?.get("open", &path).ok();
+        assert!(answered.is_some() || !reached(&WORLD.open, &path), "refused, and yet it got through");
+        answered
+    });
+    assert_eq!(response.status, 200);
+    assert!(
+        session_of(&path).workload.is_some(),
+        "the target admits anyone, and still it is known who this is"
+    );
+}
+
+#[test]
 fn a_user_does_not_gain_what_the_process_may_nor_the_process_what_the_user_may() {
     // The uid may; the token's user may not: where a user is proven, the user asks.
     let eve = WORLD.keys.token("eve", &[]);

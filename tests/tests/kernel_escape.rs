@@ -154,6 +154,45 @@ fn a_keep_alive_older_than_the_load_carries_no_more_bytes() {
 }
 
 #[test]
+fn no_source_route_carries_a_connect_that_the_gate_shall_have() {
+    let mut world = World::new();
+    let cgroup = world.cgroup("agent");
+    let (target, free) = (world.there(PORT).to_string(), world.there(PORT + 1).to_string());
+    let (hop, anywhere) = (world.there(0).ip().to_string(), world.there(0));
+    let sniffer = world.beyond(Sniffer::open);
+    // The way is open without the gate.
+    sniffer.await_one(anywhere, || drop(world.dangle(5, &hop, std::slice::from_ref(&target))));
+    let mut table = world.guard(vec![cgroup.clone()], vec![], vec![]);
+    table.targets = world.target().targets;
+    world.load(&table);
+    world.gate("reply");
+    let of_anybody = world.dangle(5, &hop, &[target]);
+    let of_a_guarded_one = world.dangle_in(&cgroup, 5, &hop, &[free]);
+    assert_eq!((of_anybody.begun, of_a_guarded_one.begun, world.counter("redirected")), (5, 5, 10));
+    assert_eq!(sniffer.count(anywhere), 0);
+    assert_ne!(world.counter("dropped_lost_packet"), 0);
+    assert_eq!(world.fill("TUPLES"), 0);
+}
+
+#[test]
+fn a_connection_to_a_services_port_elsewhere_is_cut_when_that_becomes_a_target() {
+    let mut world = World::new();
+    let to = world.there(PORT);
+    world.echo_server(to);
+    let mut table = world.service_everywhere();
+    world.load(&table);
+    world.gate("reply");
+    let old = world.inside(|| TcpStream::connect(to).unwrap());
+    assert_eq!(calls::echo(&old, b"before"), Some(b"before".to_vec()), "somebody else's port is left alone");
+    table.targets = world.target().targets;
+    tidegate::kernel::Gate::adopt(&world.pins()).unwrap().publish(&table).unwrap();
+    let sniffer = world.beyond(Sniffer::open);
+    assert_eq!(calls::echo(&old, b"after"), None);
+    assert_eq!(sniffer.count(to), 0);
+    assert_ne!(world.counter("dropped_target_packet"), 0);
+}
+
+#[test]
 fn entering_another_cgroup_changes_nothing() {
     let mut world = World::new();
     let cgroup = world.cgroup("elsewhere");

@@ -91,6 +91,24 @@ fn a_guarded_process_asks_its_own_dns_by_udp_and_tcp_and_no_other() {
 }
 
 #[test]
+fn a_guarded_process_asks_its_dns_by_no_route_of_its_own() {
+    let mut world = World::new();
+    let cgroup = world.cgroup("agent");
+    let dns = world.there6(53);
+    world.load(&world.guard(vec![cgroup.clone()], vec![], vec![dns]));
+    world.gate("reply");
+    let sniffer = world.beyond(Sniffer::open);
+    let everywhere = SocketAddr::new(dns.ip(), 0);
+    // A neighbour's way is open.
+    sniffer.await_one(everywhere, || assert_eq!(world.call("udp-routed", dns), "sent"));
+    let answers = guarded(&world, cgroup.to_str().unwrap(), "-", &[("udp-routed", dns)]);
+    assert_eq!(sniffer.count(everywhere), 0, "{answers:?}");
+    assert_ne!(world.counter("dropped_unreadable_packet"), 0);
+    assert_eq!(guarded(&world, cgroup.to_str().unwrap(), "-", &[("udp", dns)]), ["sent"]);
+    assert_ne!(sniffer.count(everywhere), 0);
+}
+
+#[test]
 fn a_guarded_uid_cannot_leave_by_changing_its_cgroup() {
     let mut world = World::new();
     let elsewhere = world.cgroup("elsewhere");

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use kernel_support::calls::{self, mapped};
 use kernel_support::{PORT, World, is_gate_answer};
-use tidegate::kernel::{Block, Gate, KernelLog, Options, ServiceRow, Table, TargetRow};
+use tidegate::kernel::{Block, Gate, KernelLog, Options, Own, Table, TargetRow};
 
 #[test]
 fn a_connect_to_a_target_reaches_the_gate_with_its_destination_and_its_process() {
@@ -61,6 +61,8 @@ fn the_record_names_the_program_its_start_and_its_user() {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let ticks: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
     assert_eq!(started / 10_000_000, ticks, "in hundredths of a second");
+    let login = std::fs::read_to_string("/proc/self/loginuid").unwrap();
+    assert_eq!(words[8], if login == "4294967295" { "None".to_owned() } else { format!("As({login})") });
 }
 
 #[test]
@@ -161,15 +163,28 @@ fn the_gate_itself_reaches_the_real_service_without_capabilities() {
 #[test]
 fn a_service_on_every_address_is_met_on_every_address() {
     let mut world = World::new();
-    world.load(&Table {
-        services: vec![ServiceRow { blocks: vec![], ports: vec![PORT] }],
-        ..Table::default()
-    });
+    world.load(&world.service_everywhere());
     world.gate("reply");
     for to in [world.here(PORT), world.here6(PORT), format!("[::1]:{PORT}").parse().unwrap()] {
         let answer = world.call("tcp", to);
         assert!(is_gate_answer(&answer, "in", to, std::process::id()), "{to}: {answer}");
     }
+}
+
+#[test]
+fn an_address_the_programs_were_not_told_of_is_steered_without_a_record_until_they_are() {
+    let mut world = World::new();
+    world.load(&world.service_everywhere());
+    world.gate("reply");
+    world.add_address("198.51.100.9/32");
+    let to = SocketAddr::from(([198, 51, 100, 9], PORT));
+    assert_eq!(world.call("tcp", to), format!("in {to} nobody"), "the enforcer refuses that: it is local");
+    let gate = Gate::adopt(&world.pins()).unwrap();
+    let mut told = Own::default();
+    assert!(gate.tell_own(&mut told).is_err(), "another namespace's addresses are none of its");
+    world.inside(|| gate.tell_own(&mut told)).unwrap();
+    let answer = world.call("tcp", to);
+    assert!(is_gate_answer(&answer, "in", to, std::process::id()), "{answer}");
 }
 
 #[test]

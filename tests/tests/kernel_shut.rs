@@ -4,10 +4,10 @@
 mod kernel_support;
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
+use gateway_ebpf::abi::{Plain, Record};
 use kernel_support::calls::{self, Sniffer};
 use kernel_support::{PORT, World, is_gate_answer};
 use tidegate::kernel::{self, Gate, KernelError, ServiceRow, Table};
@@ -91,29 +91,124 @@ fn a_new_gate_takes_over_while_the_old_one_drains() {
 }
 
 #[test]
-fn a_full_hand_over_map_refuses_outbound_and_inbound() {
+fn a_full_hand_over_map_forgets_who_waited_longest_and_serves_who_comes() {
+    const MAX: u32 = 512;
     let mut world = World::new();
     let mut table = world.target();
-    // A service port on every address: dialled elsewhere, its record waits in the map until the connection closes.
     table.services = vec![ServiceRow { blocks: vec![], ports: vec![7001] }];
-    world.load_small(&table, "TUPLES", 1);
+    world.load_small(&table, "TUPLES", MAX);
     world.gate("reply");
-    world.real_server(world.there(7001));
-    world.real_service(world.here(7001));
-    let filler = world.inside(|| std::net::TcpStream::connect(world.there(7001)).unwrap());
-    assert_eq!(world.fill("TUPLES"), 1);
-    for to in [world.there(PORT), world.there6(PORT), world.here(7001)] {
-        let answer = world.call("tcp", to);
-        assert!(is_refused(&answer), "{to}: {answer}");
+    let map = world.pins().join("maps/TUPLES");
+    let mut row = Record::ZERO;
+    for number in 0..2 * MAX {
+        row.tuple.zero = number;
+        calls::insert_pinned(&map, row.tuple.bytes(), row.bytes());
     }
-    assert_eq!(world.counter("refused_tuples_full"), 3);
-    assert_ne!(world.counter("dropped_lost_packet"), 0);
-    drop(filler);
-    thread::sleep(Duration::from_millis(100));
+    let full = world.fill("TUPLES");
+    assert!((MAX as usize / 2..=MAX as usize).contains(&full), "{full} of {MAX}");
+    let targets = [world.there(PORT), world.there6(PORT)].map(|to| ("out", to));
+    let services = [world.here(7001), world.here6(7001)].map(|to| ("in", to));
+    for (way, to) in targets.into_iter().chain(services) {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, way, to, std::process::id()), "{to}: {answer}");
+    }
+    assert_eq!(world.counter("refused_tuples_full"), 0);
+}
+
+/// What somebody can try to fill the hand-over map with: connects that never reach the gate. Gives how many began. As
+/// many processes as it takes, since one may not have that many descriptors.
+fn leaves_room_for_others(world: &mut World, times: usize, how: &str, to: &[String]) -> usize {
+    world.gate("reply");
+    let each = times.min(10_000);
+    let dangling: Vec<_> = (0..times / each).map(|_| world.dangle(each, how, to)).collect();
+    let left = world.fill("TUPLES");
+    assert!(left < 100, "{left} rows wait for nobody");
+    for to in [world.here(PORT), world.here6(PORT)] {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, "in", to, std::process::id()), "{to}: {answer}");
+    }
+    dangling.iter().map(|dangling| dangling.begun).sum()
+}
+
+#[test]
+fn forty_thousand_connects_to_a_services_port_elsewhere_leave_the_gate_open_for_others() {
+    let mut world = World::new();
+    world.load(&world.service_everywhere());
+    world.route_beyond("203.0.113.0/24");
+    let to: Vec<String> = (1..=8).map(|last| format!("203.0.113.{last}:{PORT}")).collect();
+    assert_eq!(leaves_room_for_others(&mut world, 40_000, "plain", &to), 40_000);
+}
+
+#[test]
+fn a_socket_bound_to_an_interface_by_somebody_without_privilege_does_not_dial_a_service() {
+    let mut world = World::new();
+    world.load_small(&world.service_everywhere(), "TUPLES", 500);
+    let to = [format!("127.0.0.1:{PORT}"), world.here(PORT).to_string()];
+    assert_eq!(leaves_room_for_others(&mut world, 1000, "device", &to), 0);
+    assert_eq!(world.counter("refused_device_bound"), 1000);
+    let answer = world.call("device", world.here(PORT));
+    assert!(answer.starts_with("in "), "root's is freed from its interface: {answer}");
+}
+
+#[test]
+fn connects_by_a_source_route_leave_no_row_that_waits() {
+    let mut world = World::new();
+    let mut table = world.service_everywhere();
+    table.targets = world.target_at(&[[203, 0, 113, 1].into()]).targets;
+    world.load_small(&table, "TUPLES", 500);
+    let (hop, sniffer) = (world.there(0).ip().to_string(), world.beyond(Sniffer::open));
+    let (service, target) = (world.here(PORT), SocketAddr::from(([203, 0, 113, 1], PORT)));
+    sniffer.await_one(world.there(0), || drop(world.call("udp", world.there(9))));
+    let begun = leaves_room_for_others(&mut world, 2000, &hop, &[service.to_string(), target.to_string()]);
+    assert_eq!(begun, 2000);
+    assert_eq!(world.counter("redirected"), 1000);
+    // The option carries the true end, the packet's destination is the hop.
+    assert_ne!(
+        sniffer.count(world.there(PORT)),
+        0,
+        "what dials a port of nobody's leaves, as it would without us"
+    );
+    assert_eq!(
+        sniffer.count(world.there(kernel::DEFAULT_PORT)),
+        0,
+        "what was rewritten goes to the gate alone"
+    );
+}
+
+#[test]
+fn connects_whose_sockets_hear_no_answer_leave_the_gate_open_for_others() {
+    const MAX: u32 = 4096;
+    let mut world = World::new();
+    let mut table = world.service_everywhere();
+    table.targets = world.target().targets;
+    world.load_small(&table, "TUPLES", MAX);
+    world.gate("reply");
+    let to = [world.there(PORT).to_string(), world.here(PORT).to_string()];
+    let deaf = world.dangle(10_000, "deaf", &to);
+    let waiting = world.fill("TUPLES");
+    assert!(deaf.begun == 10_000 && waiting > MAX as usize / 2, "{waiting} of {} wait", deaf.begun);
+    let targets = [world.there(PORT), world.there6(PORT)].map(|to| ("out", to));
+    let services = [world.here(PORT), world.here6(PORT)].map(|to| ("in", to));
+    for (way, to) in targets.into_iter().chain(services) {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, way, to, std::process::id()), "{to}: {answer}");
+    }
+}
+
+#[test]
+fn connects_in_a_namespace_of_ones_own_leave_no_row_that_waits() {
+    // In a cgroup of its own, since these hooks mind every namespace.
+    let mut world = World::new();
+    let cgroup = world.cgroup("all");
+    let mut place = world.place();
+    (place.cgroup, place.only_netns) = (cgroup.clone(), false);
+    // Whoever has a namespace sees to it that what was rewritten never ends there.
+    let deaf = world.beyond(|| calls::listen_deaf(SocketAddr::from(([127, 0, 0, 1], place.port))));
+    kernel::load(&place, &world.target()).unwrap();
+    let dangling = world.dangle_beyond(&cgroup, 500, world.there(PORT));
     assert_eq!(world.fill("TUPLES"), 0);
-    let to = world.there(PORT);
-    let answer = world.call("tcp", to);
-    assert!(is_gate_answer(&answer, "out", to, std::process::id()), "{answer}");
+    assert_eq!((dangling.begun, world.counter("redirected")), (500, 500));
+    drop((dangling, deaf));
 }
 
 #[test]
@@ -226,6 +321,51 @@ fn a_first_load_that_fails_leaves_nothing() {
 }
 
 #[test]
+fn a_load_that_fails_at_any_link_leaves_the_old_programs_in_force() {
+    let mut world = World::new();
+    world.load(&world.target());
+    world.gate("reply");
+    let attached = || kernel::status(&world.pins()).unwrap().programs;
+    let before = attached();
+    assert_eq!(before.len(), 13);
+    for program in &before {
+        // What is no link where one is looked for: everything before it was updated already, nothing behind it.
+        let pin = world.pins().join("links").join(program.name);
+        let aside = world.pins().join("links/aside");
+        std::fs::rename(&pin, &aside).unwrap();
+        std::fs::create_dir(&pin).unwrap();
+        let failed = kernel::load(&world.place(), &world.target());
+        std::fs::remove_dir(&pin).unwrap();
+        std::fs::rename(&aside, &pin).unwrap();
+        assert!(
+            matches!(&failed, Err(KernelError::Link { program: at, .. }) if at == program.name),
+            "{failed:?}"
+        );
+        assert_eq!(attached(), before, "after failing at {}", program.name);
+    }
+    let to = world.there(PORT);
+    assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
+    assert_eq!(kernel::load(&world.place(), &world.target()).unwrap().updated, 13);
+}
+
+#[test]
+fn a_link_that_a_failed_load_made_is_taken_back() {
+    let world = World::new();
+    world.load(&world.target());
+    let links = world.pins().join("links");
+    std::fs::remove_file(links.join("tg_bind4")).unwrap();
+    std::fs::rename(links.join("tg_egress"), links.join("aside")).unwrap();
+    std::fs::create_dir(links.join("tg_egress")).unwrap();
+    let failed = kernel::load(&world.place(), &world.target());
+    assert!(matches!(failed, Err(KernelError::Link { .. })), "{failed:?}");
+    assert!(!links.join("tg_bind4").exists());
+    std::fs::remove_dir(links.join("tg_egress")).unwrap();
+    std::fs::rename(links.join("aside"), links.join("tg_egress")).unwrap();
+    let report = kernel::load(&world.place(), &world.target()).unwrap();
+    assert_eq!((report.made, report.updated), (1, 12));
+}
+
+#[test]
 fn a_half_finished_load_is_taken_up_by_the_next() {
     let mut world = World::new();
     world.load(&world.target());
@@ -279,7 +419,7 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     let programs: Vec<u32> = status.programs.iter().map(|program| program.id.unwrap()).collect();
     assert_eq!(programs.len(), 13);
     let report = kernel::unload(&world.pins()).unwrap();
-    assert_eq!((report.links, report.maps), (13, 17));
+    assert_eq!((report.links, report.maps), (13, 18));
     assert!(!world.pins().exists());
     assert_eq!(world.call("tcp", to), "real");
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");

@@ -218,9 +218,22 @@ fn unloaded_nothing_is_left_and_everything_is_as_it_was() {
     let mut client = world.host.remote().connect((HOST4, 8080).into()).unwrap();
     assert_eq!(client.get("whoever", "/direct").unwrap().status, 200);
     assert!(world.gate.entries_of("/direct").is_empty());
-    let again = world.gate.tidegate(&["unload"]);
-    assert!(again.code() == Some(0) || again.errors().contains("nothing is loaded"), "{}", again.errors());
+    let again = world.gate.tidegate(&["unload"]).success().text();
+    assert!(again.contains("nothing is loaded"), "{again}");
+    let again = world.gate.tidegate(&["--json", "unload"]).success().json();
+    assert_eq!((again["links"].as_u64(), again["maps"].as_u64()), (Some(0), Some(0)));
     drop(world.gate.tidegate(&["load"]).success());
+    world.is_shut();
+}
+
+#[test]
+fn unloading_what_may_not_be_looked_at_is_not_unloading_nothing() {
+    let mut world = World::new();
+    world.gate.stop();
+    let nobody = world.host.seat("gate").uid(65534);
+    let refused = world.gate.tidegate_at(&nobody, &["unload"]);
+    assert_eq!(refused.code(), Some(3), "{}", refused.text());
+    assert!(!pins(world.gate.pins()).is_empty());
     world.is_shut();
 }
 

@@ -49,6 +49,7 @@ impl From<VoteError> for Refusal {
             VoteError::Expired => StatusCode::GONE,
             VoteError::Approved | VoteError::AlreadyVoted(_) | VoteError::Superseded => StatusCode::CONFLICT,
             VoteError::SharedAccount
+            | VoteError::TwoAccounts { .. }
             | VoteError::NoPerson(_)
             | VoteError::OwnRequest(_)
             | VoteError::NotApprover { .. } => StatusCode::FORBIDDEN,

@@ -11,9 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::identity::process::{Facts, Processes};
+use crate::identity::process::Processes;
 use crate::intercept::{Arrival, Flow, unmapped};
-use crate::kernel;
+use crate::kernel::{self, Login};
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX};
 use crate::operation::{Direction, SessionId};
 use crate::session::{self, Gateway};
@@ -102,18 +102,27 @@ impl Door {
         let local = stream.local_addr().map_err(|error| error.to_string())?;
         let arrival = Arrival { direction, peer: unmapped(peer), local: unmapped(local), seen };
         let destination = arrival.destination().map_err(|unknown| unknown.to_string())?;
+        let login = arrival.seen.as_ref().map_or(Login::Unknown, |seen| seen.login);
         let (guard, workload) = match arrival.seen {
             None => (None, None),
             Some(seen) => {
                 let guard = self.guard_name(seen.guard);
                 let processes = self.processes.clone();
                 // Reads /proc, and hashes a program the first time it is seen.
-                let resolved = tokio::task::spawn_blocking(move || processes.resolve(facts(seen))).await;
+                let resolved = tokio::task::spawn_blocking(move || processes.resolve(&seen)).await;
                 (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
             }
         };
         let direction = self.meant(direction, destination);
-        Ok(Flow { session: SessionId::now(), direction, peer: arrival.peer, destination, workload, guard })
+        Ok(Flow {
+            session: SessionId::now(),
+            direction,
+            peer: arrival.peer,
+            destination,
+            workload,
+            login,
+            guard,
+        })
     }
 
     /// A guarded process that dials a protected service of this host by its address comes as an outbound flow, like all
@@ -139,19 +148,6 @@ impl Door {
         let guard = set.guards().iter().find(|guard| kernel::guard_id(&guard.name) == id);
         // A guard that policy no longer has still holds its process until the tables follow.
         Some(guard.map_or_else(|| format!("guard {id}"), |guard| guard.name.clone()))
-    }
-}
-
-/// The facts of the kernel's record that name a process.
-fn facts(seen: kernel::Seen) -> Facts {
-    Facts {
-        pid: seen.tgid,
-        started: seen.started,
-        uid: seen.uid,
-        cgroup: seen.cgroup,
-        command: seen.command,
-        program_inode: seen.executable_inode,
-        program_device: seen.executable_device,
     }
 }
 

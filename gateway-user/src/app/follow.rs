@@ -1,5 +1,5 @@
-//! Follows what changes while the gate runs: the policy in force, and the cgroups of guarded units as they come and go.
-//! Never lets the kernel's table lag behind silently.
+//! Follows what changes while the gate runs: the policy in force, the cgroups of guarded units as they come and go, and the
+//! host's own addresses. Never lets the kernel's tables lag behind silently.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::table;
 use crate::judge::{Bench, now};
-use crate::kernel::{Gate, Table};
+use crate::kernel::{Gate, Own, Table};
 use crate::operation::Sha256;
 use crate::record::entry::{Event, PolicyChanged};
 
-/// How often the cgroups of guards are looked for again.
+/// How often the cgroups of guards and the host's addresses are looked for again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps kernel, approvals and record in step with the policy.
@@ -37,7 +37,9 @@ impl Follower {
     pub(super) async fn follow(self) {
         let mut state = self.bench.shelf.subscribe();
         let mut published: Option<Table> = None;
+        let (mut own, mut fault) = (Own::default(), None);
         loop {
+            fault = self.tell_own(&mut own, fault);
             published = self.publish(published).await;
             tokio::select! {
                 changed = state.changed() => {
@@ -65,6 +67,18 @@ impl Follower {
         if let Err(error) = self.bench.recorder.append(event) {
             tracing::error!(%error, "a change of policy could not be recorded");
         }
+    }
+
+    /// Tells the kernel which addresses are this host's; says once what keeps it from that, which is given back.
+    fn tell_own(&self, own: &mut Own, fault: Option<String>) -> Option<String> {
+        let now = self.gate.tell_own(own).err().map(|error| error.to_string());
+        if let Some(error) = now.as_ref().filter(|now| fault.as_ref() != Some(*now)) {
+            tracing::error!(
+                %error,
+                "local clients of protected services at new addresses are refused; trying again"
+            );
+        }
+        now
     }
 
     /// Tells the kernel what the set in force protects, where that differs from what it was told last.

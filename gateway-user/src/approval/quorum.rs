@@ -32,12 +32,19 @@ pub struct Account {
 }
 
 impl Account {
-    /// The person behind it: by login where there is one, so that sudo and su vote as the login.
+    /// The person behind it: by login for root, so that sudo votes as the login; else only where login and user id are
+    /// the same. A process without a login may give itself any, once and without privilege (loginuid, proc(5)), so a
+    /// login alone proves nobody; and a user id alone, after su, is not the person who logged in.
     ///
     /// # Errors
-    /// The account is shared (root), or no `[[person]]` or more than one has it.
+    /// The account is shared (root), is not that of the login, or no `[[person]]` or more than one has it.
     pub fn person<'a>(&self, electorate: &'a dyn Electorate) -> Result<&'a Person, VoteError> {
-        let uid = self.login_uid.unwrap_or(self.uid);
+        let uid = match (self.uid, self.login_uid) {
+            (uid, None) => uid,
+            (0, Some(login)) => login,
+            (uid, Some(login)) if uid == login => uid,
+            (uid, Some(login)) => return Err(VoteError::TwoAccounts { uid, login }),
+        };
         if uid == 0 {
             return Err(VoteError::SharedAccount);
         }
@@ -64,10 +71,18 @@ pub enum VoteError {
     #[error("the demand is already approved")]
     Approved,
     /// Nobody in particular uses this account.
-    #[error(
-        "root is a shared account and cannot vote; log in as yourself (sudo and su then vote as your login)"
-    )]
+    #[error("root is a shared account and cannot vote; log in as yourself (sudo then votes as your login)")]
     SharedAccount,
+    /// Which of the two is at the keyboard?
+    #[error(
+        "this is uid {uid}, logged in as uid {login}: vote from your own login, without su (sudo is fine)"
+    )]
+    TwoAccounts {
+        /// Who it acts as.
+        uid: u32,
+        /// Who it says it logged in as.
+        login: u32,
+    },
     /// Nobody we know uses this account.
     #[error("uid {0} belongs to no [[person]] of the policy, or to several; declare one with `uid = {0}`")]
     NoPerson(u32),

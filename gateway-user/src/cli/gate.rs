@@ -7,7 +7,7 @@ use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
 use crate::app;
-use crate::kernel::{self, Found, Options, Status};
+use crate::kernel::{self, Found, KernelError, Options, Status, UnloadReport};
 
 const LOAD_EXAMPLES: &str = "Examples:
   sudo tidegate load
@@ -27,6 +27,8 @@ pub(super) enum Command {
         kernel_log: bool,
     },
     /// Remove everything that `load` pinned: nothing is protected any more.
+    ///
+    /// Where nothing is loaded, that is said and is no failure.
     #[command(after_help = "Examples:\n  sudo tidegate unload")]
     Unload,
     /// Show programs, links, map fill, counters and the enforcer's health.
@@ -68,9 +70,17 @@ fn load(log: bool, context: &Context) -> Result<(), Failure> {
 }
 
 fn unload(context: &Context) -> Result<(), Failure> {
-    let report = kernel::unload(&context.settings.pins).map_err(|error| Failure::from_error(&error))?;
+    let pins = &context.settings.pins;
+    let report = match kernel::unload(pins) {
+        // What shall not be there is not there.
+        Err(KernelError::NotLoaded { .. }) => UnloadReport { links: 0, maps: 0 },
+        other => other.map_err(|error| Failure::from_error(&error))?,
+    };
     if context.out.is_json() {
         return context.out.json(&report);
+    }
+    if report == (UnloadReport { links: 0, maps: 0 }) {
+        return context.out.line(format!("nothing is loaded at {}; nothing was removed", pins.display()));
     }
     context.out.line(format!(
         "{} links and {} maps removed; nothing is protected any more",

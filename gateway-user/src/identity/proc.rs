@@ -65,7 +65,7 @@ impl Process {
         (path.starts_with('/') && meta.dev() == device && meta.ino() == inode).then_some(path)
     }
 
-    /// The user it logged in as.
+    /// The user it logged in as, for kernels whose programs cannot say.
     pub(super) fn login_uid(&self) -> Option<u32> {
         self.text("loginuid")?.trim().parse().ok().filter(|&uid| uid != u32::MAX)
     }

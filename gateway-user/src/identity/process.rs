@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::{self, Cgroups};
 use super::digest::Digests;
 use super::proc::{Process, Stat, ticks};
-use crate::kernel::Seen;
+use crate::kernel::{Login, Seen};
 use crate::limits::ANCESTORS_MAX;
 use crate::operation::{Ancestor, Executable, Workload};
 
@@ -30,6 +30,8 @@ pub struct Facts {
     pub started: u64,
     /// User id.
     pub uid: u32,
+    /// Who logged in.
+    pub login: Login,
     /// The id of its cgroup: the inode of the directory in the cgroup v2 tree.
     pub cgroup: u64,
     /// Its short name, not escaped.
@@ -46,6 +48,7 @@ impl From<&Seen> for Facts {
             pid: seen.tgid,
             started: seen.started,
             uid: seen.uid,
+            login: seen.login,
             cgroup: seen.cgroup,
             command: seen.command.clone(),
             program_device: seen.executable_device,
@@ -100,7 +103,10 @@ impl Processes {
             pid: facts.pid,
             started: facts.started,
             uid: facts.uid,
-            login_uid: None,
+            login_uid: match facts.login {
+                Login::As(uid) => Some(uid),
+                Login::None | Login::Unknown => None,
+            },
             command: shown(&facts.command),
             unit: cgroup.as_deref().and_then(cgroup::unit),
             container: cgroup.as_deref().and_then(cgroup::container),
@@ -109,7 +115,9 @@ impl Processes {
             parents: Vec::new(),
         };
         if let Some((process, stat)) = process {
-            workload.login_uid = process.login_uid();
+            if facts.login == Login::Unknown {
+                workload.login_uid = process.login_uid();
+            }
             workload.executable =
                 self.executable(&process, Some((facts.program_device, facts.program_inode)));
             workload.parents = self.parents(process, stat);

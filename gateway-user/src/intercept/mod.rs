@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::kernel::{self, Seen};
+use crate::kernel::{self, Login, Seen};
 use crate::operation::{Direction, SessionId, Workload};
 
 /// One intercepted connection.
@@ -27,6 +27,8 @@ pub struct Flow {
     pub destination: SocketAddr,
     /// The process behind it, for local flows.
     pub workload: Option<Arc<Workload>>,
+    /// The login behind that process, as the kernel recorded it; what `/proc` said of an unknown one is in `workload`.
+    pub login: Login,
     /// The guard that holds the process.
     pub guard: Option<String>,
 }

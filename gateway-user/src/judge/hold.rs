@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
-use crate::intercept;
+use crate::intercept::{self, Flow};
+use crate::kernel::Login;
 use crate::mask::{Media, Plan};
-use crate::operation::{Kind, Operation, Subject};
+use crate::operation::{Kind, Operation};
 use crate::policy::{Answer, Decision};
 use crate::record::entry::{Decided, Demanded, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
@@ -43,7 +44,7 @@ impl Judge {
         let Some(shown) = shown(asked, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
-        if is_gone(&held.case.subject) {
+        if is_nobody_known(&self.flow) {
             let shown =
                 "the process that asks could not be looked at, so nobody knows who must not approve this";
             return Err(self.refuse_held(&held, Denial::forbidden(Some(shown.into()))).await);
@@ -162,12 +163,13 @@ async fn written(entry: &Entry, durable: Result<Durable, RecordError>) -> Result
     written.map_err(|error| Denial::unrecorded(entry.id(), &error))
 }
 
-/// Whether the asking process ended (or became another) before `/proc` was read. Its login is then unknown, and
-/// whoever is behind it could approve their own request.
-fn is_gone(subject: &Subject) -> bool {
-    subject.workload.as_ref().is_some_and(|workload| {
-        workload.login_uid.is_none() && workload.executable.is_none() && workload.parents.is_empty()
-    })
+/// Whether the kernel could not say who logged in, and the process had ended (or become another) before `/proc` was read.
+/// Whoever is behind it could then approve their own request.
+fn is_nobody_known(flow: &Flow) -> bool {
+    flow.login == Login::Unknown
+        && flow.workload.as_ref().is_some_and(|workload| {
+            workload.login_uid.is_none() && workload.executable.is_none() && workload.parents.is_empty()
+        })
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
@@ -206,5 +208,43 @@ impl Denial {
             DeskError::Ledger(_) => Self::busy("the gate cannot record this now"),
             _ => Self::forbidden(Some("the approval no longer stands; ask again".into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::{Direction, SessionId, Workload};
+
+    fn flow(login: Login, login_uid: Option<u32>) -> Flow {
+        let workload = Workload {
+            pid: 7,
+            started: 1,
+            uid: 1000,
+            login_uid,
+            command: "curl".into(),
+            cgroup: None,
+            unit: None,
+            container: None,
+            executable: None,
+            parents: Vec::new(),
+        };
+        Flow {
+            session: SessionId::now(),
+            direction: Direction::Outbound,
+            peer: "127.0.0.1:5".parse().unwrap(),
+            destination: "192.0.2.8:80".parse().unwrap(),
+            workload: Some(Arc::new(workload)),
+            login,
+            guard: None,
+        }
+    }
+
+    #[test]
+    fn a_process_that_ended_is_held_only_where_the_kernel_knows_its_login() {
+        assert!(is_nobody_known(&flow(Login::Unknown, None)));
+        assert!(!is_nobody_known(&flow(Login::Unknown, Some(1001))), "/proc was read in time");
+        assert!(!is_nobody_known(&flow(Login::None, None)), "nobody logged in, so its uid is who asks");
+        assert!(!is_nobody_known(&flow(Login::As(1001), Some(1001))));
     }
 }

@@ -1,6 +1,7 @@
 //! Where the running kernel keeps the fields the programs read: byte offsets from its own type information (BTF).
 //!
-//! Refuses a kernel without BTF or without one of the fields, by name: a guessed offset would be a wrong identity.
+//! Refuses a kernel without BTF or without one of the fields it must have, by name: a guessed offset would be a wrong
+//! identity.
 
 use std::path::Path;
 
@@ -21,12 +22,18 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("SUPER_DEVICE", "super_block", "s_dev"),
 ];
 
+/// Those that a kernel may lack (logins come with CONFIG_AUDIT): their offset is then 0, where no such field can stand.
+const OPTIONAL: &[(&str, &str, &str)] = &[("TASK_LOGIN", "task_struct", "loginuid")];
+
 /// Byte offsets by the name of the global they are patched into.
 pub(super) fn offsets() -> Result<Vec<(&'static str, u32)>, KernelError> {
     let bytes = std::fs::read(Path::new(VMLINUX))
         .map_err(|source| KernelError::NoBtf { why: format!("{VMLINUX}: {source}") })?;
     let types =
         Types::parse(&bytes).ok_or_else(|| KernelError::NoBtf { why: format!("{VMLINUX} is not BTF") })?;
+    let optional = OPTIONAL
+        .iter()
+        .map(|(global, structure, field)| Ok((*global, types.offset(structure, field).unwrap_or_default())));
     WANTED
         .iter()
         .map(|(global, structure, field)| {
@@ -35,6 +42,7 @@ pub(super) fn offsets() -> Result<Vec<(&'static str, u32)>, KernelError> {
             })?;
             Ok((*global, offset))
         })
+        .chain(optional)
         .collect()
 }
 

@@ -15,7 +15,7 @@ use super::links::{self, HOOKS};
 use super::pins::{self, Pins};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{KernelError, OBJECT, Place, Table, btf, sockets};
+use super::{KernelError, OBJECT, Place, Table, btf, own, sockets};
 
 /// Maps that outlive the loader. (`AYA_LOGS` and read-only data live as long as the programs.)
 pub(super) const PINNED_MAPS: &[&str] = &[
@@ -23,6 +23,7 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "GATE",
     "TARGETS",
     "SERVICES",
+    "OWN",
     "GUARDING",
     "GUARDS",
     "GUARD_CGROUPS",
@@ -196,12 +197,15 @@ fn attach(
     options: &Options,
     config: &Config,
 ) -> Result<LoadReport, KernelError> {
-    let cgroups = tables::resolve(table, place.port)?;
+    let rows = tables::resolve(table, place.port)?;
+    let own = own::addresses(&place.netns)?;
     let programs = programs(pins, options)?;
     let settings =
         RawMap::open(&pins.map("CONFIG"), 4, size_of::<Config>()).map_err(KernelError::map("CONFIG"))?;
     settings.update(&0u32.to_ne_bytes(), config.bytes()).map_err(KernelError::map("CONFIG"))?;
-    let table = Tables::open(pins.root())?.publish(cgroups)?;
+    let tables = Tables::open(pins.root())?;
+    tables.publish_own(&own)?;
+    let table = tables.publish(rows)?;
     let attached = links::attach(pins, place, &programs)?;
     Ok(LoadReport { made: attached.made, updated: attached.updated, table })
 }

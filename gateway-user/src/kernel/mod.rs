@@ -9,6 +9,7 @@ mod error;
 mod exempt;
 mod links;
 mod load;
+mod own;
 mod pins;
 mod probe;
 mod raw;
@@ -24,7 +25,7 @@ pub use exempt::Exempt;
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, probe};
-pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Seen, identify, is_own_address};
+pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use status::{MapFill, ProgramStatus, Status, status};
 pub use tables::{Missing, Published};
 

@@ -1,4 +1,4 @@
-//! The calls that no safe crate offers: bpf(2) on links, pins and maps, and one getsockopt(2).
+//! The calls that no safe crate offers: bpf(2) on links, pins and maps, and two socket options.
 //!
 //! Every pointer handed to the kernel comes from a slice or a C string that outlives the call. Nothing here decides.
 #![allow(
@@ -221,6 +221,22 @@ impl RawMap {
     fn check(&self, fits: bool) -> io::Result<()> {
         if fits { Ok(()) } else { Err(io::Error::from(io::ErrorKind::InvalidInput)) }
     }
+}
+
+/// Has a routing socket answer what was asked and not the whole table.
+pub(super) fn netlink_strict(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: four bytes of a live integer.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_GET_STRICT_CHK,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// getsockopt(2) of any level and name. Gives how many bytes were written.

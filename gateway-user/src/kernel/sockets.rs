@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
-    COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_LEVEL, OPTION_RECORD, Plain, Record, Refusal,
-    STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL, OPTION_RECORD,
+    Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{KernelError, Table, status};
+use super::{Block, KernelError, Table, own, status};
 
 /// Connections that may wait for the gate to accept them; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -42,6 +42,18 @@ pub enum Kind {
     Inbound,
 }
 
+/// The login behind a process (audit), which sudo and su do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Login {
+    /// This kernel keeps none, or it could not be read.
+    Unknown,
+    /// Nobody logged in.
+    None,
+    /// This user id did.
+    As(u32),
+}
+
 /// Who called connect(2) and where to, as the kernel saw it at that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Seen {
@@ -59,6 +71,8 @@ pub struct Seen {
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
+    /// Who logged in.
+    pub login: Login,
     /// Id of its cgroup: the inode of its directory in the cgroup v2 tree.
     pub cgroup: u64,
     /// Cookie of its network namespace.
@@ -105,8 +119,9 @@ fn seen(record: &Record) -> io::Result<Seen> {
         started: record.started,
         uid: record.uid,
         gid: record.gid,
+        login: login(record.login),
         cgroup: record.cgroup,
-        netns: record.netns,
+        netns: record.tuple.netns,
         socket: record.cookie,
         command: text(&record.comm),
         executable_inode: record.executable_inode,
@@ -114,6 +129,14 @@ fn seen(record: &Record) -> io::Result<Seen> {
         guard: record.guard,
         at: record.at,
     })
+}
+
+fn login(kernel: u64) -> Login {
+    match (kernel & LOGIN_READ != 0, kernel as u32) {
+        (false, _) => Login::Unknown,
+        (true, LOGIN_NONE) => Login::None,
+        (true, uid) => Login::As(uid),
+    }
 }
 
 fn text(comm: &[u8; 16]) -> String {
@@ -154,6 +177,10 @@ pub struct Listeners {
     /// Connections to protected services arrive here: what was dialled is the accepted socket's local address.
     pub inbound: Vec<TcpListener>,
 }
+
+/// The namespace's own addresses, as the programs were told last.
+#[derive(Debug, Default)]
+pub struct Own(Option<Vec<Block>>);
 
 /// What a running enforcer holds of the kernel. Adopting needs root; nothing else does.
 #[derive(Debug)]
@@ -206,15 +233,34 @@ impl Gate {
     /// # Errors
     /// Where the caller stands in another namespace, or a port is taken.
     pub fn listen(&self) -> Result<Listeners, KernelError> {
-        if own_netns_cookie().map_err(KernelError::file("/proc/self/ns/net"))? != self.config.netns {
-            return Err(KernelError::OtherNamespace);
-        }
+        self.is_here()?;
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let unreachable = [UNREACHABLE_V4.into(), UNREACHABLE_V6.into()];
         Ok(Listeners {
             outbound: self.listen_at(loopback, LISTEN_OUTBOUND)?,
             inbound: self.listen_at(unreachable, LISTEN_INBOUND)?,
         })
+    }
+
+    /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A
+    /// local client of a service at an address they do not know has no record, and is refused.
+    ///
+    /// # Errors
+    /// Where the caller stands in another namespace, or the addresses cannot be read or do not fit; what was told stands.
+    pub fn tell_own(&self, told: &mut Own) -> Result<(), KernelError> {
+        let netns = KernelError::file("/proc/thread-self/ns/net");
+        self.is_here()?;
+        let own = own::addresses_here().map_err(netns)?;
+        if told.0.as_ref() != Some(&own) {
+            self.tables.publish_own(&own)?;
+            told.0 = Some(own);
+        }
+        Ok(())
+    }
+
+    fn is_here(&self) -> Result<(), KernelError> {
+        let cookie = own_netns_cookie().map_err(KernelError::file("/proc/thread-self/ns/net"))?;
+        if cookie == self.config.netns { Ok(()) } else { Err(KernelError::OtherNamespace) }
     }
 
     fn listen_at(&self, addresses: [IpAddr; 2], first: u32) -> Result<Vec<TcpListener>, KernelError> {
@@ -353,20 +399,25 @@ fn denial(refusal: &Refusal) -> Denial {
     }
 }
 
-/// The cookie of a network namespace, by entering it on a thread of its own where it is not the caller's.
+/// The cookie of a network namespace.
 pub(super) fn netns_cookie(path: &Path) -> Result<u64, KernelError> {
+    inside(path, own_netns_cookie)
+}
+
+/// Asks something of a network namespace, by entering it on a thread of its own where it is not the caller's.
+pub(super) fn inside<T: Send + 'static>(path: &Path, ask: fn() -> io::Result<T>) -> Result<T, KernelError> {
     let failed = || KernelError::file(path);
     let own = pins::inode(Path::new("/proc/thread-self/ns/net"))?;
     if pins::inode(path)? == own {
-        return own_netns_cookie().map_err(failed());
+        return ask().map_err(failed());
     }
     let file = File::open(path).map_err(failed())?;
     let inside = std::thread::spawn(move || {
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-        own_netns_cookie()
+        ask()
     });
     match inside.join() {
-        Ok(cookie) => cookie.map_err(failed()),
+        Ok(answer) => answer.map_err(failed()),
         Err(_) => {
             Err(KernelError::File { path: path.to_path_buf(), source: io::Error::from(io::ErrorKind::Other) })
         }
@@ -405,6 +456,14 @@ mod tests {
         let address = gateway_ebpf::abi::mapped([10, 0, 0, 1]);
         let record = Record { state: STATE_HANDED_OUTBOUND, address, port: 80, ..Record::ZERO };
         assert_eq!(seen(&record).unwrap().original, "10.0.0.1:80".parse().unwrap());
+    }
+
+    #[test]
+    fn a_login_that_was_not_read_is_neither_roots_nor_nobodys() {
+        assert_eq!(login(0), Login::Unknown);
+        assert_eq!(login(LOGIN_READ), Login::As(0));
+        assert_eq!(login(LOGIN_READ | 1001), Login::As(1001));
+        assert_eq!(login(LOGIN_READ | u64::from(LOGIN_NONE)), Login::None);
     }
 
     #[test]

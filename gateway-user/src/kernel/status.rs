@@ -69,6 +69,7 @@ pub struct MapFill {
 const FILLED: &[(&str, usize, usize)] = &[
     ("TARGETS", size_of::<BlockKey>(), 4),
     ("SERVICES", size_of::<BlockKey>(), 4),
+    ("OWN", size_of::<BlockKey>(), 4),
     ("GUARDS", 4, 4),
     ("GUARD_CGROUPS", 8, 4),
     ("GUARD_UIDS", 4, 4),

@@ -88,6 +88,13 @@ fn block_key(block: &Block, port: u16) -> Result<BlockKey, KernelError> {
     if port == 0 {
         return Err(KernelError::Row(format!("{address}/{prefix}: port 0 cannot be dialled")));
     }
+    any_port_key(block)
+        .map(|key| BlockKey { data: BlockData { port: port.to_be_bytes(), ..key.data }, ..key })
+}
+
+/// The key of a block that stands for every port.
+fn any_port_key(block: &Block) -> Result<BlockKey, KernelError> {
+    let Block { address, prefix } = *block;
     let (bits, bytes) = match address {
         IpAddr::V4(_) if prefix > 32 => None,
         IpAddr::V4(v4) => Some((96 + u32::from(prefix), abi::mapped(v4.octets()))),
@@ -98,10 +105,7 @@ fn block_key(block: &Block, port: u16) -> Result<BlockKey, KernelError> {
     // Checked above: at most 128, so the shift is at most 128 and `checked_shl` gives the empty mask there.
     let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
     let address: Address = (u128::from_be_bytes(bytes) & mask).to_be_bytes();
-    Ok(BlockKey {
-        prefix: BLOCK_PORT_BITS + bits,
-        data: BlockData { port: port.to_be_bytes(), zero: [0; 2], address },
-    })
+    Ok(BlockKey { prefix: BLOCK_PORT_BITS + bits, data: BlockData { port: [0; 2], zero: [0; 2], address } })
 }
 
 fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
@@ -173,6 +177,7 @@ fn below(root: &Path, path: &Path) -> Result<(PathBuf, u32), KernelError> {
 pub(super) struct Tables {
     targets: RawMap,
     services: RawMap,
+    own: RawMap,
     guarding: RawMap,
     guards: RawMap,
     cgroups: RawMap,
@@ -188,6 +193,7 @@ impl Tables {
         Ok(Self {
             targets: open("TARGETS", size_of::<BlockKey>(), 4)?,
             services: open("SERVICES", size_of::<BlockKey>(), 4)?,
+            own: open("OWN", size_of::<BlockKey>(), 4)?,
             guarding: open("GUARDING", 4, size_of::<Guarding>())?,
             guards: open("GUARDS", 4, 4)?,
             cgroups: open("GUARD_CGROUPS", 8, 4)?,
@@ -226,6 +232,18 @@ impl Tables {
             guards: rows.guards.len(),
             missing: rows.missing,
         })
+    }
+}
+
+impl Tables {
+    /// Makes the map of the namespace's own addresses hold exactly these.
+    pub(super) fn publish_own(&self, own: &[Block]) -> Result<(), KernelError> {
+        let rows: BTreeSet<BlockKey> = own.iter().map(any_port_key).collect::<Result<_, _>>()?;
+        let value = 1u32.bytes().to_vec();
+        let side = Side::new("OWN", &self.own, rows.iter().map(|key| (key.bytes().to_vec(), value.clone())));
+        side.fits()?;
+        side.insert()?;
+        side.delete_the_rest()
     }
 }
 

@@ -114,6 +114,11 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
             let socket = UdpSocket::bind(any(to))?;
             socket.send_to(b"out", to).map(|_| "sent".to_owned())
         }
+        "udp-routed" => {
+            let socket = UdpSocket::bind(any(to))?;
+            route_by_way_of_itself(&socket, to);
+            socket.send_to(b"out", to).map(|_| "sent".to_owned())
+        }
         "udp-connected" => {
             let socket = UdpSocket::bind(any(to))?;
             socket.connect(to)?;
@@ -207,6 +212,75 @@ fn unspec_reconnect(to: SocketAddr) -> io::Result<String> {
     connect_with(socket, to)
 }
 
+/// A socket for a connect that nobody waits for. `how`: plain; `deaf`, which hears no answer; `device`, bound to the way
+/// out; or the address of the first hop of a source route.
+pub fn odd_socket(how: &str, to: SocketAddr) -> Socket {
+    let socket = stream_socket(to);
+    socket.set_nonblocking(true).unwrap();
+    match how {
+        "plain" => {}
+        // A filter that lets nothing through: BPF_RET of the constant 0.
+        "deaf" => socket.attach_filter(&[socket2::SockFilter::new(6, 0, 0, 0)]).unwrap(),
+        "device" => socket.bind_device(Some(b"tgin")).unwrap(),
+        hop => source_route(&socket, hop.parse().unwrap()),
+    }
+    socket
+}
+
+/// Whether a connect was begun, and not refused at once.
+pub fn begins(socket: &Socket, to: SocketAddr) -> bool {
+    match socket.connect(&to.into()) {
+        Err(error) => error.raw_os_error() == Some(libc::EINPROGRESS),
+        Ok(()) => true,
+    }
+}
+
+/// A listener that accepts nobody: one connection waits, and the SYNs of all others are dropped.
+pub fn listen_deaf(at: SocketAddr) -> Socket {
+    let socket = stream_socket(at);
+    socket.bind(&at.into()).unwrap();
+    socket.listen(0).unwrap();
+    socket
+}
+
+/// Has this socket's packets go by way of this host first (IPv4 loose source route). Newer kernels want CAP_NET_RAW for it.
+pub fn source_route(socket: &Socket, hop: std::net::Ipv4Addr) {
+    let mut option = vec![131, 7, 4];
+    option.extend(hop.octets());
+    option.push(1);
+    // SAFETY: a live socket, and live bytes with their own length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_OPTIONS,
+            option.as_ptr().cast(),
+            option.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// Has this socket's packets carry a segment routing header: this very address first, then the destination.
+fn route_by_way_of_itself(socket: &UdpSocket, hop: SocketAddr) {
+    let SocketAddr::V6(hop) = hop else { panic!("a routing header is IPv6") };
+    // Type 4, one segment left of two; the first one in the list is the last one visited, filled in by the kernel.
+    let mut header = vec![0, 4, 4, 1, 1, 0, 0, 0];
+    header.extend([0; 16]);
+    header.extend(hop.ip().octets());
+    // SAFETY: a live socket, and live bytes with their own length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RTHDR,
+            header.as_ptr().cast(),
+            header.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
 /// A SYN by hand, the kernel writes the IP header.
 fn raw_tcp(to: SocketAddr) -> io::Result<String> {
     send_to(socket(to, libc::SOCK_RAW, 6)?, SocketAddr::new(to.ip(), 0), &syn(to.port()))
@@ -297,6 +371,16 @@ impl Sniffer {
         Self(fd)
     }
 
+    /// Has this done again until a packet for this address comes, and lets those that follow it pass: a new link loses some.
+    pub fn await_one(&self, to: SocketAddr, mut act: impl FnMut()) {
+        let came = (0..30).any(|_| {
+            act();
+            self.count(to) != 0
+        });
+        assert!(came, "no packet came for {to}");
+        while self.count(to) != 0 {}
+    }
+
     /// Packets since the last call that were for this address, and port where they have one (0: any).
     pub fn count(&self, to: SocketAddr) -> usize {
         thread::sleep(Duration::from_millis(100));
@@ -361,11 +445,25 @@ fn bpf_open(command: libc::c_int, attributes: &mut [u64; 8]) -> io::Result<Owned
 
 /// Writes the only value of a pinned array map, past everything that guards it.
 pub fn overwrite_pinned(path: &std::path::Path, value: &[u8]) {
+    insert_pinned(path, &[0; 4], value);
+}
+
+/// Writes a row of a pinned map, past everything that guards it.
+pub fn insert_pinned(path: &std::path::Path, key: &[u8], value: &[u8]) {
+    let map = open_pinned(path);
+    let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+    bpf(2, &mut [map.as_raw_fd() as u64, key, value, 0, 0, 0, 0, 0]).unwrap();
+}
+
+/// Takes a row out of a pinned map.
+pub fn delete_pinned(path: &std::path::Path, key: &[u8]) {
+    let map = open_pinned(path);
+    bpf(3, &mut [map.as_raw_fd() as u64, key.as_ptr() as u64, 0, 0, 0, 0, 0, 0]).unwrap();
+}
+
+fn open_pinned(path: &std::path::Path) -> OwnedFd {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let map = bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let key = 0u32;
-    let fd = map.as_raw_fd() as u64;
-    bpf(2, &mut [fd, &raw const key as u64, value.as_ptr() as u64, 0, 0, 0, 0, 0]).unwrap();
+    bpf_open(7, &mut [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0]).unwrap()
 }
 
 /// Whether none of these programs exists any more, after a moment.

@@ -100,6 +100,37 @@ impl World {
         Table { services: vec![ServiceRow { blocks, ports: vec![PORT] }], ..Table::default() }
     }
 
+    /// Every address's [`PORT`] is a protected service, should it be this host's.
+    pub fn service_everywhere(&self) -> Table {
+        Table { services: vec![ServiceRow { blocks: vec![], ports: vec![PORT] }], ..Table::default() }
+    }
+
+    /// Gives the host one more address.
+    pub fn add_address(&self, address: &str) {
+        ip(&["-n", &self.host_name(), "addr", "add", address, "dev", "lo"]);
+    }
+
+    /// What lies here is reached by way of the machine beyond, which knows nothing of it.
+    pub fn route_beyond(&self, block: &str) {
+        let via = self.there(0).ip().to_string();
+        ip(&["-n", &self.host_name(), "route", "add", block, "via", &via]);
+    }
+
+    /// Somebody without privilege starts connects and holds them while the value lives. `how` as [`calls::begin_connect`].
+    pub fn dangle(&self, times: usize, how: &str, to: &[String]) -> Dangling {
+        self.inside(|| Dangling::start(Path::new("-"), times, how, to))
+    }
+
+    /// The same from this cgroup.
+    pub fn dangle_in(&self, cgroup: &Path, times: usize, how: &str, to: &[String]) -> Dangling {
+        self.inside(|| Dangling::start(cgroup, times, how, to))
+    }
+
+    /// The same on the machine beyond, from this cgroup.
+    pub fn dangle_beyond(&self, cgroup: &Path, times: usize, to: SocketAddr) -> Dangling {
+        self.beyond(|| Dangling::start(cgroup, times, "plain", &[to.to_string()]))
+    }
+
     pub fn guard(&self, cgroups: Vec<PathBuf>, uids: Vec<u32>, dns: Vec<SocketAddr>) -> Table {
         Table { guards: vec![GuardRow { name: "agent".into(), cgroups, uids, dns }], ..Table::default() }
     }
@@ -290,6 +321,35 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that holds connects.
+pub struct Dangling {
+    process: Child,
+    /// How many were not refused at once.
+    pub begun: usize,
+}
+
+impl Dangling {
+    fn start(cgroup: &Path, times: usize, how: &str, to: &[String]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate-actor"))
+            .args(["dangle", cgroup.to_str().unwrap(), &times.to_string(), how])
+            .args(to)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { process: child, begun: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Dangling {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

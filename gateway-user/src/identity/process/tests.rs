@@ -63,6 +63,7 @@ fn facts(pid: u32) -> Facts {
         pid,
         started: stat.started * 10_000_000 + 1234,
         uid: 1000,
+        login: Login::Unknown,
         cgroup,
         command: stat.command,
         program_device: program.dev(),
@@ -116,6 +117,23 @@ fn a_process_that_ended_keeps_its_cgroup_and_nothing_else_from_proc() {
     let workload = processes().resolve(facts);
     assert_eq!((workload.executable, workload.parents), (None, vec![]));
     assert_eq!(workload.cgroup, here, "the id alone names the cgroup");
+}
+
+#[test]
+fn the_login_that_the_kernel_recorded_stands_whatever_proc_says_or_no_longer_says() {
+    let sleep = Running::start("/bin/sleep", &["60"]);
+    let known = Facts { login: Login::As(1001), ..sleep.facts() };
+    let none = Facts { login: Login::None, ..sleep.facts() };
+    let own = Process::open(std::process::id()).unwrap().login_uid();
+    assert_eq!(
+        processes().resolve(sleep.facts()).login_uid,
+        own,
+        "unknown: its own, inherited from this test"
+    );
+    assert_eq!(processes().resolve(known.clone()).login_uid, Some(1001));
+    assert_eq!(processes().resolve(none).login_uid, None);
+    drop(sleep);
+    assert_eq!(processes().resolve(known).login_uid, Some(1001));
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn strip(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Login;
     use crate::operation::SessionId;
 
     fn flow(direction: Direction) -> Flow {
@@ -144,6 +145,7 @@ mod tests {
             peer: "192.0.2.7:5".parse().unwrap(),
             destination: "192.0.2.8:80".parse().unwrap(),
             workload: None,
+            login: Login::Unknown,
             guard: None,
         }
     }

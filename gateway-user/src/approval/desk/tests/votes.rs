@@ -44,7 +44,7 @@ async fn strangers_roots_and_bystanders_cannot_vote() {
     let id = id.demand();
     assert!(matches!(room.vote(id, 4242, true).await, Err(VoteError::NoPerson(4242))));
     assert!(matches!(room.vote(id, 0, true).await, Err(VoteError::SharedAccount)));
-    let root_login = Account { uid: 1002, login_uid: Some(0) };
+    let root_login = Account { uid: 0, login_uid: Some(0) };
     assert!(matches!(room.cast(id, root_login, true).await, Err(VoteError::SharedAccount)));
     assert!(matches!(room.vote(id, 1004, true).await, Err(VoteError::NotApprover { .. })));
     assert!(matches!(room.vote(id, 1004, false).await, Err(VoteError::NotApprover { .. })));
@@ -52,14 +52,19 @@ async fn strangers_roots_and_bystanders_cannot_vote() {
 }
 
 #[tokio::test]
-async fn sudo_and_su_vote_as_the_login_and_not_as_whom_they_became() {
+async fn sudo_votes_as_the_login_and_whoever_is_two_accounts_votes_as_neither() {
     let room = Room::new();
     let waiting = room.hold(&user("ann"), "x").await;
     let id = waiting.demand();
     room.cast(id, Account { uid: 0, login_uid: Some(1002) }, true).await.unwrap();
     assert_eq!(room.desk.show(id).unwrap().voters(), ["bob"]);
+    let refused = |told| matches!(told, Err(VoteError::TwoAccounts { .. }));
     let dan_as_cat = Account { uid: 1003, login_uid: Some(1004) };
-    assert!(matches!(room.cast(id, dan_as_cat, true).await, Err(VoteError::NotApprover { .. })));
+    assert!(refused(room.cast(id, dan_as_cat, true).await));
+    // A service may say once, with no privilege, that anybody logged in there.
+    let service_as_cat = Account { uid: 65534, login_uid: Some(1003) };
+    assert!(refused(room.cast(id, service_as_cat, true).await));
+    assert_eq!(room.desk.show(id).unwrap().voters(), ["bob"]);
 }
 
 #[tokio::test]
