@@ -4,6 +4,8 @@
 use core::ffi::c_void;
 use core::mem::size_of;
 
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{SkLookupContext, SockoptContext};
 use gateway_ebpf::abi::{
     Config, Counter, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_LEVEL, OPTION_RECORD, Record,
@@ -130,7 +132,12 @@ pub(crate) fn getsockopt(ctx: &SockoptContext) -> i32 {
         .get(socket)
         .filter(|record| record.state == STATE_HANDED_OUTBOUND || record.state == STATE_HANDED_INBOUND);
     let Some(record) = handed else {
-        count(Counter::RecordMissing);
+        // SAFETY: reads the socket behind the context.
+        let netns = unsafe { helper::bpf_get_netns_cookie(ctx.as_ptr()) };
+        // Another gate's socket, where several share a cgroup, is no loss of this one.
+        if look::config().is_some_and(|config| !look::out_of_scope(config, netns)) {
+            count(Counter::RecordMissing);
+        }
         return 1;
     };
     count(Counter::RecordRead);

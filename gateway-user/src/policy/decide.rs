@@ -2,6 +2,7 @@
 //!
 //! Denies what no rule permits, what is no declared operation, and whatever a rule could not be evaluated for.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities, Request};
@@ -94,14 +95,11 @@ impl Set {
     /// not remembered.
     #[must_use]
     pub fn recall(&self, at: Timestamp, asked: &Question<'_>) -> Arc<Decision> {
-        let Some(key) = memo::key(self.sight(&asked.operation.target), asked) else {
+        let Some(key) = memo::decision_key(self.sight(&asked.operation.target), asked) else {
             return Arc::new(self.decide(at, asked));
         };
-        self.memo.get(&key).unwrap_or_else(|| {
-            let decision = Arc::new(self.decide(at, asked));
-            self.memo.keep(key, &decision);
-            decision
-        })
+        let decided: Result<_, Infallible> = self.memo.decisions.get_or(key, || Ok(self.decide(at, asked)));
+        decided.unwrap_or_else(|never| match never {})
     }
 
     /// Decides. Nothing here depends on the time yet; rules with hours will, and must not be remembered then.
@@ -176,7 +174,7 @@ impl Set {
             self.slot(&asked.target.name, action).ok_or_else(|| format!("{action} is never asked here"));
         let matched = found.and_then(|slot| {
             let request = asked.request(action, caught)?;
-            self.matching(slot, &request, &asked.entities(action)?)
+            self.matching(slot, &request, &*self.entities(asked, action)?)
         });
         match matched {
             Ok(matched) => {
@@ -189,6 +187,14 @@ impl Set {
                 rules: Vec::new(),
                 reason: format!("denied because a rule could not be evaluated: {error}"),
             },
+        }
+    }
+
+    /// The entities of a question about this action: always the same for one who asks and one target.
+    fn entities(&self, asked: &Asked<'_>, action: &str) -> Result<Arc<Entities>, String> {
+        match memo::entities_key(asked.subject, asked.guard, asked.operation, action) {
+            Some(key) => self.memo.entities.get_or(key, || asked.entities(action)),
+            None => asked.entities(action).map(Arc::new),
         }
     }
 
@@ -230,7 +236,7 @@ impl Set {
         if masks.iter().all(|mask| revealable(mask).is_none()) {
             return masks.to_vec();
         }
-        let Ok(entities) = asked.entities("reveal") else { return masks.to_vec() };
+        let Ok(entities) = self.entities(asked, "reveal") else { return masks.to_vec() };
         let clear = |mask: &&Arc<Mask>| {
             revealable(mask).is_some_and(|slot| {
                 let matched =

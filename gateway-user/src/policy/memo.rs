@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cedar_policy::Policy;
+use cedar_policy::{Entities, Policy};
 use serde::Serialize;
 
 use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
@@ -14,9 +14,22 @@ use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Subj
 
 use super::decide::{Decision, Question};
 
-/// Decisions of one set. They go with the set.
+/// What one set remembers. It goes with the set.
 #[derive(Default)]
-pub(super) struct Memo(Mutex<HashMap<Vec<u8>, Arc<Decision>>>);
+pub(super) struct Memo {
+    pub(super) decisions: Kept<Decision>,
+    /// Who asks and about which target, as Cedar walks it.
+    pub(super) entities: Kept<Entities>,
+}
+
+/// Values by their keys, at most [`DECISIONS_KEPT_MAX`].
+pub(super) struct Kept<T>(Mutex<HashMap<Vec<u8>, Arc<T>>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 impl fmt::Debug for Memo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,18 +37,23 @@ impl fmt::Debug for Memo {
     }
 }
 
-impl Memo {
-    pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Decision>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    /// Keeps one more; where there is no room, all others are forgotten.
-    pub(super) fn keep(&self, key: Vec<u8>, decision: &Arc<Decision>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl<T> Kept<T> {
+    /// The value under this key; made, and kept, where there is none. Where there is no room, all others are forgotten.
+    pub(super) fn get_or<E>(&self, key: Vec<u8>, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+        if let Some(known) = self.lock().get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let made = Arc::new(make()?);
+        let mut kept = self.lock();
         if kept.len() >= DECISIONS_KEPT_MAX {
             kept.clear();
         }
-        kept.insert(key, Arc::clone(decision));
+        kept.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,17 +86,16 @@ fn is_whole(text: &str) -> bool {
     !rest.starts_with(['.', '[']) && !rest.starts_with("has ")
 }
 
-/// Everything that a decision can depend on. Where a type grows a field, this does not compile until somebody has said
-/// whether a rule can see it.
+/// Who asks, and about which target: all of that which a rule can see. Where a type grows a field, this does not compile
+/// until somebody has said whether a rule can see it.
 #[derive(Serialize)]
-struct Key<'a> {
+struct Standing<'a> {
     target: &'a str,
     direction: Direction,
     guard: Option<&'a str>,
     peer: IpAddr,
     user: Option<(&'a str, &'a str, &'a [String])>,
     workload: Option<Process<'a>>,
-    what: What<'a>,
 }
 
 #[derive(Serialize)]
@@ -104,14 +121,11 @@ enum What<'a> {
 }
 
 /// Under what the answer to this question is remembered; `None` where it is not.
-pub(super) fn key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
-    let Question { subject, guard, operation, approved } = *asked;
-    if !approved.is_empty() {
+pub(super) fn decision_key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
+    if !asked.approved.is_empty() {
         return None;
     }
-    let Subject { user, workload, peer } = subject;
-    let Operation { target, direction, kind } = operation;
-    let what = match kind {
+    let what = match &asked.operation.kind {
         Kind::Open { address, port } => What::Open(*address, *port),
         Kind::Http(request) => {
             // No rule sees a header field.
@@ -121,21 +135,39 @@ pub(super) fn key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
             What::Http { method, host, path, query, body_length }
         }
     };
+    key(&(standing(asked.subject, asked.guard, asked.operation), what))
+}
+
+/// Under what the entities of a question about this action are remembered.
+pub(super) fn entities_key(
+    subject: &Subject,
+    guard: Option<&str>,
+    operation: &Operation,
+    action: &str,
+) -> Option<Vec<u8>> {
+    key(&(standing(subject, guard, operation), action))
+}
+
+fn key(of: &impl Serialize) -> Option<Vec<u8>> {
+    postcard::to_allocvec(of).ok().filter(|key| key.len() <= DECISION_KEY_BYTES_MAX)
+}
+
+fn standing<'a>(subject: &'a Subject, guard: Option<&'a str>, operation: &'a Operation) -> Standing<'a> {
+    let Subject { user, workload, peer } = subject;
+    let Operation { target, direction, kind: _ } = operation;
     let user = user.as_ref().map(|user| {
         // Whether the proof still holds was asked before.
         let User { provider, subject, groups, expires: _ } = user;
         (provider.as_str(), subject.as_str(), groups.as_slice())
     });
-    let key = Key {
+    Standing {
         target,
         direction: *direction,
         guard,
         peer: peer.ip(),
         user,
         workload: workload.as_deref().map(process),
-        what,
-    };
-    postcard::to_allocvec(&key).ok().filter(|key| key.len() <= DECISION_KEY_BYTES_MAX)
+    }
 }
 
 fn process(workload: &Workload) -> Process<'_> {

@@ -36,6 +36,8 @@ pub(super) struct Desk {
     pub(super) queued_bytes: usize,
     /// When the commit of what is queued begins at the latest.
     pub(super) due: Option<Instant>,
+    /// The writer waits for so many callers; 0 where it waits for none.
+    pub(super) awaited: usize,
     /// Ends that no queue took. Written with the next commit.
     pub(super) ends: Vec<Event>,
     /// Waiters of the commit being written, and since when.
@@ -102,12 +104,14 @@ impl Shared {
         desk.queued_events += count;
         desk.queued_bytes += bytes;
         let due = Instant::now() + patience;
-        if desk.due.is_none_or(|sooner| due < sooner) {
+        let sooner = desk.due.is_none_or(|due_now| due < due_now);
+        if sooner {
             desk.due = Some(due);
-            // A writer that is writing looks at the queue again by itself.
-            if desk.writing.is_none() {
-                self.work.notify_one();
-            }
+        }
+        // A writer that is writing looks at the queue again by itself; one that waits for a crowd, when that is there.
+        let here = desk.queue.len() == desk.awaited;
+        if desk.writing.is_none() && (here || (sooner && desk.awaited == 0)) {
+            self.work.notify_one();
         }
         Ok(receiver)
     }
@@ -121,6 +125,7 @@ impl Desk {
             queued_events: 0,
             queued_bytes: 0,
             due: None,
+            awaited: 0,
             ends: Vec::new(),
             writing: None,
             down: None,

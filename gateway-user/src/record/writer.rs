@@ -132,6 +132,13 @@ fn refusal(refused: Refused) -> RecordError {
     }
 }
 
+/// Whom the last commit was for, and how long it is worth waiting for as many again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Crowd {
+    callers: usize,
+    patience: Duration,
+}
+
 /// The writer's thread.
 struct Loop {
     shared: Arc<Shared>,
@@ -141,17 +148,18 @@ struct Loop {
 impl Loop {
     fn run(self, journal: Journal) {
         let mut journal = Some(journal);
-        let mut gather = Duration::ZERO;
+        let mut crowd = Crowd::default();
         loop {
-            let Some((items, ends)) = self.take(gather) else { break };
-            let (crowd, begun) = (items.len() >= CROWD, Instant::now());
+            let Some((items, ends)) = self.take(crowd) else { break };
+            let (callers, begun) = (items.len(), Instant::now());
             let owed = Owed::of(&items, &ends);
             let Some(open) = journal.as_mut() else { break };
             let written = catch_unwind(AssertUnwindSafe(|| self.write(open, items, ends)));
             let failed = match written {
                 Ok(Ok(())) => {
                     // One commit for many costs little more than one for few; a lone writer never waits for others.
-                    gather = if crowd { begun.elapsed().min(GATHER_MAX) } else { Duration::ZERO };
+                    let patience = begun.elapsed().min(GATHER_MAX);
+                    crowd = if callers < CROWD { Crowd::default() } else { Crowd { callers, patience } };
                     continue;
                 }
                 Ok(Err(failed)) => failed,
@@ -170,7 +178,7 @@ impl Loop {
 
     /// Waits for work that is due, then for the crowd that comes with it, and takes all of it; nothing where it is time to
     /// look for space; `None` when there is none and the writer shall stop.
-    fn take(&self, gather: Duration) -> Option<(Vec<Item>, Vec<Event>)> {
+    fn take(&self, crowd: Crowd) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
         loop {
             let idle = desk.queue.is_empty() && desk.ends.is_empty();
@@ -195,11 +203,13 @@ impl Loop {
                 None => self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner),
             };
         }
-        if !gather.is_zero() && !desk.stopping {
-            drop(desk);
-            thread::sleep(gather);
-            desk = self.shared.desk();
+        let bound = Instant::now() + crowd.patience;
+        desk.awaited = crowd.callers;
+        while desk.queue.len() < crowd.callers && !desk.stopping {
+            let Some(left) = bound.checked_duration_since(Instant::now()) else { break };
+            desk = self.shared.work.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        desk.awaited = 0;
         (desk.queued_events, desk.queued_bytes, desk.due) = (0, 0, None);
         desk.refused.clear();
         let ends = mem::take(&mut desk.ends);
