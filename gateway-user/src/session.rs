@@ -9,8 +9,8 @@ use crate::intercept::{self, Flow};
 use crate::judge::{Bench, Judge, now};
 use crate::operation::{Direction, SessionId};
 use crate::protocol::{self, Broken, Served};
-use crate::record::RecordError;
 use crate::record::entry::{Ending, Event, SessionClosed, SessionOpened};
+use crate::record::{Durable, RecordError};
 use crate::upstream::Dialer;
 
 /// What every flow needs.
@@ -23,13 +23,13 @@ pub struct Gateway {
 
 /// Serves one flow to its end: opens its session, judges its operations, closes it.
 pub async fn serve(gateway: Arc<Gateway>, flow: Flow, client: TcpStream) {
-    let session = match Session::open(&gateway.bench, &flow) {
-        Ok(session) => session,
+    let (session, opening) = match Session::open(&gateway.bench, &flow) {
+        Ok(opened) => opened,
         Err(error) => {
             return tracing::error!(%error, peer = %flow.peer, "closed a flow that cannot be recorded");
         }
     };
-    let judge = Judge::new(gateway.bench.clone(), Arc::new(flow));
+    let judge = Judge::new(gateway.bench.clone(), Arc::new(flow), opening);
     if !is_declared(&gateway.bench, judge.flow()) {
         let _ = judge.refuse_destination().await;
         return session.close(1, Ending::Refused("no target is declared there".into()));
@@ -63,7 +63,7 @@ struct Session {
 }
 
 impl Session {
-    fn open(bench: &Arc<Bench>, flow: &Flow) -> Result<Self, RecordError> {
+    fn open(bench: &Arc<Bench>, flow: &Flow) -> Result<(Self, Durable), RecordError> {
         let target = intercept::by_address(&bench.shelf.current(), flow).map(|target| target.name.clone());
         let opened = SessionOpened {
             session: flow.session,
@@ -75,9 +75,9 @@ impl Session {
             guard: flow.guard.clone(),
             target,
         };
-        drop(bench.recorder.append_soon(vec![Event::SessionOpened(opened)])?);
+        let opening = bench.recorder.append_soon(vec![Event::SessionOpened(opened)])?;
         bench.metrics.session_opened(flow.direction);
-        Ok(Self { id: flow.session, bench: bench.clone(), ending: None })
+        Ok((Self { id: flow.session, bench: bench.clone(), ending: None }, opening))
     }
 
     fn close(mut self, entries: u64, ending: Ending) {

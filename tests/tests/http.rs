@@ -21,24 +21,26 @@ struct World {
 const FIRST_PORT: u16 = 20_001;
 const PORTS: u16 = 100;
 
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let host = Host::new();
-    let ports: Vec<String> = (FIRST_PORT..FIRST_PORT + PORTS).map(|port| port.to_string()).collect();
-    let nouns = format!(
-        "[[target]]\nname = \"api\"\ndirection = \"outbound\"\naddresses = [\"127.0.0.1\", \"::1\"]\nports = [{}]\n",
-        ports.join(", ")
-    );
-    let rules = r#"
-        permit (principal, action == Action::"http", resource == Target::"api");
-        @id("no") @message("not that one")
-        forbid (principal, action == Action::"http", resource == Target::"api")
-        when { context.segments.contains("denied") };
-    "#;
-    let gate = Gate::on(&host).policy("api.toml", &nouns).policy("api.cedar", rules).start();
-    World { host, gate, next_port: AtomicU16::new(FIRST_PORT) }
-});
+static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
 impl World {
+    fn new() -> Self {
+        let host = Host::new();
+        let ports: Vec<String> = (FIRST_PORT..FIRST_PORT + PORTS).map(|port| port.to_string()).collect();
+        let nouns = format!(
+            "[[target]]\nname = \"api\"\ndirection = \"outbound\"\naddresses = [\"127.0.0.1\", \"::1\"]\nports = [{}]\n",
+            ports.join(", ")
+        );
+        let rules = r#"
+            permit (principal, action == Action::"http", resource == Target::"api");
+            @id("no") @message("not that one")
+            forbid (principal, action == Action::"http", resource == Target::"api")
+            when { context.segments.contains("denied") };
+        "#;
+        let gate = Gate::on(&host).policy("api.toml", &nouns).policy("api.cedar", rules).start();
+        Self { host, gate, next_port: AtomicU16::new(FIRST_PORT) }
+    }
+
     fn upstream(&self) -> Upstream {
         Upstream::start(&self.host.client(), &format!("127.0.0.1:{}", self.port()))
     }
@@ -553,21 +555,23 @@ fn a_request_streams_while_it_is_sent() {
 #[test]
 fn a_client_that_does_not_read_holds_the_upstream_back_and_not_the_gates_memory() {
     const SIZE: usize = 64 * 1024 * 1024;
-    let (upstream, mut client, host) = line();
-    let before = memory();
+    let world = World::new();
+    let upstream = world.upstream();
+    let (mut client, host) = (world.connect(upstream.address()), upstream.address().to_string());
+    let before = memory(&world.gate);
     upstream.next(Answer::new(200, &[("Content-Type", "application/octet-stream")], vec![b'x'; SIZE]));
     client.send(format!("GET /big HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    let grown = memory().saturating_sub(before);
+    let grown = memory(&world.gate).saturating_sub(before);
     assert!(grown < SIZE / 2, "the gate took {grown} bytes for a client that does not read");
     assert_eq!(client.response("GET").unwrap().body.len(), SIZE);
-    let grown = memory().saturating_sub(before);
+    let grown = memory(&world.gate).saturating_sub(before);
     assert!(grown < SIZE / 2, "the gate kept {grown} bytes of a body that passed");
 }
 
 /// Resident memory of the gate, in bytes.
-fn memory() -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", WORLD.gate.pid())).unwrap();
+fn memory(gate: &Gate) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gate.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
@@ -753,21 +757,25 @@ fn a_head_that_never_ends_and_one_that_never_begins_are_cut_off_and_others_are_u
 
 #[test]
 fn a_body_that_never_ends_harms_nobody_else() {
-    let (upstream, mut endless, host) = line();
-    let before = memory();
+    // A gate of its own: what other tests do to theirs would count here.
+    let world = World::new();
+    let upstream = world.upstream();
+    let (mut endless, host) = (world.connect(upstream.address()), upstream.address().to_string());
+    assert_eq!(endless.get(&host, "/before").unwrap().status, 200);
+    let before = memory(&world.gate);
     endless.set_patience(Duration::from_secs(2));
     endless
         .send(format!("POST /endless HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"))
         .unwrap();
     let piece = format!("{:x}\r\n{}\r\n", 64 * 1024, "x".repeat(64 * 1024));
-    let mut other = WORLD.connect(upstream.address());
+    let mut other = world.connect(upstream.address());
     for round in 0..400 {
         endless.send(&piece).unwrap();
         if round % 50 == 0 {
             assert_eq!(other.get(&host, "/other").unwrap().status, 200);
         }
     }
-    let grown = memory().saturating_sub(before);
+    let grown = memory(&world.gate).saturating_sub(before);
     assert!(grown < 16 * 1024 * 1024, "the gate grew by {grown} bytes under a body of 25 MiB");
 }
 

@@ -245,6 +245,8 @@ fn a_full_disk_stops_everything_and_room_again_starts_everything() {
     let disk = Small::at(&host.folder().join("state"), "24m");
     let gate = builder.start();
     assert_eq!(dial(&host).ask(post("/before", "x")).unwrap().status, 200);
+    let mut kept = dial(&host);
+    assert_eq!(kept.get(HOST, "/before").unwrap().status, 200);
     disk.fill();
     let start = Instant::now();
     let mut refused = 0;
@@ -264,6 +266,14 @@ fn a_full_disk_stops_everything_and_room_again_starts_everything() {
             Err(_) => refused += 1,
         }
     }
+    // Not even what may overlap with its intent, on a connection from before and on new ones.
+    let forwarded = upstream.requests().len();
+    assert_eq!(kept.get(HOST, "/full").unwrap().status, 503);
+    for _ in 0..5 {
+        let asked = host.client().connect(HOST.parse().unwrap()).unwrap().get(HOST, "/full");
+        assert!(asked.map_or(true, |response| response.status == 503));
+    }
+    assert_eq!(upstream.requests().len(), forwarded, "the record takes nothing new, and it was forwarded");
     let (status, log) = (gate.status().to_string(), gate.log());
     assert!(status.contains("space") || status.contains("record"), "{status}");
     assert!(log.contains("No space left"), "{log}");

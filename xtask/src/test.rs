@@ -120,6 +120,8 @@ impl Tally {
                     println!("{line}");
                     self.count(&line);
                 }
+                // What does not die is left behind, and named as such.
+                Err(RecvTimeoutError::Timeout) if hung => break,
                 Err(RecvTimeoutError::Timeout) => {
                     hung = true;
                     eprintln!("nothing was said for {:?}: killing what runs now, going on", run.patience);
@@ -128,7 +130,7 @@ impl Tally {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        let ended_well = child.wait()?.success();
+        let ended_well = !hung && child.wait()?.success();
         if hung || (!ended_well && self.failed == failed_before) {
             self.broken.push(run.title.to_owned());
         }

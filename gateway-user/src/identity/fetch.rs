@@ -107,8 +107,11 @@ async fn connect(host: &str, port: u16, secure: bool, exempt: &Exempt) -> Result
         if !secure && !address.ip().is_loopback() {
             return Err(FetchError::Url("http:// is for loopback only; use https://"));
         }
-        let socket = exempt.socket(address).map_err(FetchError::from)?;
-        match socket.connect(address).await {
+        let dialled = match exempt.socket(address) {
+            Ok(socket) => socket.connect(address).await,
+            Err(error) => Err(error),
+        };
+        match dialled {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = FetchError::from(error),
         }

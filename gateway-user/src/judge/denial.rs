@@ -3,9 +3,11 @@
 
 use serde::Serialize;
 
+use super::Entry;
 use crate::operation::EntryId;
 use crate::policy::{Cause, Decision};
 use crate::record::RecordError;
+use crate::record::entry::Ending;
 use crate::wire::fault::Fault;
 
 /// A refusal.
@@ -70,11 +72,16 @@ impl Denial {
         Self { closes: true, ..Self::new(413, Some(shown)) }
     }
 
-    /// 503: what cannot be recorded is not done.
+    /// 503: what cannot be recorded is not done. Ends the entry, and the connection: what the record lost of a flow may
+    /// be its beginning.
     #[must_use]
-    pub fn unrecorded(entry: EntryId, error: &RecordError) -> Self {
-        tracing::error!(%entry, %error, "refused: the record cannot be written");
-        Self::new(503, Some("the gate cannot record this now".into())).with_entry(entry)
+    pub fn unrecorded(entry: &Entry, error: &RecordError) -> Self {
+        tracing::error!(entry = %entry.id(), %error, "refused: the record cannot be written");
+        entry.answered(503);
+        // The record keeps an end until it can write it, also where it gives an error now.
+        drop(entry.close(Ending::ByGate(error.to_string())));
+        let denial = Self::new(503, Some("the gate cannot record this now".into())).with_entry(entry.id());
+        Self { closes: true, ..denial }
     }
 
     /// 503: a bound is reached; later it may be otherwise.

@@ -66,6 +66,10 @@ struct Progress {
     masks: Vec<(String, u64)>,
     /// What happened and goes to the record with what happens next.
     kept: Vec<Event>,
+    /// Stretches of bodies on their way to disk.
+    stretches: Vec<Durable>,
+    /// Why one of them never got there.
+    hole: Option<RecordError>,
 }
 
 impl Entry {
@@ -138,7 +142,9 @@ impl Entry {
     /// # Errors
     /// When the record cannot take it.
     pub fn flush(&self) -> Result<(), RecordError> {
-        let kept = std::mem::take(&mut self.progress().kept);
+        // Under the lock, so that no end gets in between.
+        let mut progress = self.progress();
+        let kept = std::mem::take(&mut progress.kept);
         if kept.is_empty() { Ok(()) } else { self.recorder.append_soon(kept).map(drop) }
     }
 
@@ -170,12 +176,31 @@ impl Entry {
     /// # Errors
     /// When the record cannot take it.
     pub fn close(&self, ending: Ending) -> Result<Option<Durable>, RecordError> {
-        let Some(events) = self.closing(ending) else { return Ok(None) };
+        let mut progress = self.progress();
+        let Some(events) = self.closing(&mut progress, ending) else { return Ok(None) };
         self.recorder.append_all(events).map(Some)
     }
 
-    fn closing(&self, ending: Ending) -> Option<Vec<Event>> {
+    /// Whether every stretch of its bodies that was written became durable, as far as that is known. Certain once its
+    /// end is durable.
+    ///
+    /// # Errors
+    /// Why one did not: the record has a hole there.
+    pub fn is_whole(&self) -> Result<(), RecordError> {
         let mut progress = self.progress();
+        let Progress { stretches, hole, .. } = &mut *progress;
+        stretches.retain_mut(|stretch| match stretch.now() {
+            None => true,
+            Some(Ok(())) => false,
+            Some(Err(error)) => {
+                *hole = Some(error);
+                false
+            }
+        });
+        hole.clone().map_or(Ok(()), Err)
+    }
+
+    fn closing(&self, progress: &mut Progress, ending: Ending) -> Option<Vec<Event>> {
         if !progress.begun || std::mem::replace(&mut progress.closed, true) {
             return None;
         }
@@ -206,7 +231,8 @@ impl Drop for Entry {
         } else {
             Ending::ByClient("the client left before the answer ended".into())
         };
-        if let Some(events) = self.closing(ending) {
+        let mut progress = self.progress();
+        if let Some(events) = self.closing(&mut progress, ending) {
             // The record keeps an end until it can write it, also where it gives an error now.
             drop(self.recorder.append_soon(events));
         }
@@ -241,7 +267,7 @@ impl Capture {
         {
             self.stop_keeping();
         }
-        self.flush(BODY_STRETCH_BYTES)
+        self.flush(BODY_STRETCH_BYTES, false)
     }
 
     /// The body ended: writes what is left of it.
@@ -254,7 +280,7 @@ impl Capture {
         {
             self.stop_keeping();
         }
-        self.flush(1)
+        self.flush(1, true)
     }
 
     /// What follows cannot be kept without risk; it is counted, not kept.
@@ -263,7 +289,7 @@ impl Capture {
         self.end.truncated_at = Some(self.end.recorded + self.pending.len() as u64);
     }
 
-    fn flush(&mut self, at_least: usize) -> Result<(), RecordError> {
+    fn flush(&mut self, at_least: usize, last: bool) -> Result<(), RecordError> {
         let room = RECORDED_BODY_BYTES_MAX - self.end.recorded;
         if self.pending.len() as u64 > room {
             self.pending.truncate(usize::try_from(room).unwrap_or(usize::MAX));
@@ -286,16 +312,19 @@ impl Capture {
         }
         let (entry, side) = (self.entry.id, self.side);
         let stretch = |bytes| Event::Body(BodyStretch { entry, side, bytes });
-        if bytes.len() <= BODY_STRETCH_BYTES && self.masker.is_none() && side == Side::Response {
+        if last && bytes.len() <= BODY_STRETCH_BYTES && side == Side::Response {
             // The end of an answer: that of its entry follows.
             self.entry.progress().kept.push(stretch(bytes));
             return Ok(());
         }
-        self.entry.flush()?;
-        for bytes in bytes.chunks(BODY_STRETCH_BYTES) {
-            drop(self.entry.recorder.append_soon(vec![stretch(bytes.to_vec())])?);
+        if side == Side::Response {
+            self.entry.flush()?;
         }
-        Ok(())
+        for bytes in bytes.chunks(BODY_STRETCH_BYTES) {
+            let durable = self.entry.recorder.append_soon(vec![stretch(bytes.to_vec())])?;
+            self.entry.progress().stretches.push(durable);
+        }
+        self.entry.is_whole()
     }
 
     fn publish(&self) {
@@ -311,6 +340,6 @@ impl Drop for Capture {
     fn drop(&mut self) {
         // What the masker still holds back is not certain to be clean; what it let go is.
         self.masker = None;
-        drop(self.flush(1));
+        drop(self.flush(1, true));
     }
 }

@@ -160,7 +160,7 @@ async fn written(entry: &Entry, durable: Result<Durable, RecordError>) -> Result
         Ok(durable) => durable.await,
         Err(error) => Err(error),
     };
-    written.map_err(|error| Denial::unrecorded(entry.id(), &error))
+    written.map_err(|error| Denial::unrecorded(entry, &error))
 }
 
 /// Whether the kernel could not say who logged in, and the process had ended (or become another) before `/proc` was read.

@@ -15,7 +15,7 @@ pub use head::recorded as recorded_head;
 pub use hold::Held;
 pub use plans::Plans;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -59,6 +59,13 @@ pub struct Bench {
 pub struct Judge {
     bench: Arc<Bench>,
     flow: Arc<Flow>,
+    opening: Arc<Mutex<Opening>>,
+}
+
+/// Whether the flow's own beginning is on record.
+enum Opening {
+    UnderWay(Durable),
+    Known(Result<(), RecordError>),
 }
 
 /// An operation, as asked.
@@ -147,10 +154,25 @@ struct Case {
 }
 
 impl Judge {
-    /// A judge for one flow.
+    /// A judge for one flow, whose opening is on its way to disk.
     #[must_use]
-    pub fn new(bench: Arc<Bench>, flow: Arc<Flow>) -> Self {
-        Self { bench, flow }
+    pub fn new(bench: Arc<Bench>, flow: Arc<Flow>, opening: Durable) -> Self {
+        Self { bench, flow, opening: Arc::new(Mutex::new(Opening::UnderWay(opening))) }
+    }
+
+    /// What is known of the flow's beginning. While it is under way an intent shares its commit or comes after it; where
+    /// it failed nothing of this flow will ever be on record.
+    fn begun(&self) -> Result<(), RecordError> {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Opening::UnderWay(durable) = &mut *opening
+            && let Some(known) = durable.now()
+        {
+            *opening = Opening::Known(known);
+        }
+        match &*opening {
+            Opening::UnderWay(_) => Ok(()),
+            Opening::Known(known) => known.clone(),
+        }
     }
 
     fn open(&self) -> Arc<Entry> {
@@ -228,17 +250,20 @@ impl Judge {
     }
 
     async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
+        if let Err(error) = self.begun() {
+            return Verdict::Deny(Denial::unrecorded(&entry, &error));
+        }
         let overlap = may_overlap(&asked.request);
         let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
         let mut recorded = match entry.intend(intent, overlap) {
             Ok(durable) => Some(durable),
-            Err(error) => return Verdict::Deny(Denial::unrecorded(entry.id(), &error)),
+            Err(error) => return Verdict::Deny(Denial::unrecorded(&entry, &error)),
         };
         if !overlap
             && let Some(durable) = recorded.take()
             && let Err(error) = durable.await
         {
-            return Verdict::Deny(Denial::unrecorded(entry.id(), &error));
+            return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
         Verdict::Allow(self.allowed(entry, case, decision, recorded))
     }
@@ -357,7 +382,7 @@ async fn refused(entry: &Entry, written: Result<(), RecordError>, why: String, d
     };
     match durable {
         Ok(()) => denial.with_entry(entry.id()),
-        Err(error) => Denial::unrecorded(entry.id(), &error),
+        Err(error) => Denial::unrecorded(entry, &error),
     }
 }
 

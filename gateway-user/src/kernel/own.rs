@@ -1,4 +1,4 @@
-//! The addresses that are a network namespace's own: its local routing table, which is what the kernel itself asks when it
+//! The addresses that are a network namespace's own: the local routes of all its tables, which are what the kernel itself asks when it
 //! decides where a connect ends. Read whole or not at all.
 
 use std::io;
@@ -25,7 +25,8 @@ const DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 const DUMP_CHANGED: u16 = 0x10;
-const TABLE_LOCAL: u8 = 255;
+/// Also those of VRFs, and of `ip route add local ... table N`.
+const ANY_TABLE: u8 = 0;
 const TYPE_LOCAL: u8 = 2;
 const ATTRIBUTE_DESTINATION: u16 = 1;
 const HEADER_BYTES: usize = 16;
@@ -69,7 +70,7 @@ fn dump(socket: &OwnedFd, family: u8) -> io::Result<Vec<Block>> {
     request.extend(GET_ROUTE.to_ne_bytes());
     request.extend(DUMP.to_ne_bytes());
     request.extend([0; 8]);
-    request.extend([family, 0, 0, 0, TABLE_LOCAL, 0, 0, TYPE_LOCAL, 0, 0, 0, 0]);
+    request.extend([family, 0, 0, 0, ANY_TABLE, 0, 0, TYPE_LOCAL, 0, 0, 0, 0]);
     rustix::net::send(socket, &request, SendFlags::empty())?;
     let (mut blocks, mut datagram) = (Vec::new(), vec![0; DATAGRAM_BYTES]);
     let mut step = Step::More;
@@ -119,8 +120,8 @@ fn take(mut messages: &[u8], blocks: &mut Vec<Block>) -> io::Result<Step> {
 
 /// One route; inside, `None` where it is none of ours.
 fn route(body: &[u8]) -> Option<Option<Block>> {
-    let (family, prefix, table, kind) = (*body.first()?, *body.get(1)?, *body.get(4)?, *body.get(7)?);
-    if table != TABLE_LOCAL || kind != TYPE_LOCAL || !matches!(family, FAMILY_V4 | FAMILY_V6) {
+    let (family, prefix, kind) = (*body.first()?, *body.get(1)?, *body.get(7)?);
+    if kind != TYPE_LOCAL || !matches!(family, FAMILY_V4 | FAMILY_V6) {
         return Some(None);
     }
     let mut address = if family == FAMILY_V4 { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
@@ -137,6 +138,17 @@ fn route(body: &[u8]) -> Option<Option<Block>> {
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(Some(Block { address, prefix }))
+}
+
+/// Whether an address lies in a block.
+pub(super) fn is_in(block: &Block, address: IpAddr) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (32, u128::from(v4.to_bits())),
+        IpAddr::V6(v6) => (128, v6.to_bits()),
+    };
+    let ((width, wanted), (other, start)) = (bits(address), bits(block.address));
+    let beyond = u32::from(block.prefix).min(width);
+    width == other && (wanted ^ start).checked_shr(width - beyond).unwrap_or(0) == 0
 }
 
 fn long(bytes: &[u8], at: usize) -> Option<u32> {
@@ -176,19 +188,31 @@ mod tests {
     }
 
     #[test]
-    fn only_local_routes_of_the_local_table_are_own() {
+    fn local_routes_of_every_table_are_own_and_no_others() {
         let mut blocks = Vec::new();
-        let mut datagram = message(NEW_ROUTE, 2, &local(32, TABLE_LOCAL, TYPE_LOCAL, [10, 0, 0, 1]));
-        datagram.extend(message(NEW_ROUTE, 2, &local(32, TABLE_LOCAL, 3, [10, 0, 0, 255])));
+        let mut datagram = message(NEW_ROUTE, 2, &local(32, 255, TYPE_LOCAL, [10, 0, 0, 1]));
+        datagram.extend(message(NEW_ROUTE, 2, &local(32, 255, 3, [10, 0, 0, 255])));
         datagram.extend(message(NEW_ROUTE, 2, &local(24, 254, 1, [10, 0, 0, 0])));
+        datagram.extend(message(NEW_ROUTE, 2, &local(32, 7, TYPE_LOCAL, [10, 0, 7, 1])));
         assert_eq!(take(&datagram, &mut blocks).unwrap(), Step::More);
         assert_eq!(take(&message(DONE, 2, &[0; 4]), &mut blocks).unwrap(), Step::Done);
-        assert_eq!(blocks, [Block { address: [10, 0, 0, 1].into(), prefix: 32 }]);
+        let own = [[10, 0, 0, 1], [10, 0, 7, 1]];
+        assert_eq!(blocks, own.map(|address| Block { address: address.into(), prefix: 32 }));
+    }
+
+    #[test]
+    fn an_address_lies_in_its_block_and_in_no_other() {
+        let block = |text: &str, prefix| Block { address: text.parse().unwrap(), prefix };
+        let lies = |block: &Block, text: &str| is_in(block, text.parse().unwrap());
+        assert!(lies(&block("127.0.0.0", 8), "127.9.9.9") && !lies(&block("127.0.0.0", 8), "128.0.0.0"));
+        assert!(lies(&block("10.0.0.1", 32), "10.0.0.1") && !lies(&block("10.0.0.1", 32), "10.0.0.2"));
+        assert!(lies(&block("::", 0), "2001:db8::1") && !lies(&block("::", 0), "10.0.0.1"));
+        assert!(lies(&block("fe80::1", 128), "fe80::1") && !lies(&block("fe80::1", 128), "fe80::2"));
     }
 
     #[test]
     fn half_a_table_is_no_table() {
-        let whole = message(NEW_ROUTE, 2, &local(32, TABLE_LOCAL, TYPE_LOCAL, [10, 0, 0, 1]));
+        let whole = message(NEW_ROUTE, 2, &local(32, 255, TYPE_LOCAL, [10, 0, 0, 1]));
         for cut in 1..whole.len() {
             assert!(take(&whole[..cut], &mut Vec::new()).is_err(), "{cut}");
         }

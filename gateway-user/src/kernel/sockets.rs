@@ -162,7 +162,10 @@ pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
     }
     match UdpSocket::bind(SocketAddr::new(address, 0)) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+        // A socket of no device finds no address of a VRF.
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Ok(own::addresses_here()?.iter().any(|block| own::is_in(block, address)))
+        }
         // A link-local address without its interface cannot be bound, own or not.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(true),
         Err(error) => Err(error),

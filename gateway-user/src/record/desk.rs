@@ -41,7 +41,7 @@ pub(super) struct Desk {
     /// Ends that no queue took. Written with the next commit.
     pub(super) ends: Vec<Event>,
     /// Waiters of the commit being written, and since when.
-    pub(super) writing: Option<(Instant, Vec<Waiter>)>,
+    pub(super) writing: Option<(Instant, Vec<Option<Waiter>>)>,
     pub(super) down: Option<Arc<str>>,
     /// Since when the disk does not answer, if the watchdog, not the writer, set `down`.
     pub(super) hung: Option<Micros>,
@@ -86,6 +86,10 @@ impl Shared {
         let refusal = if desk.stopping {
             Some(RecordError::Closed)
         } else if let Some(reason) = &desk.down {
+            Some(RecordError::Unavailable(Arc::clone(reason)))
+        } else if let Some((_, reason)) =
+            desk.tight.as_ref().filter(|_| events.iter().any(Event::is_beginning))
+        {
             Some(RecordError::Unavailable(Arc::clone(reason)))
         } else if desk.queued_events + count > self.tuning.queue
             || desk.queued_bytes + bytes > self.tuning.queue_bytes
@@ -172,6 +176,13 @@ impl Desk {
         }
     }
 
+    /// Answers one of those who wait for the commit being written.
+    pub(super) fn answer(&mut self, at: usize, answer: Answer) {
+        let waiter = self.writing.as_mut().and_then(|(_, waiters)| waiters.get_mut(at)?.take());
+        // Who no longer waits has dropped the other end.
+        drop(waiter.map(|waiter| waiter.send(answer)));
+    }
+
     /// Refuses what begins something: there is no space for what it would bring.
     pub(super) fn tighten(&mut self, cause: &StoreError, events: Vec<Event>) {
         self.stats.refused += events.len() as u64;
@@ -196,7 +207,7 @@ impl Desk {
         self.down = Some(Arc::clone(reason));
         let (_, waiters) = self.writing.take().unwrap_or((Instant::now(), Vec::new()));
         self.stats.refused += (waiters.len() + self.queued_events) as u64;
-        waiters.into_iter().for_each(|waiter| drop(waiter.send(refusal())));
+        waiters.into_iter().flatten().for_each(|waiter| drop(waiter.send(refusal())));
         (self.queued_events, self.queued_bytes, self.due) = (0, 0, None);
         for item in mem::take(&mut self.queue) {
             self.lose(item.events);

@@ -77,6 +77,15 @@ pub enum RecordError {
 pub struct Durable(oneshot::Receiver<Result<(), RecordError>>);
 
 impl Durable {
+    /// What is known now; `None` while it is under way. Not to be waited for after it has answered.
+    pub fn now(&mut self) -> Option<Result<(), RecordError>> {
+        match self.0.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(RecordError::Closed)),
+        }
+    }
+
     /// Waits on this thread. Not for async code.
     ///
     /// # Errors

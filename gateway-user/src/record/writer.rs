@@ -183,7 +183,10 @@ impl Loop {
         loop {
             let idle = desk.queue.is_empty() && desk.ends.is_empty();
             if idle && desk.stopping {
-                return None;
+                let Some((since, reason)) = desk.tight.take() else { return None };
+                let gap = desk.gap(since, &reason);
+                desk.ends.push(gap);
+                continue;
             }
             let due = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
             if !idle && (desk.stopping || !desk.ends.is_empty() || due.is_none_or(|wait| wait.is_zero())) {
@@ -218,35 +221,32 @@ impl Loop {
         Some((items, ends))
     }
 
-    /// One commit: what was queued, then the ends that no queue took (what they end was queued before them).
+    /// One commit: what was queued, then the ends that no queue took (what they end was queued before them). Who waits
+    /// stands in the desk all the time, since every step may touch a disk that does not answer.
     fn write(&self, journal: &mut Journal, items: Vec<Item>, ends: Vec<Event>) -> Result<(), StoreError> {
         let before = journal.link().sequence;
-        let mut waiters = Vec::with_capacity(items.len());
-        let mut items = items.into_iter();
         let (mut failed, mut room) = (None, None);
-        for Item { state, events, waiter } in items.by_ref() {
+        let (work, waiters): (Vec<_>, Vec<_>) =
+            items.into_iter().map(|item| ((item.state, item.events), Some(item.waiter))).unzip();
+        if let Some((_, slot)) = &mut self.shared.desk().writing {
+            *slot = waiters;
+        }
+        for (at, (state, events)) in work.into_iter().enumerate() {
             let begins = events.iter().any(Event::is_beginning);
             match journal.add(state, events) {
-                Ok(()) => {
-                    room = if begins { room.or(Some(true)) } else { room };
-                    waiters.push(waiter);
-                }
-                Err(Refused::NotOpen(cause)) => drop(waiter.send(Err(cause.into()))),
+                Ok(()) => room = if begins { room.or(Some(true)) } else { room },
+                Err(Refused::NotOpen(cause)) => self.shared.desk().answer(at, Err(cause.into())),
                 Err(Refused::NoRoom(cause, events)) => {
                     room = Some(false);
-                    self.shared.desk().tighten(&cause, events);
-                    drop(waiter.send(Err(cause.into())));
+                    let mut desk = self.shared.desk();
+                    desk.tighten(&cause, events);
+                    desk.answer(at, Err(cause.into()));
                 }
                 Err(Refused::Store(cause)) => {
-                    waiters.push(waiter);
                     failed = Some(cause);
                     break;
                 }
             }
-        }
-        waiters.extend(items.map(|item| item.waiter));
-        if let Some((_, slot)) = &mut self.shared.desk().writing {
-            *slot = waiters;
         }
         for end in ends {
             match journal.add_event(end) {
@@ -282,7 +282,7 @@ impl Loop {
             desk.ends.push(gap);
         }
         drop(desk);
-        for waiter in waiters {
+        for waiter in waiters.into_iter().flatten() {
             // Who no longer waits has dropped the other end.
             let _ = waiter.send(Ok(()));
         }
@@ -291,11 +291,12 @@ impl Loop {
     /// After a failure: refuses everything, and tries to open and to write until that works. `None` when the writer
     /// shall stop.
     fn recover(&self, failed: &StoreError, owed: Owed) -> Option<Journal> {
-        let since = now();
+        let mut since = now();
         let reason: Arc<str> = failed.to_string().into();
         error!(%reason, "the record cannot be written; nothing is forwarded until it can");
         {
             let mut desk = self.shared.desk();
+            since = desk.tight.take().map_or(since, |(before, _)| before);
             desk.hung = None;
             desk.viewer = Viewer::default();
             desk.go_down(&reason);

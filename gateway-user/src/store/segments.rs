@@ -85,6 +85,7 @@ impl Appender {
     /// # Errors
     /// There is not. What has begun may still find its space.
     pub(crate) fn make_room(&mut self) -> Result<(), StoreError> {
+        self.roll_over();
         let file = self.file()?;
         let end = self.end + self.pending.len() as u64;
         if self.reserved >= end + ROOM_BYTES / 2 {
@@ -101,11 +102,7 @@ impl Appender {
 
     /// Takes a body into this batch and says where it will lie.
     pub(crate) fn place(&mut self, bytes: &[u8]) -> Result<Placed, StoreError> {
-        if self.pending.is_empty() && self.end >= SEGMENT_BYTES {
-            self.number += 1;
-            (self.end, self.reserved) = (0, 0);
-            self.file = None;
-        }
+        self.roll_over();
         self.file()?;
         self.scratch.resize(zstd::zstd_safe::compress_bound(bytes.len()), 0);
         let packed = self.compressor.compress_to_buffer(bytes, &mut self.scratch[..]);
@@ -120,6 +117,15 @@ impl Appender {
             length: bytes.len() as u32,
             digest: Sha256::of(bytes),
         })
+    }
+
+    /// Begins the next segment, where this one is long enough and between two batches.
+    fn roll_over(&mut self) {
+        if self.pending.is_empty() && self.end >= SEGMENT_BYTES {
+            self.number += 1;
+            (self.end, self.reserved) = (0, 0);
+            self.file = None;
+        }
     }
 
     /// Writes this batch's bodies and makes them durable. A failure gives back the space it took, if it can.

@@ -231,7 +231,11 @@ impl Segment for SimHandle {
     }
 
     fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
-        if self.disk.world().full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        let mut world = self.disk.world();
+        while world.hanging {
+            world = self.disk.0.1.wait(world).unwrap();
+        }
+        if world.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -254,14 +254,17 @@ impl AnswerBody {
                         return Poll::Ready(Some(Err(failure)));
                     }
                 },
-                State::Recording { durable, rest } => match ready!(Pin::new(durable).poll(cx)) {
-                    Ok(()) => self.state = State::Ending { rest: std::mem::take(rest) },
-                    Err(error) => {
-                        self.state = State::Over;
-                        let ending = Ending::ByGate(error.to_string());
-                        return Poll::Ready(Some(Err((error.into(), ending))));
+                State::Recording { durable, rest } => {
+                    let written = ready!(Pin::new(durable).poll(cx)).and_then(|()| self.entry.is_whole());
+                    match written {
+                        Ok(()) => self.state = State::Ending { rest: std::mem::take(rest) },
+                        Err(error) => {
+                            self.state = State::Over;
+                            let ending = Ending::ByGate(error.to_string());
+                            return Poll::Ready(Some(Err((error.into(), ending))));
+                        }
                     }
-                },
+                }
                 State::Ending { rest } => match rest.pop_front() {
                     Some(frame) => return Poll::Ready(Some(Ok(frame))),
                     None => self.state = State::Over,

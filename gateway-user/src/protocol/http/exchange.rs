@@ -138,7 +138,7 @@ impl Exchange {
         let method = parts.method.clone();
         let outgoing = match self.outgoing(parts, ask, &asked, &entry, &duties, expects_continue) {
             Ok(outgoing) => outgoing,
-            Err(unwritten) => return Err(Denial::unrecorded(entry.id(), &unwritten)),
+            Err(unwritten) => return Err(Denial::unrecorded(&entry, &unwritten)),
         };
         let sent = async {
             let mut line = self.line.lock().await;
@@ -279,7 +279,7 @@ impl Exchange {
         let unwritten = error.in_request_body().and_then(|cause| cause.downcast_ref::<RecordError>());
         if let Some(unwritten) = unwritten {
             drop(entry.close(Ending::ByGate("the request body could not be recorded".into())));
-            return Denial::unrecorded(entry.id(), unwritten);
+            return Denial::unrecorded(entry, unwritten);
         }
         let fault = self.wire.body_fault();
         let broken = error.in_request_body().is_some();
@@ -349,7 +349,7 @@ impl Exchange {
         {
             return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
         }
-        entry.flush().map_err(|error| Denial::unrecorded(entry.id(), &error))?;
+        entry.flush().map_err(|error| Denial::unrecorded(entry, &error))?;
         // Nothing has gone out yet, not even the head.
         durably(&mut recorded, entry).await?;
         Ok(Response::from_parts(parts, answer.boxed_unsync()))
@@ -360,7 +360,7 @@ impl Exchange {
 async fn durably(recorded: &mut Option<Durable>, entry: &Arc<Entry>) -> Result<(), Denial> {
     match recorded.take() {
         None => Ok(()),
-        Some(durable) => durable.await.map_err(|error| Denial::unrecorded(entry.id(), &error)),
+        Some(durable) => durable.await.map_err(|error| Denial::unrecorded(entry, &error)),
     }
 }
 
@@ -372,12 +372,13 @@ async fn close(
     ending: Ending,
 ) -> Result<(), Denial> {
     entry.answered(status);
-    let closed = entry.close(ending).map_err(|error| Denial::unrecorded(entry.id(), &error))?;
+    let closed = entry.close(ending).map_err(|error| Denial::unrecorded(entry, &error))?;
     durably(recorded, entry).await?;
-    match closed {
+    let written = match closed {
         None => Ok(()),
-        Some(durable) => durable.await.map_err(|error| Denial::unrecorded(entry.id(), &error)),
-    }
+        Some(durable) => durable.await.and_then(|()| entry.is_whole()),
+    };
+    written.map_err(|error| Denial::unrecorded(entry, &error))
 }
 
 /// An answer of which nothing has gone out, and nothing will: what its client is told instead.
@@ -389,7 +390,7 @@ async fn not_begun(
 ) -> Denial {
     if let Some(unwritten) = error.downcast_ref::<RecordError>() {
         drop(entry.close(Ending::ByGate("the answer could not be recorded".into())));
-        return Denial::unrecorded(entry.id(), unwritten);
+        return Denial::unrecorded(entry, unwritten);
     }
     match close(entry, recorded, 502, ending).await {
         Ok(()) => Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"),
