@@ -183,7 +183,7 @@ impl Loop {
         loop {
             let idle = desk.queue.is_empty() && desk.ends.is_empty();
             if idle && desk.stopping {
-                let Some((since, reason)) = desk.tight.take() else { return None };
+                let (since, reason) = desk.tight.take()?;
                 let gap = desk.gap(since, &reason);
                 desk.ends.push(gap);
                 continue;
