@@ -3,6 +3,7 @@
 //! A user gets no role of the process and the process none of the user: each is matched by its own ways only.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
@@ -243,6 +244,12 @@ impl Asked<'_> {
             .map_err(|error| error.to_string())
     }
 
+    fn peer(&self) -> RestrictedExpression {
+        let peer = self.subject.peer.ip();
+        let kept = self.set.memo.addresses.get_or(peer.to_string().into_bytes(), || Ok(address(peer)));
+        kept.map_or_else(|never: Infallible| match never {}, |kept| (*kept).clone())
+    }
+
     fn circumstances(&self) -> Vec<(String, RestrictedExpression)> {
         let direction = match self.operation.direction {
             Direction::Inbound => "inbound",
@@ -250,7 +257,7 @@ impl Asked<'_> {
         };
         let entity = RestrictedExpression::new_entity_uid;
         let mut context = vec![
-            ("peer".to_owned(), address(self.subject.peer.ip())),
+            ("peer".to_owned(), self.peer()),
             ("direction".to_owned(), entity(uid(&TYPES.direction, direction))),
         ];
         context.extend(self.guard.map(|guard| ("guard".to_owned(), entity(uid(&TYPES.guard, guard)))));

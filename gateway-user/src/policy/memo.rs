@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cedar_policy::{Entities, Policy};
+use cedar_policy::{Entities, Policy, RestrictedExpression};
 use serde::Serialize;
 
 use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
@@ -20,6 +20,8 @@ pub(super) struct Memo {
     pub(super) decisions: Kept<Decision>,
     /// Who asks and about which target, as Cedar walks it.
     pub(super) entities: Kept<Entities>,
+    /// Addresses in Cedar's words: it parses the name of its own function for each.
+    pub(super) addresses: Kept<RestrictedExpression>,
 }
 
 /// Values by their keys, at most [`DECISIONS_KEPT_MAX`].
