@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 
-use super::Admin;
 use super::peer::Peer;
 use super::view::{BallotView, DemandView, Problem, Reload, ShareView, Status, Voted};
+use super::{Admin, blocks};
 use crate::approval::{Standing, VoteError};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX};
 use crate::operation::DemandId;
@@ -25,10 +25,10 @@ use crate::telemetry::Metrics;
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// An error on its way out.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, String);
 
 impl Refusal {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self(status, detail.into())
     }
 }
@@ -69,6 +69,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/approvals/{id}", get(show))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/reject", post(reject))
+        .route("/v1/blocks", get(blocks::list).post(blocks::block))
+        .route("/v1/blocks/lift", post(blocks::unblock))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -152,7 +154,7 @@ async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result
     Ok(Json(DemandView::whole(&demand, &shares, admin.desk.now())))
 }
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 async fn approve(
     State(admin): State<Arc<Admin>>,

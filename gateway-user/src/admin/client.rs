@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{BallotView, DemandView, Problem, Reload, Status, Voted};
+use super::view::{
+    BallotView, BlockAsked, BlockView, DemandView, Problem, Reload, Status, UnblockAsked, Voted,
+};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 
@@ -104,6 +106,30 @@ impl Client {
     pub fn vote(&self, id: DemandId, approve: bool, comment: Option<String>) -> Result<Voted, ClientError> {
         let word = if approve { "approve" } else { "reject" };
         self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(&BallotView { comment }))
+    }
+
+    /// The blocks in force, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn blocks(&self) -> Result<Vec<BlockView>, ClientError> {
+        self.ask("GET", "/v1/blocks", None::<&()>)
+    }
+
+    /// Blocks, durably.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what may not be blocked is [`ClientError::Refused`].
+    pub fn block(&self, asked: &BlockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks", Some(asked))
+    }
+
+    /// Lifts a block, durably; gives it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; where there is none, [`ClientError::Refused`].
+    pub fn unblock(&self, asked: &UnblockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks/lift", Some(asked))
     }
 
     /// The counters, in the OpenMetrics text form.

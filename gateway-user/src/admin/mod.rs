@@ -5,6 +5,7 @@
 //! other end of it.
 
 mod api;
+mod blocks;
 pub mod client;
 mod listen;
 mod peer;
@@ -17,6 +18,7 @@ use std::time::Instant;
 pub use listen::{AdminError, Socket, serve_metrics};
 
 use crate::approval::{Desk, Electorate};
+use crate::block::Blocks;
 use crate::policy::Shelf;
 use crate::record::{Health, Recorder};
 use crate::telemetry::{Metrics, Reading};
@@ -25,6 +27,8 @@ use crate::telemetry::{Metrics, Reading};
 pub struct Admin {
     /// The approval desk.
     pub desk: Desk,
+    /// Whom and what operators have blocked.
+    pub blocks: Blocks,
     /// The policy in force.
     pub shelf: Shelf,
     /// The people and approvals of the policy in force.
@@ -69,6 +73,7 @@ impl Admin {
             },
             sessions_open: self.metrics.sessions_open(),
             demands_held: self.desk.held() as u64,
+            blocks: self.blocks.len() as u64,
             kernel: (self.kernel)().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }
@@ -76,7 +81,7 @@ impl Admin {
     /// Adds what other parts count to the counters, read anew at every scrape. Call once.
     pub fn register(&self) {
         let (desk, shelf, recorder) = (self.desk.clone(), self.shelf.clone(), self.recorder.clone());
-        let kernel = Arc::clone(&self.kernel);
+        let (kernel, blocks) = (Arc::clone(&self.kernel), self.blocks.clone());
         self.metrics.on_scrape(move || {
             let stats = recorder.stats();
             let up = recorder.health() == Health::Up;
@@ -86,6 +91,8 @@ impl Admin {
                     "Operations held, and approvals not yet used",
                     desk.held() as u64,
                 ),
+                Reading::gauge("blocks", "Blocks in force", blocks.len() as u64),
+                Reading::counter("blocked_operations", "Operations refused by a block", blocks.refused()),
                 Reading::gauge(
                     "policy_fault",
                     "1 while the directory is not in force",

@@ -63,7 +63,14 @@ impl Follower {
                 tracing::error!(%policy, "the policy directory is not in force, an older set is:\n{fault}")
             }
         }
-        let event = Event::PolicyChanged(PolicyChanged { at: now(), policy, refused });
+        let event = Event::PolicyChanged(PolicyChanged {
+            at: now(),
+            policy,
+            refused,
+            before: None,
+            files: Vec::new(),
+            files_left_out: 0,
+        });
         if let Err(error) = self.bench.recorder.append(event) {
             tracing::error!(%error, "a change of policy could not be recorded");
         }

@@ -10,7 +10,7 @@ mod table;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,6 +25,7 @@ use self::follow::Follower;
 use self::ledger::RecordLedger;
 use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Desk, DeskError, Key, KeyError};
+use crate::block::Blocks;
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
@@ -44,6 +45,8 @@ pub use table::of as kernel_table;
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
+/// How often blocks that have run out are forgotten. They refuse nothing meanwhile.
+const BLOCKS_SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the enforcer does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +116,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let shelf = open_policy(&settings)?;
     let recorder = Recorder::open(&settings.state)?;
     let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
+    let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
@@ -128,6 +132,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
         desk: desk.clone(),
+        blocks: blocks.clone(),
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
@@ -146,6 +151,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
+    work.spawn(sweep(blocks));
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
     open_admin(&settings, &bench, &gate, &mut work).await?;
@@ -162,6 +168,14 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     recorder.close();
     tracing::info!("the gate is shut");
     outcome
+}
+
+/// Forgets blocks as they run out, until the task is dropped.
+async fn sweep(blocks: Blocks) {
+    loop {
+        tokio::time::sleep(BLOCKS_SWEPT_EVERY).await;
+        blocks.sweep().await;
+    }
 }
 
 /// Every connection takes two descriptors, its own and the upstream's; what the shell allows is far less.
@@ -210,6 +224,7 @@ async fn open_admin(
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
+        blocks: bench.blocks.clone(),
         shelf: bench.shelf.clone(),
         electorate: Box::new(move || shelf.current()),
         recorder: bench.recorder.clone(),

@@ -166,6 +166,12 @@ impl Desk {
         }
     }
 
+    /// Ends a demand that can no longer come to anything. Nobody can vote on it or use it from now on.
+    pub async fn withdraw(&self, id: DemandId) {
+        let _turn = self.0.turn.lock().await;
+        log_failure(self.end(id, Word::Superseded).await);
+    }
+
     /// Every open demand, oldest first, banked grants included.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Demand>> {

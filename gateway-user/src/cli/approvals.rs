@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::{Tone, escape, escape_line, paint, span, time};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
-use crate::admin::view::{DemandView, ShareView, Voted};
+use crate::admin::view::{DemandView, Problem, ShareView, Voted};
 use crate::approval::Asker;
 use crate::operation::DemandId;
 
@@ -118,22 +118,21 @@ fn outcome(voted: &Voted) -> String {
 /// that says no because it cannot keep records is a failure too.
 fn failure(error: &ClientError, context: &Context) -> Failure {
     match error {
-        ClientError::Refused(problem) if problem.status < 500 => {
-            if context.out.is_json() {
-                if let Err(failure) = context.out.json(problem) {
-                    return failure;
-                }
-            } else {
-                context.out.note(format_args!(
-                    "{} {}",
-                    paint(Tone::Bad, "refused:"),
-                    escape(&problem.detail)
-                ));
-            }
-            Failure::No
-        }
+        ClientError::Refused(problem) if problem.status < 500 => refused(problem, context),
         error => Failure::from_error(error),
     }
+}
+
+/// Says why the gate said no.
+pub(super) fn refused(problem: &Problem, context: &Context) -> Failure {
+    if context.out.is_json() {
+        if let Err(failure) = context.out.json(problem) {
+            return failure;
+        }
+    } else {
+        context.out.note(format_args!("{} {}", paint(Tone::Bad, "refused:"), escape(&problem.detail)));
+    }
+    Failure::No
 }
 
 /// Method, path and query on one line.

@@ -3,6 +3,7 @@
 //! Never decides anything itself, and never prints captured data unescaped.
 
 mod approvals;
+mod blocks;
 mod gate;
 mod manual;
 pub mod output;
@@ -11,6 +12,7 @@ mod record;
 mod run;
 mod sessions;
 mod story;
+mod when;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +36,7 @@ Examples:
   sudo tidegate run                               open it: judge, mask, hold and record
   tidegate status                                 programs, links, counters, health
   tidegate approvals list                         what waits for a human
+  sudo tidegate block unit:agent.service          stop somebody or something now
   tidegate sessions tail -f                       what happens now";
 
 /// Transparent interception gateway for AI agents: judge, mask, hold and record what an agent does.
@@ -100,6 +103,9 @@ enum Command {
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
+    Block(blocks::Block),
+    Unblock(blocks::Unblock),
+    Blocks(blocks::Blocks),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -153,6 +159,9 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Block(args) => blocks::block(args, context),
+        Command::Unblock(args) => blocks::unblock(&args, context),
+        Command::Blocks(_) => blocks::list(context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
     }

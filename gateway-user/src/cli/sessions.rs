@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::output::time;
 use super::record::quiet_engine;
 use super::story::{ending, field, print, show_entry, who};
+use super::when::gone;
 use super::{Context, Failure};
 use crate::operation::{EntryId, SessionId};
 use crate::record::RecordError;
@@ -287,18 +286,7 @@ fn tail(args: &Tail, context: &Context) -> Result<(), Failure> {
 
 /// A time, or how long ago.
 fn moment(text: &str) -> Result<Micros, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.as_microsecond());
-    }
-    if let Ok(at) = text.parse::<DateTime>() {
-        let at = at.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
-        return Ok(at.timestamp().as_microsecond());
-    }
-    let ago: SignedDuration = text.parse().map_err(|_| {
-        format!("{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h)")
-    })?;
-    let at = Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())?;
-    Ok(at.as_microsecond())
+    gone(text).map(Timestamp::as_microsecond)
 }
 
 #[cfg(test)]

@@ -70,7 +70,17 @@ impl Judge {
         let demanded = Demanded { entry: held.entry.id(), at: now(), demand: waiting.demand(), digest };
         written(&held.entry, held.entry.demand(demanded)).await?;
         tracing::info!(entry = %held.entry.id(), demand = %waiting.demand(), "held for approval");
-        match waiting.outcome().await {
+        let demand = waiting.demand();
+        let outcome = tokio::select! {
+            // The block's own words before those of the demand that ends by it.
+            biased;
+            block = self.is_blocked() => {
+                self.bench.desk.withdraw(demand).await;
+                return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
+            }
+            outcome = waiting.outcome() => outcome,
+        };
+        match outcome {
             Outcome::Approved(approved) => self.release(held, asked, approved).await,
             Outcome::Rejected { by, comment } => {
                 let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
@@ -112,6 +122,9 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
+        }
         // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
         let unlifted = self.decide(&case, &[]);
         let same = unlifted.rules == held.decision.rules && case.target.name == held.case.target.name;
@@ -129,6 +142,10 @@ impl Judge {
         let by = approved.by().join(", ");
         if let Err(error) = approved.spend(&*case.set).await {
             return Err(self.end_hold(&entry, error.to_string(), Denial::desk(&error)).await);
+        }
+        // Spending took a commit; a block that came meanwhile finds nothing forwarded.
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
         }
         let decided = Decided {
             entry: entry.id(),

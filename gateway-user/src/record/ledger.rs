@@ -131,7 +131,13 @@ impl Ledger {
                     session(closed.session)?;
                     sessions.insert(closed.session, false);
                 }
-                Event::Voted(_) | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
+                Event::Voted(_)
+                | Event::PolicyChanged(_)
+                | Event::PolicyWeighed(_)
+                | Event::Blocked(_)
+                | Event::Unblocked(_)
+                | Event::Started(_)
+                | Event::Interrupted(_) => {}
             }
         }
         Ok(())
@@ -186,7 +192,12 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {
+            Event::PolicyChanged(_)
+            | Event::PolicyWeighed(_)
+            | Event::Blocked(_)
+            | Event::Unblocked(_)
+            | Event::Started(_)
+            | Event::Interrupted(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),
