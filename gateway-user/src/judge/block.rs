@@ -11,6 +11,9 @@ use crate::intercept;
 use crate::operation::{Subject, User};
 use crate::policy::{Answer, Cause, Decision};
 
+/// What stands for a rule in the entry of an operation that a block refused; no file can have this name.
+pub(super) const BLOCK_RULE: &str = "block#";
+
 /// What a flow is known to be about, for the blocks that come while it lives.
 #[derive(Default)]
 pub(super) struct Known {
@@ -112,7 +115,7 @@ fn decision(block: &Block) -> Decision {
         answer: Answer::Deny,
         cause: Cause::NoRule,
         operations: Vec::new(),
-        rules: Vec::new(),
+        rules: vec![format!("{BLOCK_RULE}{}", block.subject)],
         reason: block.to_string(),
         shown: None,
         masks: Vec::new(),

@@ -8,6 +8,7 @@ mod entry;
 mod head;
 mod hold;
 mod plans;
+pub mod rejudge;
 mod subject;
 
 pub use denial::Denial;
