@@ -21,7 +21,7 @@ pub enum Passed<'a> {
     /// The session's beginning. Always first.
     Opened(&'a SessionOpened),
     /// One operation, whole, as it ended; or as far as it came, where the record ends before it does.
-    Entry(EntryView),
+    Entry(Box<EntryView>),
     /// The session's end.
     Closed(&'a SessionClosed),
 }
@@ -152,7 +152,7 @@ impl Reader {
                     let Some(view) = open.get_mut(&entry) else { return Ok(ControlFlow::Continue(())) };
                     view.take(frame);
                     match view.closed.is_some().then(|| open.remove(&entry)).flatten() {
-                        Some(whole) => visit(Passed::Entry(whole))?,
+                        Some(whole) => visit(Passed::Entry(Box::new(whole)))?,
                         None => ControlFlow::Continue(()),
                     }
                 }
@@ -162,7 +162,7 @@ impl Reader {
             Ok::<_, E>(flow)
         })?;
         for (_, view) in open {
-            if over || visit(Passed::Entry(view))?.is_break() {
+            if over || visit(Passed::Entry(Box::new(view)))?.is_break() {
                 break;
             }
         }
