@@ -119,3 +119,11 @@ pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
+pub const SIGNAL_KEYS_MAX: usize = 4096;
+/// Subjects kept with each of them: as many as a person reads.
+pub const SIGNAL_SUBJECTS_MAX: usize = 8;
+/// Ended holds from which the usual time of a decision is told.
+pub const SIGNAL_HOLDS_MAX: usize = 1024;
+/// Surges kept for those who look later.
+pub const SIGNAL_SURGES_MAX: usize = 100;
