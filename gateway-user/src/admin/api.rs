@@ -15,7 +15,7 @@ use axum::{Extension, Json, Router};
 use super::Admin;
 use super::peer::Peer;
 use super::view::{
-    Announced, BallotView, DemandView, Problem, ReadingView, Reload, ShareView, Status, Voted,
+    Announced, BallotView, DemandView, Problem, ReadingView, Reload, ShareView, SignalsView, Status, Voted,
 };
 use crate::approval::{Standing, VoteError};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
@@ -67,6 +67,7 @@ impl From<VoteError> for Refusal {
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .route("/v1/approvals", get(list))
         .route("/v1/approvals/{id}", get(show))
@@ -119,6 +120,17 @@ async fn admit(
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     Json(admin.status())
+}
+
+async fn signals(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<SignalsView>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user may see what everybody does";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(Json(admin.signals()))
 }
 
 async fn reload(

@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{Announced, BallotView, DemandView, Problem, ReadingView, Reload, Status, Voted};
+use super::view::{
+    Announced, BallotView, DemandView, Problem, ReadingView, Reload, SignalsView, Status, Voted,
+};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 
@@ -71,6 +73,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn status(&self) -> Result<Status, ClientError> {
         self.ask("GET", "/v1/status", None::<&()>)
+    }
+
+    /// What the events of the last hour add up to.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn signals(&self) -> Result<SignalsView, ClientError> {
+        self.ask("GET", "/v1/signals", None::<&()>)
     }
 
     /// Has the policy directory read again.
