@@ -37,6 +37,8 @@ pub enum Event {
     Interrupted(Interrupted),
     /// A held operation is known whole and lies before people.
     Demanded(Demanded),
+    /// Somebody is about to read what the record holds.
+    RecordRead(RecordRead),
     /// An operator blocked somebody or something.
     Blocked(Blocked),
     /// A block was lifted, or its time ran out.
@@ -62,6 +64,7 @@ impl Event {
             Self::Started(event) => event.at,
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
+            Self::RecordRead(event) => event.at,
             Self::Blocked(event) => event.at,
             Self::Unblocked(event) => event.at,
             Self::PolicyWeighed(event) => event.at,
@@ -99,6 +102,7 @@ impl Event {
             Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
+            Self::RecordRead(event) => event.command.len() + event.about.len(),
             Self::PolicyChanged(event) => {
                 let files = event.files.iter().map(|file| file.name.len() + 160);
                 event.refused.as_ref().map_or(0, String::len) + files.sum::<usize>()
@@ -493,4 +497,21 @@ pub struct Interrupted {
     pub flows: u64,
     /// Operations that were refused and of which nothing else is recorded.
     pub operations: u64,
+}
+
+/// A reading of the record by an operator, announced before the first byte was shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRead {
+    /// When it was announced.
+    pub at: Micros,
+    /// The reader's effective user id.
+    pub uid: u32,
+    /// The user id the reader logged in with, where that is established and there was a login.
+    pub login_uid: Option<u32>,
+    /// The `[[person]]` behind it, where the policy has one.
+    pub person: Option<String>,
+    /// The command: `sessions show`.
+    pub command: String,
+    /// What it was to read: ids and filters as they were given, masked.
+    pub about: String,
 }

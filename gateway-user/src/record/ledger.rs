@@ -137,7 +137,8 @@ impl Ledger {
                 | Event::Blocked(_)
                 | Event::Unblocked(_)
                 | Event::Started(_)
-                | Event::Interrupted(_) => {}
+                | Event::Interrupted(_)
+                | Event::RecordRead(_) => {}
             }
         }
         Ok(())
@@ -197,7 +198,8 @@ impl Ledger {
             | Event::Blocked(_)
             | Event::Unblocked(_)
             | Event::Started(_)
-            | Event::Interrupted(_) => {
+            | Event::Interrupted(_)
+            | Event::RecordRead(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),
