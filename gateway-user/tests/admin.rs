@@ -256,6 +256,7 @@ fn open(path: &Path) -> Arc<Admin> {
         metrics: Metrics::new(),
         kernel: Arc::new(|| vec![("redirected", 3)]),
         scrub: |text| text.replace("4111111111111111", "********").into(),
+        signals: tidegate::signals::Signals::new(0),
         started: Instant::now(),
     })
 }

@@ -14,7 +14,7 @@ use axum::{Extension, Json, Router};
 
 use super::Admin;
 use super::peer::Peer;
-use super::view::{BallotView, DemandView, Problem, Reload, ShareView, Status, Voted};
+use super::view::{BallotView, DemandView, Problem, Reload, ShareView, SignalsView, Status, Voted};
 use crate::approval::{Standing, VoteError};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX};
 use crate::operation::DemandId;
@@ -64,6 +64,7 @@ impl From<VoteError> for Refusal {
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .route("/v1/approvals", get(list))
         .route("/v1/approvals/{id}", get(show))
@@ -115,6 +116,17 @@ async fn admit(
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     Json(admin.status())
+}
+
+async fn signals(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<SignalsView>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user may see what everybody does";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(Json(admin.signals()))
 }
 
 async fn reload(

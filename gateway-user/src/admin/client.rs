@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{BallotView, DemandView, Problem, Reload, Status, Voted};
+use super::view::{BallotView, DemandView, Problem, Reload, SignalsView, Status, Voted};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 
@@ -71,6 +71,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn status(&self) -> Result<Status, ClientError> {
         self.ask("GET", "/v1/status", None::<&()>)
+    }
+
+    /// What the events of the last hour add up to.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn signals(&self) -> Result<SignalsView, ClientError> {
+        self.ask("GET", "/v1/signals", None::<&()>)
     }
 
     /// Has the policy directory read again.

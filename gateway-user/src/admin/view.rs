@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
 use crate::policy::Notice;
+use crate::signals::{Broad, View};
 
 /// How the gate is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,16 @@ pub struct RecordStatus {
     pub waiting: u64,
     /// Entries that an earlier enforcer had left open.
     pub recovered: u64,
+}
+
+/// What the events of the last hour add up to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SignalsView {
+    /// Rates, surges, live sessions and the use of rules.
+    #[serde(flatten)]
+    pub signals: View,
+    /// Permits that allowed nothing since the gate started.
+    pub unused: Vec<Broad>,
 }
 
 /// What a reload of the policy did.

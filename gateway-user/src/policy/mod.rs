@@ -14,6 +14,7 @@ mod hours;
 mod json_path;
 mod last_good;
 mod lex;
+mod listing;
 mod memo;
 mod notice;
 pub mod nouns;
@@ -32,6 +33,7 @@ mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use explain::{Considered, Explanation, Met};
+pub use listing::Listed;
 pub use notice::Notice;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};

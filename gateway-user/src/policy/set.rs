@@ -287,10 +287,6 @@ impl Set {
         season
     }
 
-    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.values().map(|rule| &**rule)
-    }
-
     /// All masks of a target, in the order of their files.
     #[must_use]
     pub fn masks_of(&self, target: &str) -> &[Arc<Mask>] {
@@ -333,6 +329,10 @@ impl Set {
     #[must_use]
     pub fn rule_digest(&self, id: &str) -> Option<Sha256> {
         Some(Sha256::of(self.rule(id)?.policy.to_string().as_bytes()))
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.values()
     }
 
     pub(super) fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
@@ -405,7 +405,7 @@ fn slot(rules: &[&Arc<Rule>]) -> Slot {
     Slot { permits: half(true), forbids: half(false) }
 }
 
-fn is_about(rule: &Rule, target: &Target) -> bool {
+pub(super) fn is_about(rule: &Rule, target: &Target) -> bool {
     let within = |uid: &EntityUid| {
         let name: &str = uid.id().as_ref();
         match uid.type_name().to_string().as_str() {
