@@ -172,6 +172,22 @@ pub struct Problem {
     pub detail: String,
 }
 
+/// A reading of the record, announced before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingView {
+    /// The command: `sessions show`.
+    pub command: String,
+    /// Ids and filters as they were given.
+    pub about: String,
+}
+
+/// The announcement is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// When, in microseconds since the Unix epoch.
+    pub at: i64,
+}
+
 impl DemandView {
     /// The whole demand, counted by this set.
     pub(super) fn whole(demand: &Demand, shares: &[Share], now: Timestamp) -> Self {
