@@ -249,6 +249,7 @@ fn open(path: &Path) -> Arc<Admin> {
     let desk = Desk::open(Arc::new(Store(recorder.clone())), Arc::new(jiff::Timestamp::now)).unwrap();
     let current = shelf.clone();
     Arc::new(Admin {
+        weighed: Arc::default(),
         blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,
         shelf,

@@ -17,9 +17,12 @@ use std::time::Instant;
 
 pub use listen::{AdminError, Socket, serve_metrics};
 
+use arc_swap::ArcSwapOption;
+
 use crate::approval::{Desk, Electorate};
 use crate::block::Blocks;
 use crate::policy::Shelf;
+use crate::record::entry::PolicyWeighed;
 use crate::record::{Health, Recorder};
 use crate::signals::{Kind, Signals, View, broad};
 use crate::telemetry::{Metrics, Reading};
@@ -30,6 +33,8 @@ pub struct Admin {
     pub desk: Desk,
     /// Whom and what operators have blocked.
     pub blocks: Blocks,
+    /// What the last change of policy was found to widen.
+    pub weighed: Arc<ArcSwapOption<PolicyWeighed>>,
     /// The policy in force.
     pub shelf: Shelf,
     /// The people and approvals of the policy in force.
@@ -64,6 +69,7 @@ impl Admin {
             policy: view::PolicyStatus {
                 digest: self.shelf.current().digest().to_string(),
                 fault: self.shelf.fault().map(|fault| fault.to_string()),
+                widens: self.widens(),
                 notices: self.shelf.current().notices(jiff::Timestamp::now()),
             },
             record: view::RecordStatus {
@@ -88,6 +94,13 @@ impl Admin {
         let signals = self.signals.view(jiff::Timestamp::now().as_microsecond());
         let unused = broad(&self.shelf.current(), &signals);
         view::SignalsView { signals, unused }
+    }
+
+    /// How many operations the set in force lets through further than the one before; `None` where it was not weighed.
+    fn widens(&self) -> Option<u64> {
+        let weighed = self.weighed.load_full()?;
+        let count = weighed.widened.len() as u64 + weighed.widened_left_out;
+        (weighed.policy == self.shelf.current().digest()).then_some(count)
     }
 
     /// Adds what other parts count to the counters, read anew at every scrape. Call once.

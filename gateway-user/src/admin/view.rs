@@ -41,6 +41,10 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// Recorded operations and cases that the set in force lets through further than the one before it; absent where it has
+    /// not been weighed.
+    #[serde(default)]
+    pub widens: Option<u64>,
     /// What has ended in the set in force, and what will.
     #[serde(default)]
     pub notices: Vec<Notice>,

@@ -8,11 +8,14 @@ mod gate;
 mod manual;
 pub mod output;
 mod policy;
+mod policy_log;
 mod reading;
 mod record;
+mod rejudge;
 mod run;
 mod sessions;
 mod story;
+mod suggest;
 mod when;
 
 use std::path::PathBuf;
@@ -111,6 +114,7 @@ enum Command {
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
+    Replay(rejudge::Against),
     Block(blocks::Block),
     Unblock(blocks::Unblock),
     Blocks(blocks::Blocks),
@@ -169,6 +173,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Replay(args) => rejudge::against(&args, context),
         Command::Block(args) => blocks::block(args, context),
         Command::Unblock(args) => blocks::unblock(&args, context),
         Command::Blocks(_) => blocks::list(context),

@@ -10,6 +10,7 @@ mod hold;
 mod plans;
 pub mod rejudge;
 mod subject;
+pub mod suggest;
 
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};

@@ -3,6 +3,8 @@
 
 mod asking;
 #[cfg(test)]
+pub(super) mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +17,7 @@ use super::block::BLOCK_RULE;
 use crate::operation::EntryId;
 use crate::policy::Set;
 use crate::record::RecordError;
-use crate::record::entry::{Micros, Verdict};
+use crate::record::entry::{Intent, Micros, Verdict};
 use crate::record::operations::{Look, Looked, Recorded};
 
 /// What the new answers are compared with.
@@ -232,7 +234,12 @@ fn recorded_word(recorded: &Recorded) -> Result<Word, Unknown> {
     if intent.rules.iter().any(|rule| rule.starts_with(BLOCK_RULE)) {
         return Err(Unknown::Blocked);
     }
-    Ok(Word { verdict: intent.verdict, rules: intent.rules.clone(), reason: intent.reason.clone() })
+    Ok(Word { verdict: spoken(intent), rules: intent.rules.clone(), reason: intent.reason.clone() })
+}
+
+/// The policy's verdict as it was recorded.
+pub(super) fn spoken(intent: &Intent) -> Verdict {
+    intent.verdict
 }
 
 fn kind_of(recorded: &Recorded, again: Option<&Again<'_>>) -> Kind {

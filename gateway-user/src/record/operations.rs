@@ -74,6 +74,42 @@ impl Recorder {
     }
 }
 
+impl Reader {
+    /// Gives every event of the gate itself in these bounds to `take`, the newest first, until that says `false`.
+    ///
+    /// # Errors
+    /// The record is damaged or unreadable.
+    pub fn gate_events(
+        &self,
+        look: Look,
+        take: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Looked, RecordError> {
+        let snapshot = self.store.snapshot()?;
+        let gate = [AnyOf(vec![index::key(Dimension::Gate, "")])];
+        let Some(mut bound) = last_before(&snapshot, None)? else { return Ok(Looked::Whole) };
+        let mut left = look.limit;
+        while let Some((number, positions)) = index::search(&snapshot, &gate, bound)? {
+            let loaded = load(&snapshot, number)?;
+            if look.since.is_some_and(|since| loaded.written < since) {
+                break;
+            }
+            for position in positions {
+                let Frame::Event(event) = loaded.frame(position)? else { continue };
+                if look.since.is_some_and(|since| event.at().is_none_or(|at| at < since)) {
+                    continue;
+                }
+                if left == 0 || !take(event) {
+                    return Ok(Looked::CutShort);
+                }
+                left -= 1;
+            }
+            let Some(next) = number.checked_sub(1) else { break };
+            bound = next;
+        }
+        Ok(Looked::Whole)
+    }
+}
+
 fn walk(
     snapshot: &Snapshot,
     look: Look,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::samples::recorded;
 use super::*;
-use crate::operation::{Direction, SessionId, User, Workload};
+use crate::operation::{Direction, User};
 use crate::policy::files::Files;
 use crate::policy::without_cases;
-use crate::record::entry::{Head, Intent, SessionOpened};
+use crate::record::entry::SessionOpened;
 
 const NOUNS: &str = r#"
 [[target]]
@@ -38,53 +39,6 @@ fn set(nouns: &str, rules: &str) -> Set {
     std::fs::write(dir.path().join("a.toml"), nouns).unwrap();
     std::fs::write(dir.path().join("a.cedar"), rules).unwrap();
     without_cases(&Files::read(dir.path()).unwrap()).unwrap_or_else(|problems| panic!("{problems}"))
-}
-
-fn recorded(line: &str, fields: &[(&str, &str)], verdict: Verdict) -> Recorded {
-    let session = SessionId::now();
-    let workload = Workload {
-        pid: 7,
-        started: 1,
-        uid: 990,
-        login_uid: None,
-        command: "python3".into(),
-        cgroup: Some("/agents.slice/agent.service".into()),
-        unit: Some("agent.service".into()),
-        container: None,
-        executable: None,
-        parents: Vec::new(),
-    };
-    let at = jiff::Timestamp::now().as_microsecond();
-    let opened = SessionOpened {
-        session,
-        at,
-        direction: Direction::Outbound,
-        peer: "127.0.0.1:40000".into(),
-        destination: "192.0.2.7:80".into(),
-        workload: Some(workload),
-        guard: None,
-        target: Some("crm".into()),
-    };
-    let fields = [("Host", "192.0.2.7")].iter().chain(fields);
-    let intent = Intent {
-        entry: EntryId::now(),
-        session,
-        at,
-        target: Some("crm".into()),
-        kind: "http".into(),
-        operations: Vec::new(),
-        user: None,
-        workload: Some("unit:agent.service".into()),
-        verdict,
-        rules: vec!["a.cedar#one".into()],
-        reason: "recorded".into(),
-        policy: None,
-        head: Head {
-            line: line.into(),
-            fields: fields.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        },
-    };
-    Recorded { intent, opened: Arc::new(opened) }
 }
 
 fn inbound(user: Option<&str>, fields: &[(&str, &str)]) -> Recorded {
