@@ -5,9 +5,11 @@
 mod approvals;
 mod gate;
 mod manual;
+mod moment;
 pub mod output;
 mod policy;
 mod record;
+mod report;
 mod run;
 mod sessions;
 mod story;
@@ -107,6 +109,7 @@ enum Command {
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
+    Report(report::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -162,6 +165,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Report(args) => report::run(&args, context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
     }
