@@ -11,8 +11,10 @@ mod policy;
 mod record;
 mod report;
 mod run;
+mod screen;
 mod sessions;
 mod story;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +112,7 @@ enum Command {
     Record(record::Args),
     Approvals(approvals::Args),
     Report(report::Args),
+    Top(top::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -166,6 +169,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Report(args) => report::run(&args, context),
+        Command::Top(args) => top::run(&args, context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
     }

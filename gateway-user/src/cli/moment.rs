@@ -16,7 +16,9 @@ pub(super) fn moment(text: &str) -> Result<Micros, String> {
         return Ok(at.timestamp().as_microsecond());
     }
     let ago: Span = text.parse().map_err(|_| {
-        format!("{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h, 7d)")
+        format!(
+            "{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h, 7d)"
+        )
     })?;
     let at = Zoned::now().checked_sub(ago).map_err(|error| error.to_string())?;
     Ok(at.timestamp().as_microsecond())
@@ -34,7 +36,10 @@ mod tests {
         let hour_ago = moment("1h").unwrap();
         assert!((now - hour_ago - 3_600_000_000).abs() < 5_000_000);
         let week_ago = moment("7d").unwrap();
-        assert!((now - week_ago - 7 * 86_400_000_000).abs() <= 3_605_000_000, "an hour more or less where clocks change");
+        assert!(
+            (now - week_ago - 7 * 86_400_000_000).abs() <= 3_605_000_000,
+            "an hour more or less where clocks change"
+        );
         for bad in ["yesterday-ish", "", "-"] {
             assert!(moment(bad).is_err(), "{bad:?}");
         }

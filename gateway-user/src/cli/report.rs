@@ -104,7 +104,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 fn write(path: &Path, html: &str, force: bool, context: &Context) -> Result<(), Failure> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).mode(0o600).create(true);
-    if force { options.truncate(true) } else { options.create_new(true) };
+    if force {
+        options.truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let failed = |error: std::io::Error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AlreadyExists => "; --force writes over it",
@@ -164,7 +168,10 @@ fn change(event: &Event) -> Option<Change> {
         }
         Event::Interrupted(event) => (
             "gap",
-            format!("{}; {} flows and {} operations were refused", event.reason, event.flows, event.operations),
+            format!(
+                "{}; {} flows and {} operations were refused",
+                event.reason, event.flows, event.operations
+            ),
         ),
         _ => return None,
     };

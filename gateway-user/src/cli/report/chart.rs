@@ -22,7 +22,13 @@ pub(super) struct Layer {
 }
 
 /// Bars over the steps that begin at `since`, each `step` microseconds long; `time` writes a moment.
-pub(super) fn bars(title: &str, layers: &[Layer], since: Micros, step: Micros, time: fn(Micros) -> String) -> String {
+pub(super) fn bars(
+    title: &str,
+    layers: &[Layer],
+    since: Micros,
+    step: Micros,
+    time: fn(Micros) -> String,
+) -> String {
     let steps = layers.iter().map(|layer| layer.counts.len()).max().unwrap_or(0);
     let count = |layer: &Layer, at: usize| layer.counts.get(at).copied().unwrap_or(0);
     let tallest = (0..steps).map(|at| layers.iter().map(|layer| count(layer, at)).sum::<u64>()).max();
@@ -83,7 +89,8 @@ pub(super) fn bars(title: &str, layers: &[Layer], since: Micros, step: Micros, t
 /// A small line of bars for a table cell.
 pub(super) fn spark(counts: &[u64]) -> String {
     let tallest = counts.iter().copied().max().unwrap_or(0).max(1);
-    let mut svg = format!("<svg class=spark viewBox=\"0 0 {} 20\" aria-hidden=true>", counts.len().max(1) * 2);
+    let mut svg =
+        format!("<svg class=spark viewBox=\"0 0 {} 20\" aria-hidden=true>", counts.len().max(1) * 2);
     for (at, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let tall = usize::try_from(count.saturating_mul(20) / tallest).unwrap_or(20).max(1);
         let _ = write!(svg, "<rect class=allow x={} y={} width=2 height={tall} />", at * 2, 20 - tall);

@@ -172,18 +172,16 @@ fn surges(page: &mut String, review: &Review) {
 }
 
 fn rules(page: &mut String, review: &Review) {
-    heading(page, "Rules that refuse or hold most", "A forbid that is often hit is a rule people do not know, or an attempt.");
+    heading(
+        page,
+        "Rules that refuse or hold most",
+        "A forbid that is often hit is a rule people do not know, or an attempt.",
+    );
     let hit = review.signals.rules.iter().filter(|rule| rule.denied + rule.held > 0);
     let mut hit: Vec<_> = hit.collect();
     hit.sort_by_key(|rule| std::cmp::Reverse(rule.denied + rule.held));
     let row = |rule: &&crate::signals::RuleView| {
-        vec![
-            code(&rule.rule),
-            number(rule.denied),
-            number(rule.held),
-            time(rule.last),
-            named(&rule.subjects),
-        ]
+        vec![code(&rule.rule), number(rule.denied), number(rule.held), time(rule.last), named(&rule.subjects)]
     };
     table(page, &["rule", "#denied", "#held", "last", "on whom"], hit.iter().map(row).collect());
 }
@@ -195,7 +193,11 @@ fn unused(page: &mut String, review: &Review) {
         "Roles that are too broad: nothing was allowed by these in this time. `tidegate policy suggest` proposes narrower ones.",
     );
     if let Err(problems) = &review.policy {
-        let _ = write!(page, "<p>The policy cannot be read, so nothing is compared:</p><pre>{}</pre>", html_text(problems));
+        let _ = write!(
+            page,
+            "<p>The policy cannot be read, so nothing is compared:</p><pre>{}</pre>",
+            html_text(problems)
+        );
         return;
     }
     let row = |broad: &crate::signals::Broad| {
@@ -216,7 +218,11 @@ fn subjects(page: &mut String, review: &Review) {
 }
 
 fn changes(page: &mut String, review: &Review) {
-    heading(page, "The gate itself", "Starts, changes of policy, and times without a record (nothing was forwarded in them).");
+    heading(
+        page,
+        "The gate itself",
+        "Starts, changes of policy, and times without a record (nothing was forwarded in them).",
+    );
     let row = |change: &super::Change| vec![time(change.at), shown(change.what), shown(&change.text)];
     table(page, &["when", "what", ""], review.changes.iter().map(row).collect());
     if review.more_changes > 0 {
@@ -271,7 +277,8 @@ fn table(page: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
         page.push_str("<p class=none>None.</p>");
         return;
     }
-    let class = |at: usize| if header.get(at).is_some_and(|name| name.starts_with('#')) { " class=n" } else { "" };
+    let class =
+        |at: usize| if header.get(at).is_some_and(|name| name.starts_with('#')) { " class=n" } else { "" };
     page.push_str("<div class=scroll><table><tr>");
     for (at, name) in header.iter().enumerate() {
         let _ = write!(page, "<th{}>{}</th>", class(at), name.trim_start_matches('#'));
