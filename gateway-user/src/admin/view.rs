@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+use crate::policy::Notice;
 use crate::signals::{Broad, View};
 
 /// How the gate is.
@@ -36,6 +37,9 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// What has ended in the set in force, and what will.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// How the record is.
@@ -166,6 +170,22 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,
+}
+
+/// A reading of the record, announced before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingView {
+    /// The command: `sessions show`.
+    pub command: String,
+    /// Ids and filters as they were given.
+    pub about: String,
+}
+
+/// The announcement is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// When, in microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 impl DemandView {

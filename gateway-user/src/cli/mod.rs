@@ -8,6 +8,7 @@ mod manual;
 mod moment;
 pub mod output;
 mod policy;
+mod reading;
 mod record;
 mod report;
 mod run;

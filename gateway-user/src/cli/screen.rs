@@ -30,12 +30,12 @@ pub(super) enum Next {
 /// A page.
 pub(super) trait Page {
     /// What it asks the gate.
-    type Question: Clone + Send + 'static;
+    type Question: Send + 'static;
     /// What it gets.
     type Answer: Send + 'static;
 
     /// What to ask now; `None` while nothing is to be asked.
-    fn question(&self) -> Option<Self::Question>;
+    fn question(&mut self) -> Option<Self::Question>;
 
     /// Takes an answer. `true` rings the terminal's bell.
     fn take(&mut self, answer: Self::Answer) -> bool;
@@ -66,11 +66,7 @@ pub(super) fn show<P: Page>(
 }
 
 fn answer<Q, A>(asked: &Receiver<Q>, answered: &Sender<A>, ask: impl Fn(Q) -> A) {
-    while let Ok(mut question) = asked.recv() {
-        // Only what was asked last is still of interest.
-        while let Ok(newer) = asked.try_recv() {
-            question = newer;
-        }
+    while let Ok(question) = asked.recv() {
         if answered.send(ask(question)).is_err() {
             return;
         }

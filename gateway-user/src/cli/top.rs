@@ -95,7 +95,7 @@ impl Page for Top {
     type Question = ();
     type Answer = Result<Now, String>;
 
-    fn question(&self) -> Option<()> {
+    fn question(&mut self) -> Option<()> {
         (!self.paused).then_some(())
     }
 

@@ -12,10 +12,12 @@ pub mod index;
 mod journal;
 pub mod ledger;
 pub mod read;
+pub mod search;
 mod summary;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod walk;
 mod writer;
 
 use std::future::Future;
