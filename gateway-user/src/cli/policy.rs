@@ -95,6 +95,15 @@ struct Explain {
     /// Groups of the user, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "user")]
     groups: Vec<String>,
+    /// A claim of the user's token, such as department=ml; several times for several.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim, requires = "user")]
+    claim: Vec<(String, String)>,
+    /// Seconds from the token's issue to its end.
+    #[arg(long, value_name = "SECONDS", requires = "user")]
+    token_life: Option<i64>,
+    /// Digest of the static key that is shown instead of a user's token, in hexadecimal.
+    #[arg(long, value_name = "DIGEST", value_parser = digest, conflicts_with = "user")]
+    key_sha256: Option<Sha256>,
     /// The identity provider that vouches for the user [default: the only one].
     #[arg(long, requires = "user")]
     provider: Option<String>,
@@ -128,6 +137,14 @@ struct Explain {
     /// When it is asked, such as 2026-12-01T09:00:00Z [default: now].
     #[arg(long)]
     at: Option<Timestamp>,
+}
+
+/// A claim with a value as JSON: true, false and whole numbers are themselves, all else is a text.
+fn claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let plain = value == "true" || value == "false" || value.parse::<i64>().is_ok();
+    let value = if plain { value.to_owned() } else { json!(value).to_string() };
+    Ok((name.to_owned(), value))
 }
 
 fn digest(text: &str) -> Result<Sha256, String> {
@@ -262,9 +279,19 @@ impl Explain {
         let guard = sample.guard.as_deref();
         let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
         let explanation = set.explain(at, &question);
+        let observed = set.target(&operation.target).and_then(|target| target.observed_until);
+        let observed = observed.filter(|until| at < *until);
         if context.out.is_json() {
-            context.out.json(&as_json(&explanation))?;
+            let mut json = as_json(&explanation);
+            json["observed_until"] = json!(observed.map(|until| until.to_string()));
+            context.out.json(&json)?;
         } else {
+            if let Some(until) = observed {
+                context.out.line(format_args!(
+                    "{} only OBSERVED until {until}: what follows is what would be decided; everything goes through",
+                    paint(Tone::Bad, "warning:")
+                ))?;
+            }
             print(&explanation, context)?;
         }
         if explanation.decision.answer == Answer::Allow { Ok(()) } else { Err(Failure::No) }
@@ -274,6 +301,9 @@ impl Explain {
         Sample {
             user: self.user,
             groups: self.groups,
+            claims: self.claim.into_iter().map(|(name, value)| (name, vec![value])).collect(),
+            token_life: self.token_life,
+            key: self.key_sha256,
             provider: self.provider,
             unit: self.unit,
             container: self.container,

@@ -1,18 +1,23 @@
 //! Who asks, for one operation: the flow's process, and the user whose token it carries where the target asks for
 //! one. An invalid token is refused, never taken for "nobody".
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
 use super::{Asked, Judge};
 use crate::limits::TOKEN_BYTES_MAX;
-use crate::operation::{Direction, Subject, User};
+use crate::operation::{Direction, Sha256, Subject, User};
 use crate::policy::Set;
 use crate::policy::nouns::{Require, Target};
 
 impl Judge {
     /// The subject, or why it is not established (for the operator).
     pub(super) async fn subject(&self, set: &Set, target: &Target, asked: &Asked) -> Result<Subject, String> {
-        let user = match bearer(asked.authorization.as_deref())? {
-            Some(token) if looks_for_users(set, target) => Some(self.user(set, token).await?),
-            _ => None,
+        let token = bearer(asked.authorization.as_deref())?;
+        let user = match (looks_for_users(set, target), key_of(set, token, &asked.request.headers)?, token) {
+            (false, _, _) => None,
+            (true, Some(key), _) => Some(User::of_key(key)),
+            (true, None, Some(token)) => Some(self.user(set, token).await?),
+            (true, None, None) => None,
         };
         Ok(Subject { user, workload: self.flow.workload.clone(), peer: self.flow.peer })
     }
@@ -33,7 +38,41 @@ impl Judge {
 fn looks_for_users(set: &Set, target: &Target) -> bool {
     match target.require {
         Require::User | Require::Both => true,
-        _ => target.direction == Direction::Inbound && !set.providers().is_empty(),
+        _ => target.direction == Direction::Inbound && (!set.providers().is_empty() || set.has_keys()),
+    }
+}
+
+/// The declared static key that a request shows: as its bearer token, or in the field it is declared for. Every declared
+/// key is compared, in a time that tells nothing of any.
+fn key_of(set: &Set, token: Option<&str>, fields: &[(String, Vec<u8>)]) -> Result<Option<Sha256>, String> {
+    if !set.has_keys() {
+        return Ok(None);
+    }
+    let headers = set.key_headers();
+    let in_fields = fields.iter().filter_map(|(name, value)| {
+        let header = headers.get(name.to_ascii_lowercase().as_str())?;
+        Some((Some(*header), Sha256::of(value.trim_ascii())))
+    });
+    let shown = token.map(|token| (None, Sha256::of(token.as_bytes()))).into_iter().chain(in_fields);
+    let mut found: Option<(Option<&str>, Sha256)> = None;
+    for (header, digest) in shown {
+        let mut known = false;
+        for (place, key) in set.keys() {
+            known |= verify_slices_are_equal(&digest.0, &key.0).is_ok() & (place == header);
+        }
+        if !known {
+            continue;
+        }
+        if found.is_some_and(|(_, first)| first != digest) {
+            return Err("it shows two static keys, and each is a user of its own".into());
+        }
+        found = Some((header, digest));
+    }
+    match (found, token) {
+        (Some((Some(header), _)), Some(_)) => Err(format!(
+            "it shows a static key in {header} and a bearer token, and each is a user of its own"
+        )),
+        (found, _) => Ok(found.map(|(_, digest)| digest)),
     }
 }
 
