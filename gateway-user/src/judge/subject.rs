@@ -97,6 +97,52 @@ fn bearer(authorization: Option<&[u8]>) -> Result<Option<&str>, String> {
 mod tests {
     use super::*;
 
+    fn keyed() -> Set {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |key: &str| Sha256::of(key.as_bytes()).to_string();
+        let roles = format!(
+            "[[target]]\nname = \"t\"\ndirection = \"inbound\"\nports = [80]\n\
+             [[role]]\nname = \"bearer\"\nkey_sha256 = \"{}\"\n\
+             [[role]]\nname = \"header\"\nkey_sha256 = [\"{}\", \"{}\"]\nkey_header = \"x-api-key\"\n",
+            key("bearer-key"),
+            key("header-key"),
+            key("other-key")
+        );
+        std::fs::write(dir.path().join("a.toml"), roles).unwrap();
+        crate::policy::read(dir.path()).unwrap()
+    }
+
+    fn shown(token: Option<&str>, fields: &[(&str, &str)]) -> Result<Option<Sha256>, String> {
+        let fields: Vec<(String, Vec<u8>)> =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        key_of(&keyed(), token, &fields)
+    }
+
+    #[test]
+    fn a_declared_key_is_known_where_it_is_declared_and_nowhere_else() {
+        let key = |text: &str| Ok(Some(Sha256::of(text.as_bytes())));
+        assert_eq!(shown(Some("bearer-key"), &[]), key("bearer-key"));
+        assert_eq!(shown(None, &[("X-API-Key", " header-key")]), key("header-key"));
+        for nothing in [
+            shown(None, &[]),
+            shown(Some("header-key"), &[]),
+            shown(Some("bearer-key "), &[]),
+            shown(None, &[("x-api-key", "bearer-key")]),
+            shown(None, &[("x-api-key", "")]),
+            shown(None, &[("x-key", "header-key")]),
+            shown(Some("eyJ.a.b"), &[("x-api-key", "somebody else's")]),
+        ] {
+            assert_eq!(nothing, Ok(None));
+        }
+    }
+
+    #[test]
+    fn who_shows_two_users_is_refused() {
+        assert!(shown(None, &[("x-api-key", "header-key"), ("x-api-key", "other-key")]).is_err());
+        assert!(shown(Some("bearer-key"), &[("x-api-key", "header-key")]).is_err());
+        assert!(shown(Some("eyJ.a.b"), &[("x-api-key", "header-key")]).is_err());
+    }
+
     #[test]
     fn a_bearer_token_is_read_whatever_the_case_of_its_scheme() {
         assert_eq!(bearer(Some(b"bearer abc")).unwrap(), Some("abc"));
