@@ -133,7 +133,7 @@ async fn a_good_token_proves_its_user() {
             subject: "alice".into(),
             groups,
             expires: NOW + 600,
-            proof: crate::operation::Proof::default()
+            proof: crate::operation::Proof { life: Some(605), ..Default::default() }
         }
     );
     for header in

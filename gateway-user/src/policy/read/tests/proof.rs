@@ -45,7 +45,7 @@ fn ways_into_a_role_that_mean_nothing_are_refused_where_they_stand() {
             "a meaning of its own",
         ),
         (&format!("key_sha256 = \"{digest}\"\nkey_header = \"x api\""), "b.toml:4:14: ", "no header field"),
-        (&format!("key_sha256 = [\"{digest}\", \"{digest}\"]"), "b.toml:3:82: ", "twice"),
+        (&format!("key_sha256 = [\"{digest}\", \"{digest}\"]"), "b.toml:3:83: ", "twice"),
         ("", "b.toml:2:8: ", "nobody can have the role `r`"),
     ] {
         let found = role(text);
@@ -57,5 +57,5 @@ fn ways_into_a_role_that_mean_nothing_are_refused_where_they_stand() {
 #[test]
 fn no_identity_provider_takes_the_name_that_static_keys_have() {
     let provider = NOUNS.replace("name = \"corp\"", "name = \"key\"");
-    only(&[("a.toml", &provider)], "a.toml:26:8", &["static keys"]);
+    only(&[("a.toml", &provider)], "a.toml:25:8", &["static keys"]);
 }
