@@ -12,7 +12,8 @@ use super::{Context, Failure};
 use crate::operation::Sha256;
 use crate::policy::files::Files;
 use crate::policy::{
-    Answer, Decision, Explanation, Met, Problems, Question, Sample, Set, cases, without_cases,
+    Answer, Decision, Explanation, Met, Problems, Question, Sample, Set, cases, cedar_json, toml_schema,
+    without_cases,
 };
 
 const CHECK_EXAMPLES: &str = "\
@@ -28,6 +29,12 @@ Examples:
   tidegate policy test ./policies           every case in *.cases.toml, one line each
 
 Exit codes: 0 all pass, 1 one failed or the files have findings, 2 wrong command line";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  tidegate policy schema ./policies > tidegate.cedarschema                         for rules, as Cedar writes it
+  tidegate policy schema ./policies --format json > tidegate.cedarschema.json      for rules, as Cedar's JSON
+  tidegate policy schema --format toml > tidegate.schema.json                      for the nouns in *.toml";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -56,9 +63,28 @@ enum Command {
     /// Explain one decision: the rules that matched, and those that nearly did.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<Explain>),
-    /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
-    #[command(after_help = "Example:\n  tidegate policy schema ./policies > tidegate.cedarschema")]
-    Schema(Place),
+    /// Print the schema that the nouns of a policy directory make for its rules, or the one of the nouns themselves.
+    #[command(after_help = SCHEMA_EXAMPLES)]
+    Schema(SchemaOf),
+}
+
+#[derive(Debug, clap::Args)]
+struct SchemaOf {
+    #[command(flatten)]
+    place: Place,
+    /// What for: Cedar's own notation or its JSON, for rules; a JSON Schema, for the nouns in *.toml.
+    #[arg(long, value_enum, default_value_t = Format::Cedar)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Cedar's schema in its own notation.
+    Cedar,
+    /// The same as Cedar's JSON.
+    Json,
+    /// A JSON Schema (draft 2020-12) of the *.toml files; the same for every directory.
+    Toml,
 }
 
 #[derive(Debug, clap::Args)]
@@ -157,7 +183,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(place) => check(&place.dir(context), context),
         Command::Test(place) => test(&place.dir(context), context),
         Command::Explain(explain) => explain.run(context),
-        Command::Schema(place) => schema(&place.dir(context), context),
+        Command::Schema(of) => schema(&of, context),
     }
 }
 
@@ -262,8 +288,15 @@ fn test(dir: &Path, context: &Context) -> Result<(), Failure> {
     if failed == 0 { Ok(()) } else { Err(Failure::No) }
 }
 
-fn schema(dir: &Path, context: &Context) -> Result<(), Failure> {
-    let (_, set) = read(dir, context)?;
+fn schema(of: &SchemaOf, context: &Context) -> Result<(), Failure> {
+    if of.format == Format::Toml {
+        return context.out.json(&toml_schema());
+    }
+    let (_, set) = read(&of.place.dir(context), context)?;
+    if of.format == Format::Json {
+        let schema = cedar_json(set.schema()).map_err(Failure::cannot)?;
+        return context.out.json(&schema);
+    }
     if context.out.is_json() {
         return context.out.json(&json!({ "schema": set.schema(), "digest": set.digest().to_string() }));
     }
@@ -427,6 +460,8 @@ mod tests {
         for command in ["check", "test", "schema"] {
             assert_eq!(code(&[command, &shipped("examples")]), 0, "{command}");
         }
+        assert_eq!(code(&["schema", &shipped("examples"), "--format", "json"]), 0);
+        assert_eq!(code(&["schema", "--format", "toml"]), 0);
     }
 
     #[test]

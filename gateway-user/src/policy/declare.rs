@@ -83,7 +83,7 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-const BUILT: [&str; 9] =
+pub(super) const BUILT: [&str; 9] =
     ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval", "hours"];
 const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
 

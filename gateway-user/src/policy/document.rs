@@ -343,6 +343,10 @@ impl<'a> Fields<'a> {
     /// Reports every key that was not asked for; those in `later` as not supported yet.
     pub(super) fn finish(&self, later: &[&str]) {
         let asked = self.asked.borrow();
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|all| {
+            all.entry(self.noun.to_owned()).or_default().extend(asked.iter().copied());
+        });
         for key in self.table.keys() {
             let name: &str = key.get_ref();
             if asked.contains(&name) {
@@ -383,6 +387,22 @@ impl<'a> Fields<'a> {
         self.report(problem.help_if(did_you_mean(&text.value, words.iter().map(|(word, _)| *word))));
         None
     }
+}
+
+#[cfg(test)]
+type AskedKeys = BTreeMap<String, std::collections::BTreeSet<&'static str>>;
+
+#[cfg(test)]
+thread_local! {
+    static ASKED: RefCell<AskedKeys> = RefCell::default();
+}
+
+/// The keys of each noun that are asked for while `read` runs on this thread.
+#[cfg(test)]
+pub(super) fn asked_of(read: impl FnOnce()) -> AskedKeys {
+    ASKED.take();
+    read();
+    ASKED.take()
 }
 
 /// A plain value as JSON.
