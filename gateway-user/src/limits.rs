@@ -59,6 +59,8 @@ pub const EXECUTABLE_CACHE_MAX: usize = 1024;
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a fetched key set.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// From the load of a policy to the end of what it only observes. A quarter; who needs longer forgot it.
+pub const OBSERVED_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Bytes of one policy file.
 pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Files in a policy directory.

@@ -219,7 +219,13 @@ impl Gate {
     }
 
     async fn hold(&self, name: &str) -> tidegate::approval::Waiting {
-        let user = User { provider: "corp".into(), subject: name.into(), groups: Vec::new(), expires: 0 };
+        let user = User {
+            provider: "corp".into(),
+            subject: name.into(),
+            groups: Vec::new(),
+            expires: 0,
+            proof: tidegate::operation::Proof::default(),
+        };
         let subject = Subject { user: Some(user), workload: None, peer: "192.0.2.1:1".parse().unwrap() };
         let body = ShownBody { bytes: 9, text: "{\"a\":\u{1b}1}".into(), base64: false };
         let draft = DemandDraft {

@@ -7,6 +7,7 @@ mod check;
 mod decide;
 mod declare;
 mod document;
+mod editor;
 mod entities;
 mod explain;
 pub mod files;
@@ -32,12 +33,14 @@ pub mod when;
 mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
+pub use editor::toml_schema;
 pub use explain::{Considered, Explanation, Met};
 pub use listing::Listed;
 pub use notice::Notice;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;
+pub use schema::cedar_json;
 pub use set::{Captures, Set};
 pub use shelf::{NoPolicy, Reloaded, Shelf, State};
 

@@ -82,7 +82,15 @@ impl Event {
             Self::Intent(event) => {
                 let texts = event.operations.iter().chain(&event.rules).map(String::len).sum::<usize>();
                 let groups = event.user.iter().flat_map(|user| &user.groups).map(|group| group.len() + 16);
-                event.head.weight() + texts + event.reason.len() + groups.sum::<usize>()
+                let claims = event.user.iter().flat_map(|user| &user.proof.claims);
+                let claims = claims.map(|(path, values)| {
+                    path.len() + 32 + values.iter().map(|value| value.len() + 16).sum::<usize>()
+                });
+                event.head.weight()
+                    + texts
+                    + event.reason.len()
+                    + groups.sum::<usize>()
+                    + claims.sum::<usize>()
             }
             Self::Responded(event) => event.head.weight(),
             Self::Body(event) => event.bytes.len(),
@@ -136,6 +144,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The name in indexes of what would have been the verdict on an observed target; `None` where it is the same.
+    #[must_use]
+    pub fn would_name(self) -> Option<&'static str> {
+        match self {
+            Self::Allow => None,
+            Self::Hold => Some("would-hold"),
+            Self::Deny => Some("would-deny"),
+            Self::Refuse => Some("would-refuse"),
+        }
+    }
+
     /// Its name in indexes and filters.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -169,6 +188,8 @@ pub struct Intent {
     pub workload: Option<String>,
     /// The verdict.
     pub verdict: Verdict,
+    /// On a target that is only observed, the verdict it would have been; what is counted as masked was then only found.
+    pub would: Option<Verdict>,
     /// Ids of the rules that decided, `file#id`.
     pub rules: Vec<String>,
     /// Why, in words for the operator.

@@ -231,6 +231,8 @@ impl Ledger {
         places.push(Place::session(intent.session, true));
         places.push(Place::entry(intent.entry));
         entry.places(intent.verdict, places);
+        let would = intent.would.and_then(Verdict::would_name);
+        places.extend(would.map(|would| Place::of(Dimension::Verdict, would)));
         self.entries.insert(intent.entry, entry);
         Ok(())
     }
