@@ -2,6 +2,7 @@
 //!
 //! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
 
+mod approvals;
 pub mod cases;
 mod check;
 mod decide;

@@ -37,6 +37,8 @@ pub enum Event {
     Interrupted(Interrupted),
     /// A held operation is known whole and lies before people.
     Demanded(Demanded),
+    /// A demand, a grant or a window was taken back.
+    CalledOff(CalledOff),
 }
 
 impl Event {
@@ -56,6 +58,7 @@ impl Event {
             Self::Started(event) => event.at,
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
+            Self::CalledOff(event) => event.at,
         })
     }
 
@@ -90,6 +93,7 @@ impl Event {
             Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
+            Self::CalledOff(event) => event.by.len(),
             Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
             Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
         }
@@ -329,6 +333,21 @@ pub struct Voted {
     pub approve: bool,
     /// What they said, masked.
     pub comment: Option<String>,
+}
+
+/// The end of a demand, a grant or a window by somebody's wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalledOff {
+    /// Which demand.
+    pub demand: DemandId,
+    /// On which entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// Who: a `[[person]]`, or the account `uid N`.
+    pub by: String,
+    /// Whether it was approved already: a grant or a window was revoked.
+    pub revoked: bool,
 }
 
 /// A change of policy.

@@ -131,7 +131,9 @@ impl Ledger {
                     session(closed.session)?;
                     sessions.insert(closed.session, false);
                 }
-                Event::Voted(_) | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
+                Event::Voted(_)
+                | Event::CalledOff(_)
+                | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
             }
         }
         Ok(())
@@ -186,6 +188,7 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
+            Event::CalledOff(off) => places.push(Place::entry(off.entry)),
             Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
