@@ -49,6 +49,8 @@ pub const ENDS_KEPT_MAX: usize = 64 * 1024;
 pub const STATE_KEY_BYTES_MAX: usize = 512;
 /// Bytes of one value of the small durable state. A held operation with its whole body, and room.
 pub const STATE_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a key file. The most generations a ring holds, in hexadecimal, fit well.
+pub const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
 /// Bytes of one executable that is hashed. Larger ones have no digest.
 pub const EXECUTABLE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Executable digests remembered.

@@ -6,6 +6,8 @@
 //! refers to is on disk before the commit is. The layout is written down byte by byte in `docs/RECORD.md`.
 
 pub mod disk;
+pub mod keyfile;
+pub mod keyring;
 mod overlay;
 mod segments;
 #[cfg(test)]
