@@ -86,6 +86,7 @@ pub(super) enum Full {
 pub(super) struct Book {
     demands: BTreeMap<DemandId, Kept>,
     by_digest: HashMap<Sha256, Vec<DemandId>>,
+    windows: BTreeSet<DemandId>,
     deadlines: BTreeSet<(Timestamp, DemandId)>,
     loads: HashMap<String, Load>,
     /// Demands, and room kept for some.
@@ -150,6 +151,9 @@ impl Book {
         let weight = demand.shown.weight();
         self.deadlines.insert((demand.deadline(), demand.id));
         self.by_digest.entry(demand.digest).or_default().push(demand.id);
+        if matches!(demand.state, State::Window { .. }) {
+            self.windows.insert(demand.id);
+        }
         self.demands.insert(demand.id, Kept { demand: Arc::new(demand), weight, seat: None });
     }
 
@@ -166,6 +170,9 @@ impl Book {
             }
             self.bytes = self.bytes - kept.weight + weight;
             kept.weight = weight;
+            if matches!(demand.state, State::Window { .. }) {
+                self.windows.insert(demand.id);
+            }
             kept.demand = Arc::new(demand);
             kept.tell_grant();
         }
@@ -175,6 +182,7 @@ impl Book {
     pub(super) fn end(&mut self, id: DemandId, word: Word) -> Option<Arc<Demand>> {
         let kept = self.demands.remove(&id)?;
         self.unload(&kept.demand.asker.key, kept.weight);
+        self.windows.remove(&id);
         self.deadlines.remove(&(kept.demand.deadline(), id));
         if let Some(ids) = self.by_digest.get_mut(&kept.demand.digest) {
             ids.retain(|other| *other != id);
@@ -214,10 +222,8 @@ impl Book {
 
     /// The open window that covers what is asked, if `fits`.
     pub(super) fn window(&self, asked: &Demand, fits: impl Fn(&Demand) -> bool) -> Option<Arc<Demand>> {
-        let mut windows = self.demands.values().map(|kept| &kept.demand).filter(|demand| {
-            matches!(demand.state, State::Window { .. }) && demand.has_same_window(asked) && fits(demand)
-        });
-        windows.next().map(Arc::clone)
+        let windows = self.windows.iter().filter_map(|id| self.demands.get(id)).map(|kept| &kept.demand);
+        windows.filter(|demand| demand.has_same_window(asked)).find(|demand| fits(demand)).map(Arc::clone)
     }
 
     /// Those that wait for people and would be covered by this window.

@@ -221,7 +221,8 @@ pub(super) fn shortest(approvals: &[String], electorate: &dyn Electorate) -> Opt
 /// Seconds that approval opens a window for: the shortest of all that are asked for; `None` where one of them gives no
 /// more than one run.
 pub(super) fn window(approvals: &[String], electorate: &dyn Electorate) -> Option<u64> {
-    let windows = approvals.iter().map(|name| electorate.approval(name)?.window.map(|window| window.as_secs()));
+    let windows =
+        approvals.iter().map(|name| electorate.approval(name)?.window.map(|window| window.as_secs()));
     windows.collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
@@ -256,7 +257,9 @@ pub(super) fn weigh(
         return Err(VoteError::NotApprover { person: person.name.clone(), approvals });
     }
     let wants_comment = |name: &&String| {
-        electorate.approval(name).is_some_and(|approval| approval.comment_required && may_approve(person, approval))
+        electorate
+            .approval(name)
+            .is_some_and(|approval| approval.comment_required && may_approve(person, approval))
     };
     let is_silent = ballot.comment.as_ref().is_none_or(|comment| comment.trim().is_empty());
     if let Some(name) = demand.approvals.iter().find(wants_comment).filter(|_| is_silent) {

@@ -14,14 +14,13 @@ impl Draft {
         fields.distinct("approvers", &approvers);
         let needed = fields.number("needed", 1, 100);
         let timeout = fields.text("timeout").and_then(|text| fields.parse(&text, parse::duration));
-        if let Some(long) =
-            timeout.as_ref().filter(|timeout| timeout.value > APPROVAL_TIMEOUT_MAX)
-        {
+        if let Some(long) = timeout.as_ref().filter(|timeout| timeout.value > APPROVAL_TIMEOUT_MAX) {
             fields.report(Problem::at(&long.place, "nobody remembers a question for more than 7 days"));
         }
         let window = fields.text("window").and_then(|text| fields.parse(&text, parse::duration));
         if let Some(long) = window.as_ref().filter(|window| window.value > APPROVAL_WINDOW_MAX) {
-            let problem = Problem::at(&long.place, "a window of more than 24 hours is a permission, not an approval");
+            let problem =
+                Problem::at(&long.place, "a window of more than 24 hours is a permission, not an approval");
             fields.report(problem.help("shorten it, or write a `permit` with its own rule"));
         }
         let hold = fields.word("hold", &[("wait", Hold::Wait), ("retry", Hold::Retry)], &[]);
@@ -47,6 +46,7 @@ impl Draft {
 fn strict_timeout(fields: &Fields<'_>) {
     let Some(text) = fields.text("on_timeout").filter(|text| text.value != "deny") else { return };
     let lax = format!("`on_timeout` is \"deny\" and nothing else, not `{}`", text.value.escape_debug());
-    fields.report(Problem::at(&text.place, lax).help("silence is no approval; remove the key, or write \"deny\""));
+    fields.report(
+        Problem::at(&text.place, lax).help("silence is no approval; remove the key, or write \"deny\""),
+    );
 }
-

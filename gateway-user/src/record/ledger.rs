@@ -133,7 +133,9 @@ impl Ledger {
                 }
                 Event::Voted(_)
                 | Event::CalledOff(_)
-                | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
+                | Event::PolicyChanged(_)
+                | Event::Started(_)
+                | Event::Interrupted(_) => {}
             }
         }
         Ok(())
