@@ -100,6 +100,10 @@ pub const DEMAND_BYTES_PER_SUBJECT_MAX: usize = 16 * 1024 * 1024;
 pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of what an approver says with a vote. A paragraph.
 pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of what a reader of the record says it is about to read: every filter there is, and a long text to look for.
+pub const READING_BYTES_MAX: usize = 4 * 1024;
+/// Sessions that one search or export goes through: 16 MiB of their ids. More takes a narrower filter.
+pub const SESSIONS_WALKED_MAX: usize = 1024 * 1024;
 /// Requests on the admin socket at once. More wait their turn in the listen queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Of them, those of one user. A quarter: nobody keeps the others out alone.
@@ -133,3 +137,11 @@ pub const PRIORS_MAX: usize = 256;
 pub const PRIOR_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a demand's body in one answer of the admin socket; the rest is asked for by offset.
 pub const DEMAND_PAGE_BYTES_MAX: usize = 256 * 1024;
+/// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
+pub const SIGNAL_KEYS_MAX: usize = 4096;
+/// Subjects kept with each of them: as many as a person reads.
+pub const SIGNAL_SUBJECTS_MAX: usize = 8;
+/// Ended holds from which the usual time of a decision is told.
+pub const SIGNAL_HOLDS_MAX: usize = 1024;
+/// Surges kept for those who look later.
+pub const SIGNAL_SURGES_MAX: usize = 100;

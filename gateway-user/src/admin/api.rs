@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -13,9 +15,10 @@ use axum::{Extension, Json, Router};
 use super::Admin;
 use super::approvals;
 use super::peer::Peer;
-use super::view::{Problem, Reload, Status};
-use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX};
+use super::view::{Announced, Problem, ReadingView, Reload, SignalsView, Status};
+use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
 use crate::policy::Reloaded;
+use crate::record::entry::{Event, RecordRead};
 use crate::telemetry::Metrics;
 
 /// The Content-Type of OpenMetrics text.
@@ -43,8 +46,10 @@ impl IntoResponse for Refusal {
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .merge(approvals::routes())
+        .route("/v1/record/readings", post(announce))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -95,6 +100,17 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     Json(admin.status())
 }
 
+async fn signals(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<SignalsView>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user may see what everybody does";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(Json(admin.signals()))
+}
+
 async fn reload(
     State(admin): State<Arc<Admin>>,
     Extension(peer): Extension<Peer>,
@@ -114,6 +130,48 @@ async fn reload(
     };
     let digest = admin.shelf.current().digest().to_string();
     Ok(Json(Reload { result: result.into(), digest, problems }))
+}
+
+type Body = Result<Bytes, BytesRejection>;
+
+/// Writes down that somebody is about to read the record. Only those who can open its files have a reading to announce.
+async fn announce(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Json<Announced>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user can read the record, and announce it";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    let body = body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
+    let reading: ReadingView = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("no JSON object with `command` and `about`: {error}");
+        Refusal::new(StatusCode::BAD_REQUEST, detail)
+    })?;
+    if reading.command.len() + reading.about.len() > READING_BYTES_MAX {
+        let detail = format!("a reading is announced in at most {READING_BYTES_MAX} bytes");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    let person = peer.account.and_then(|account| {
+        let electorate = (admin.electorate)();
+        account.person(&*electorate).ok().map(|person| person.name.clone())
+    });
+    let at = admin.desk.now().as_microsecond();
+    let read = RecordRead {
+        at,
+        uid: peer.uid,
+        login_uid: peer.account.and_then(|account| account.login_uid),
+        person,
+        command: (admin.scrub)(&reading.command).into_owned(),
+        about: (admin.scrub)(&reading.about).into_owned(),
+    };
+    let unwritten = |error: crate::record::RecordError| {
+        let detail = format!("the reading cannot be recorded, so it is refused: {error}");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    };
+    admin.recorder.append(Event::RecordRead(read)).map_err(unwritten)?.await.map_err(unwritten)?;
+    Ok(Json(Announced { at }))
 }
 
 async fn scrape(State(admin): State<Arc<Admin>>) -> Response {

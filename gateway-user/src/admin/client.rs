@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{BallotView, DemandView, Ended, PriorView, Problem, QueueView, Reload, Status, Voted};
+use super::view::{
+    Announced, BallotView, DemandView, Ended, PriorView, Problem, QueueView, ReadingView, Reload,
+    SignalsView, Status, Voted,
+};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 
@@ -71,6 +74,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn status(&self) -> Result<Status, ClientError> {
         self.ask("GET", "/v1/status", None::<&()>)
+    }
+
+    /// What the events of the last hour add up to.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn signals(&self) -> Result<SignalsView, ClientError> {
+        self.ask("GET", "/v1/signals", None::<&()>)
     }
 
     /// Has the policy directory read again.
@@ -144,6 +155,14 @@ impl Client {
     pub fn vote(&self, id: DemandId, approve: bool, ballot: &BallotView) -> Result<Voted, ClientError> {
         let word = if approve { "approve" } else { "reject" };
         self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(ballot))
+    }
+
+    /// Has the record say that the process that asks is about to read it. With the answer, that is durable.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn announce(&self, reading: &ReadingView) -> Result<Announced, ClientError> {
+        self.ask("POST", "/v1/record/readings", Some(reading))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::approval::{
     Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
 };
+use crate::policy::Notice;
+use crate::signals::{Broad, View};
 
 /// How the gate is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// What has ended in the set in force, and what will.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// How the record is.
@@ -56,6 +61,16 @@ pub struct RecordStatus {
     pub waiting: u64,
     /// Entries that an earlier enforcer had left open.
     pub recovered: u64,
+}
+
+/// What the events of the last hour add up to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SignalsView {
+    /// Rates, surges, live sessions and the use of rules.
+    #[serde(flatten)]
+    pub signals: View,
+    /// Permits that allowed nothing since the gate started.
+    pub unused: Vec<Broad>,
 }
 
 /// What a reload of the policy did.
@@ -221,6 +236,22 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,
+}
+
+/// A reading of the record, announced before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingView {
+    /// The command: `sessions show`.
+    pub command: String,
+    /// Ids and filters as they were given.
+    pub about: String,
+}
+
+/// The announcement is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// When, in microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 impl DemandView {

@@ -37,6 +37,7 @@ use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
+use crate::signals::Signals;
 use crate::store::keyfile;
 use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
@@ -119,7 +120,9 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
-    let recorder = Recorder::open(&settings.state)?;
+    let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
+    let observing = signals.clone();
+    let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
     let keys = Keyring::open_or_make(&keyfile::Place::of(&settings))?;
     let desk = Desk::open(Parts {
         ledger: Arc::new(RecordLedger(recorder.clone())),
@@ -162,7 +165,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     work.spawn(follower.follow());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, &mut work).await?;
+    open_admin(&settings, &bench, &gate, signals, &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -219,6 +222,7 @@ async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
     gate: &Arc<kernel::Gate>,
+    signals: Signals,
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
@@ -230,6 +234,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         kernel: Arc::new(move || counting.counters().unwrap_or_default()),
         scrub: mask::scrub,
+        signals,
         started: Instant::now(),
     });
     admin.register();

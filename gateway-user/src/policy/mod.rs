@@ -2,7 +2,6 @@
 //!
 //! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
 
-mod approvals;
 pub mod cases;
 mod check;
 mod decide;
@@ -11,10 +10,13 @@ mod document;
 mod entities;
 mod explain;
 pub mod files;
+mod hours;
 mod json_path;
 mod last_good;
 mod lex;
+mod listing;
 mod memo;
+mod notice;
 pub mod nouns;
 mod parse;
 pub mod problem;
@@ -26,10 +28,13 @@ mod scope;
 mod set;
 mod shelf;
 mod watching;
+pub mod when;
 mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use explain::{Considered, Explanation, Met};
+pub use listing::Listed;
+pub use notice::Notice;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;

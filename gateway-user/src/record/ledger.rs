@@ -135,7 +135,8 @@ impl Ledger {
                 | Event::CalledOff(_)
                 | Event::PolicyChanged(_)
                 | Event::Started(_)
-                | Event::Interrupted(_) => {}
+                | Event::Interrupted(_)
+                | Event::RecordRead(_) => {}
             }
         }
         Ok(())
@@ -191,7 +192,7 @@ impl Ledger {
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
             Event::CalledOff(off) => places.push(Place::entry(off.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {
+            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::RecordRead(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),

@@ -1,12 +1,12 @@
 //! The `[[approval]]` nouns, each read by itself: who must say yes, how long a yes lasts, and what the client does
 //! meanwhile. Refuses whatever would let silence or an endless window pass for approval.
 
-use super::declare::{Draft, Wanted};
-use super::document::{At, Fields};
-use super::nouns::{Approval, Hold};
-use super::parse;
-use super::problem::Problem;
+use super::{Draft, Wanted};
 use crate::limits::{APPROVAL_TIMEOUT, APPROVAL_TIMEOUT_MAX, APPROVAL_WINDOW_MAX};
+use crate::policy::document::{At, Fields};
+use crate::policy::nouns::{Approval, Hold};
+use crate::policy::parse;
+use crate::policy::problem::Problem;
 
 impl Draft {
     pub(super) fn approval(&mut self, fields: &Fields<'_>, name: &At<String>) -> Approval {
