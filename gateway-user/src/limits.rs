@@ -127,6 +127,18 @@ pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest window an approval may open. What must hold for longer is a rule that somebody writes down.
+pub const APPROVAL_WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of what a requester says with a request that needs a reason. A paragraph, as header fields go.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// Until a client that was told to ask again should. Soon enough for a human's answer, too seldom to be a load.
+pub const APPROVAL_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Kinds of operations whose last approved demand is remembered, for approvers to compare with.
+pub const PRIORS_MAX: usize = 256;
+/// Bytes of those remembered, bodies included: sixteen of the largest.
+pub const PRIOR_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a demand's body in one answer of the admin socket; the rest is asked for by offset.
+pub const DEMAND_PAGE_BYTES_MAX: usize = 256 * 1024;
 /// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
 pub const SIGNAL_KEYS_MAX: usize = 4096;
 /// Subjects kept with each of them: as many as a person reads.

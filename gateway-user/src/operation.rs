@@ -171,6 +171,14 @@ impl Workload {
             (None, None) => format!("uid:{}", self.uid),
         }
     }
+
+    /// Its unit and the slices that hold it. Only the leading slices of its cgroup path count: below a service or a scope
+    /// the path may be delegated, and whoever it is delegated to chooses the names there.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        let path = self.cgroup.as_deref().unwrap_or_default();
+        let slices = path.split('/').skip(1).take_while(|part| part.ends_with(".slice"));
+        self.unit.as_deref().into_iter().chain(slices)
+    }
 }
 
 /// A person or machine that proved itself with a token.

@@ -5,6 +5,7 @@
 //! other end of it.
 
 mod api;
+mod approvals;
 pub mod client;
 mod listen;
 mod peer;

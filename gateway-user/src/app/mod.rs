@@ -24,7 +24,7 @@ use self::accept::Door;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
 use crate::admin::{self, Admin, AdminError, Socket};
-use crate::approval::{Desk, DeskError, Key, KeyError};
+use crate::approval::{Desk, DeskError, Key, KeyError, Parts, Spool, SpoolError};
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
@@ -38,6 +38,8 @@ use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
 use crate::signals::Signals;
+use crate::store::keyfile;
+use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -58,6 +60,12 @@ pub enum AppError {
     /// The approvals cannot be read.
     #[error("the approvals cannot be read: {0}")]
     Approvals(#[from] DeskError),
+    /// The keys of what is encrypted at rest cannot be used.
+    #[error(transparent)]
+    Keys(#[from] keyfile::KeyError),
+    /// The spool of held operations cannot be used.
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
     /// The approval key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -115,7 +123,13 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
-    let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
+    let keys = Keyring::open_or_make(&keyfile::Place::of(&settings))?;
+    let desk = Desk::open(Parts {
+        ledger: Arc::new(RecordLedger(recorder.clone())),
+        clock: Arc::new(jiff::Timestamp::now),
+        spool: Spool::open(&settings.state, keys)?,
+        listener: Arc::new(()),
+    })?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };

@@ -179,6 +179,10 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             let word = if event.approve { "approves" } else { "rejects" };
             ("vote", Tone::Warn, format!("{} {word}", event.person))
         }
+        Event::CalledOff(event) => {
+            let word = if event.revoked { "revokes the approval" } else { "withdraws it" };
+            ("demand", Tone::Warn, format!("{} {word}", event.by))
+        }
         Event::PolicyChanged(event) => match &event.refused {
             None => ("policy", Tone::Strong, format!("{} is in force", event.policy)),
             Some(why) => ("policy", Tone::Bad, format!("a reload was refused: {why}")),

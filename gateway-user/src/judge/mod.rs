@@ -82,6 +82,8 @@ pub struct Asked {
     pub head: Head,
     /// The value of its `Authorization` field.
     pub authorization: Option<Vec<u8>>,
+    /// Why, in the requester's own words, masked: its `Tidegate-Reason` field.
+    pub reason: Option<String>,
 }
 
 impl Asked {
@@ -91,10 +93,12 @@ impl Asked {
         let query = head.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let line = format!("{} {}{} HTTP/1.{}", head.method, head.path, query, head.minor);
         let recorded = recorded_head(&line, head.fields.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
+        let reason = hold::reason(&head.fields);
         let authorization = fields.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization"));
         Self {
             minor: head.minor,
             authorization: authorization.map(|(_, v)| v.clone()),
+            reason,
             head: recorded,
             request: HttpRequest {
                 method: head.method,
@@ -242,6 +246,11 @@ impl Judge {
                 self.allow(entry, &case, &decision, asked, intent).await
             }
             Answer::Hold { approvals } => {
+                if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
+                    let decision =
+                        Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
+                    return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await);
+                }
                 let held = Held { entry, case, decision, approvals };
                 self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
             }

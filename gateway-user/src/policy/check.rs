@@ -73,6 +73,7 @@ fn references(draft: &Draft, report: Report<'_>) {
     let roles: BTreeSet<&str> = draft.roles.iter().map(|entry| entry.noun.name.as_str()).collect();
     let persons: BTreeSet<&str> = draft.persons.iter().map(|entry| entry.noun.name.as_str()).collect();
     let providers: BTreeSet<&str> = draft.providers.iter().map(|entry| entry.noun.name.as_str()).collect();
+    let guards: BTreeSet<&str> = draft.guards.iter().map(|entry| entry.noun.name.as_str()).collect();
     let either: BTreeSet<&str> = roles.union(&persons).copied().collect();
     for (wanted, name) in &draft.references {
         let (known, noun) = match wanted {
@@ -80,6 +81,7 @@ fn references(draft: &Draft, report: Report<'_>) {
             Wanted::Role => (&roles, "`role`"),
             Wanted::Approver => (&either, "`role` or `person`"),
             Wanted::Provider => (&providers, "`identity_provider`"),
+            Wanted::Guard => (&guards, "`guard`"),
         };
         let text = name.value.as_str();
         if !known.contains(text) {

@@ -2,6 +2,7 @@
 //!
 //! Refuses by name what the design has and this version has not. What nouns say about each other is `check`'s.
 
+mod approvals;
 mod time;
 
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role,
+    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require, Role,
     Style, Target,
 };
 use super::parse::{self, Misread};
@@ -52,6 +53,8 @@ pub(super) enum Wanted {
     Approver,
     /// An `[[identity_provider]]`.
     Provider,
+    /// A `[[guard]]`.
+    Guard,
 }
 
 /// Everything declared, not yet checked against each other.
@@ -227,12 +230,20 @@ impl Draft {
             fields.report(shared.help("give the uid this person logs in with"));
         }
         let roles = fields.texts("roles");
+        let owned = fields.parsed("owns", words::owned);
+        for one in &owned {
+            if let Owned::Guard(guard) = &one.value {
+                let place = one.place.clone();
+                self.references.push((Wanted::Guard, At { value: guard.clone(), place }));
+            }
+        }
         fields.finish(&["slack", "email", "pagerduty"]);
         Person {
             name: name.value.clone(),
             subjects: pairs,
             uid: uid.and_then(|uid| u32::try_from(uid.value).ok()),
             roles: self.names(Wanted::Role, roles),
+            owns: values(owned),
         }
     }
 
@@ -276,26 +287,6 @@ impl Draft {
             paths: values(paths),
             keys: values(keys),
             style: style.map_or(Style::Stars, |style| style.value),
-        }
-    }
-
-    fn approval(&mut self, fields: &Fields<'_>, name: &At<String>) -> Approval {
-        let approvers = fields.need_texts("approvers");
-        fields.distinct("approvers", &approvers);
-        let needed = fields.number("needed", 1, 100);
-        let timeout = fields.text("timeout").and_then(|text| fields.parse(&text, parse::duration));
-        if let Some(long) =
-            timeout.as_ref().filter(|timeout| timeout.value > crate::limits::APPROVAL_TIMEOUT_MAX)
-        {
-            fields.report(Problem::at(&long.place, "nobody remembers a question for more than 7 days"));
-        }
-        fields.word("hold", &[("wait", ())], &["retry"]);
-        fields.finish(&["window", "reason", "on_timeout", "on_unavailable", "notify"]);
-        Approval {
-            name: name.value.clone(),
-            approvers: self.names(Wanted::Approver, approvers),
-            needed: needed.and_then(|needed| u32::try_from(needed.value).ok()).unwrap_or(1),
-            timeout: timeout.map_or(crate::limits::APPROVAL_TIMEOUT, |timeout| timeout.value),
         }
     }
 }

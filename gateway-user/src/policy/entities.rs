@@ -93,7 +93,7 @@ fn user_has(role: &Role, user: &User) -> bool {
 
 /// A role is a process's by unit or uid, narrowed to executables where some are named.
 fn workload_has(role: &Role, workload: &Workload) -> bool {
-    let unit = units(workload).any(|unit| role.units.iter().any(|named| named == unit));
+    let unit = workload.units().any(|unit| role.units.iter().any(|named| named == unit));
     let uid = role.uids.contains(&workload.uid);
     let program = role.executables.is_empty()
         || workload.executable.as_ref().is_some_and(|running| {
@@ -103,14 +103,6 @@ fn workload_has(role: &Role, workload: &Workload) -> bool {
             })
         });
     (unit || uid) && program
-}
-
-/// The unit of a process and the slices that hold it. Only the leading slices of its cgroup path count: below a service
-/// or a scope the path may be delegated, and whoever it is delegated to chooses the names there.
-fn units(workload: &Workload) -> impl Iterator<Item = &str> {
-    let path = workload.cgroup.as_deref().unwrap_or_default();
-    let slices = path.split('/').skip(1).take_while(|part| part.ends_with(".slice"));
-    workload.unit.as_deref().into_iter().chain(slices)
 }
 
 /// The entity types of the schema, parsed once: Cedar's parser is slower than a whole decision.
@@ -209,7 +201,7 @@ impl Asked<'_> {
     fn workload(&self, workload: &Workload) -> Result<Entity, String> {
         let principal = Principal::Workload(workload);
         let mut parents: HashSet<EntityUid> = self.roles(&principal).collect();
-        parents.extend(units(workload).map(|unit| uid(&TYPES.unit, unit)));
+        parents.extend(workload.units().map(|unit| uid(&TYPES.unit, unit)));
         parents.extend(workload.container.as_ref().map(|id| uid(&TYPES.container, id)));
         parents.extend(self.guard.map(|guard| uid(&TYPES.guard, guard)));
         let mut attributes = vec![("uid", RestrictedExpression::new_long(i64::from(workload.uid)))];

@@ -178,6 +178,21 @@ pub struct Person {
     pub uid: Option<u32>,
     /// Roles they hold as an approver.
     pub roles: Vec<String>,
+    /// The processes they answer for: they cannot vote on what these ask.
+    pub owns: Vec<Owned>,
+}
+
+/// Processes that a person answers for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owned {
+    /// Those of a systemd unit, or below a slice.
+    Unit(String),
+    /// Those of a container, by its id or the start of it.
+    Container(String),
+    /// Those of a user id.
+    Uid(u32),
+    /// Those that a `[[guard]]` holds.
+    Guard(String),
 }
 
 /// Who vouches for users.
@@ -293,7 +308,7 @@ pub enum Style {
 }
 
 /// Who must say yes, how many, and how long it lasts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Approval {
     /// Unique name; what `@approval("...")` names.
     pub name: String,
@@ -303,4 +318,25 @@ pub struct Approval {
     pub needed: u32,
     /// From the demand to its expiry.
     pub timeout: Duration,
+    /// What approval gives: one run, or, where this is set, every run of the same subject under the same rules on the same
+    /// target for so long.
+    pub window: Option<Duration>,
+    /// What the client does meanwhile.
+    pub hold: Hold,
+    /// Whether the requester must say why.
+    pub reason_required: bool,
+    /// Whether each approver must say why.
+    pub comment_required: bool,
+    /// Whether what a process asks must have an owner.
+    pub owner_required: bool,
+}
+
+/// What a client does while people decide.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// Waits on its connection.
+    #[default]
+    Wait,
+    /// Is told to ask again later.
+    Retry,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::operation::Sha256;
 
-use super::nouns::{Detector, ExecutableMatch, Jwks};
+use super::nouns::{Detector, ExecutableMatch, Jwks, Owned};
 use super::parse::Misread;
 use super::problem::did_you_mean;
 
@@ -34,6 +34,21 @@ pub(super) fn container(text: &str) -> Result<String, Misread> {
     }
     let help = "give 12 to 64 lower-case hexadecimal digits; names of containers can be changed by anyone";
     refuse(format!("`{}` is not a container id", text.escape_debug()), help)
+}
+
+/// What a person answers for: `unit:`, `container:`, `uid:` or `guard:`, and its name.
+pub(super) fn owned(text: &str) -> Result<Owned, Misread> {
+    let help = "write unit:NAME.service, container:ID, uid:NUMBER or guard:NAME";
+    match text.split_once(':') {
+        Some(("unit", name)) => unit(name).map(Owned::Unit),
+        Some(("container", id)) => container(id).map(Owned::Container),
+        Some(("guard", name)) => super::parse::name(name).map(Owned::Guard),
+        Some(("uid", uid)) => match uid.parse::<u32>() {
+            Ok(uid) if uid != u32::MAX => Ok(Owned::Uid(uid)),
+            _ => refuse(format!("`{}` is not a user id", uid.escape_debug()), help),
+        },
+        _ => refuse(format!("`{}` is nothing that a person can own", text.escape_debug()), help),
+    }
 }
 
 /// A path below the cgroup v2 root.

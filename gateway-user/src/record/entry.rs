@@ -39,6 +39,8 @@ pub enum Event {
     Demanded(Demanded),
     /// Somebody is about to read what the record holds.
     RecordRead(RecordRead),
+    /// A demand, a grant or a window was taken back.
+    CalledOff(CalledOff),
 }
 
 impl Event {
@@ -59,6 +61,7 @@ impl Event {
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
             Self::RecordRead(event) => event.at,
+            Self::CalledOff(event) => event.at,
         })
     }
 
@@ -101,6 +104,7 @@ impl Event {
             Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
+            Self::CalledOff(event) => event.by.len(),
             Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
             Self::RecordRead(event) => event.command.len() + event.about.len(),
             Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
@@ -354,6 +358,21 @@ pub struct Voted {
     pub approve: bool,
     /// What they said, masked.
     pub comment: Option<String>,
+}
+
+/// The end of a demand, a grant or a window by somebody's wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalledOff {
+    /// Which demand.
+    pub demand: DemandId,
+    /// On which entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// Who: a `[[person]]`, or the account `uid N`.
+    pub by: String,
+    /// Whether it was approved already: a grant or a window was revoked.
+    pub revoked: bool,
 }
 
 /// A change of policy.

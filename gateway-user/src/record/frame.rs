@@ -122,6 +122,7 @@ impl Frame {
                 Event::Interrupted(_) => (13, About::Gate),
                 Event::Demanded(event) => (14, About::Entry(event.entry)),
                 Event::RecordRead(_) => (15, About::Gate),
+                Event::CalledOff(event) => (16, About::Entry(event.entry)),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

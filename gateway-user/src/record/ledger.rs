@@ -132,6 +132,7 @@ impl Ledger {
                     sessions.insert(closed.session, false);
                 }
                 Event::Voted(_)
+                | Event::CalledOff(_)
                 | Event::PolicyChanged(_)
                 | Event::Started(_)
                 | Event::Interrupted(_)
@@ -190,6 +191,7 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
+            Event::CalledOff(off) => places.push(Place::entry(off.entry)),
             Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::RecordRead(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
