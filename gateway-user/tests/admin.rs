@@ -276,6 +276,8 @@ fn open(path: &Path) -> Arc<Admin> {
     .unwrap();
     let current = shelf.clone();
     Arc::new(Admin {
+        weighed: Arc::default(),
+        blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,
         shelf,
         electorate: Box::new(move || Arc::new(People(current.current()))),

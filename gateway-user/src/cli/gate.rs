@@ -141,6 +141,10 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
         enforcer.demands_held
     ))?;
     context.out.line(format!("policy {}", enforcer.policy.digest))?;
+    if let Some(count) = enforcer.policy.widens.filter(|count| *count > 0) {
+        let text = format!("the last change of policy widens {count} operations: see `tidegate policy log`");
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     for notice in &enforcer.policy.notices {
         context.out.line(told(notice))?;
     }

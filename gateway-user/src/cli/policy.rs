@@ -12,9 +12,12 @@ use super::{Context, Failure};
 use crate::operation::Sha256;
 use crate::policy::files::Files;
 use crate::policy::{
-    Answer, Decision, Explanation, Met, Problems, Question, Sample, Set, cases, cedar_json, toml_schema,
-    without_cases,
+    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cases, cedar_json,
+    toml_schema, without_cases,
 };
+
+/// Rules that `--why-not` shows.
+const NEAREST: usize = 3;
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -40,6 +43,7 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   tidegate policy explain --target react --method GET --path /v1/runs/7 --user ann --groups analysts
   tidegate policy explain ./policies --target crm --method POST --path /orders --unit react-worker.service
+  tidegate policy explain --why-not --target react --method POST --path /v1/runs --user ann
   tidegate policy explain --target react --method PATCH --path /v1/models/m1 --user eve --groups ml --approved ml-leads
 
 Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong command line";
@@ -63,6 +67,9 @@ enum Command {
     /// Explain one decision: the rules that matched, and those that nearly did.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<Explain>),
+    Diff(super::rejudge::Diff),
+    Suggest(super::suggest::Args),
+    Log(super::policy_log::Args),
     /// Print the schema that the nouns of a policy directory make for its rules, or the one of the nouns themselves.
     #[command(after_help = SCHEMA_EXAMPLES)]
     Schema(SchemaOf),
@@ -160,6 +167,9 @@ struct Explain {
     /// Approvals already granted, separated by commas.
     #[arg(long, value_delimiter = ',')]
     approved: Vec<String>,
+    /// Show the permits that came nearest and which part of each did not hold.
+    #[arg(long)]
+    why_not: bool,
     /// When it is asked, such as 2026-12-01T09:00:00Z [default: now].
     #[arg(long)]
     at: Option<Timestamp>,
@@ -183,6 +193,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(place) => check(&place.dir(context), context),
         Command::Test(place) => test(&place.dir(context), context),
         Command::Explain(explain) => explain.run(context),
+        Command::Diff(args) => super::rejudge::diff(&args, context),
+        Command::Suggest(args) => super::suggest::run(&args, context),
+        Command::Log(args) => super::policy_log::run(&args, context),
         Command::Schema(of) => schema(&of, context),
     }
 }
@@ -194,7 +207,7 @@ impl Place {
 }
 
 /// Nouns and rules; findings are printed and end the command.
-fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
+pub(super) fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
     let files = Files::read(dir).or_else(|problems| findings(&problems, context))?;
     let set = without_cases(&files).or_else(|problems| findings(&problems, context))?;
     if !context.out.is_json() {
@@ -306,6 +319,7 @@ fn schema(of: &SchemaOf, context: &Context) -> Result<(), Failure> {
 impl Explain {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let (_, set) = read(&self.place.dir(context), context)?;
+        let why_not = self.why_not;
         let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
         let sample = self.sample();
         let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
@@ -314,9 +328,13 @@ impl Explain {
         let explanation = set.explain(at, &question);
         let observed = set.target(&operation.target).and_then(|target| target.observed_until);
         let observed = observed.filter(|until| at < *until);
+        let nearest = if why_not { set.nearest(at, &question, NEAREST) } else { Vec::new() };
         if context.out.is_json() {
             let mut json = as_json(&explanation);
             json["observed_until"] = json!(observed.map(|until| until.to_string()));
+            if why_not {
+                json["nearest"] = json!(nearest);
+            }
             context.out.json(&json)?;
         } else {
             if let Some(until) = observed {
@@ -326,6 +344,10 @@ impl Explain {
                 ))?;
             }
             print(&explanation, context)?;
+            nearest.iter().try_for_each(|near| show_near(near, context))?;
+            if why_not && nearest.is_empty() {
+                context.out.note("no rule can be held against this question");
+            }
         }
         if explanation.decision.answer == Answer::Allow { Ok(()) } else { Err(Failure::No) }
     }
@@ -355,6 +377,26 @@ impl Explain {
             body_length: self.body_length,
         }
     }
+}
+
+/// One permit that nearly matched, part by part.
+fn show_near(near: &Nearest, context: &Context) -> Result<(), Failure> {
+    let (rule, place) = (escape_line(&near.rule), escape_line(&near.place));
+    let (holds, parts) = (near.holds, near.parts.len());
+    context.out.line(format_args!("\n{rule} at {place}: {holds} of {parts} parts hold"))?;
+    for part in &near.parts {
+        let (tone, word) = match part.meets {
+            Meets::Holds => (Tone::Good, "holds"),
+            Meets::Fails => (Tone::Bad, "FAILS"),
+            Meets::Errs => (Tone::Warn, "cannot be evaluated alone"),
+        };
+        let text = match part.part {
+            "when" | "unless" | "until" => format!("{} {}", part.part, part.text),
+            _ => part.text.clone(),
+        };
+        context.out.line(format_args!("  {} {}", paint(tone, word), escape_line(&text)))?;
+    }
+    Ok(())
 }
 
 fn as_json(explanation: &Explanation) -> Value {

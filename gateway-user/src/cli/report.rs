@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::moment::moment;
 use super::output::escape_line;
 use super::record::quiet_engine;
+use super::when::gone;
 use super::{Context, Failure};
 use crate::policy;
 use crate::record::RecordError;
@@ -42,11 +42,11 @@ Examples:
   tidegate report --since 24h --json | jq .signals.surges")]
 pub(super) struct Args {
     /// Not before: a time (`2026-11-21T10:00:00Z`, `2026-11-21`) or how long ago (`7d`, `24h`).
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = moment)]
-    since: Micros,
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = gone)]
+    since: Timestamp,
     /// Before: as --since [default: now].
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    until: Option<Micros>,
+    #[arg(long, value_name = "TIME", value_parser = gone)]
+    until: Option<Timestamp>,
     /// Where to write the page [default: tidegate-report-DATE.html]. `-` is standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -82,11 +82,12 @@ struct Change {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     quiet_engine();
-    let until = args.until.unwrap_or_else(|| Timestamp::now().as_microsecond());
-    if until <= args.since {
+    let until = args.until.unwrap_or_else(Timestamp::now).as_microsecond();
+    let since = args.since.as_microsecond();
+    if until <= since {
         return Err(Failure::Usage("--until lies before --since: there is nothing to tell".into()));
     }
-    let review = gather(args.since, until, context).map_err(|error| Failure::from_error(&error))?;
+    let review = gather(since, until, context).map_err(|error| Failure::from_error(&error))?;
     if context.out.is_json() {
         return context.out.json(&review);
     }

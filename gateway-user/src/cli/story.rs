@@ -193,6 +193,29 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             format!("tidegate {}, {} entries recovered", event.version, event.recovered),
         ),
         Event::RecordRead(event) => ("read", Tone::Strong, reading(event)),
+        Event::Blocked(event) => {
+            let until = event.until.map_or_else(String::new, |until| format!(" until {}", time(until)));
+            ("block", Tone::Bad, format!("{} by {}{until}: {}", event.subject, event.by, event.reason))
+        }
+        Event::Unblocked(event) => (
+            "unblock",
+            Tone::Strong,
+            match event.by.as_str() {
+                "" => format!("{}: its time ran out", event.subject),
+                by => format!("{} by {by}", event.subject),
+            },
+        ),
+        Event::PolicyWeighed(event) => {
+            let count = event.widened.len() as u64 + event.widened_left_out;
+            (
+                "policy",
+                if count == 0 { Tone::Dim } else { Tone::Warn },
+                format!(
+                    "{} widens {count} of {} recorded operations and {} cases",
+                    event.policy, event.judged, event.cases
+                ),
+            )
+        }
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::Bench;
+use super::block::Known;
 use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
@@ -28,6 +29,7 @@ pub struct Entry {
     session: SessionId,
     recorder: Recorder,
     draining: Draining,
+    known: Arc<Known>,
     metrics: Metrics,
     progress: Mutex<Progress>,
 }
@@ -77,7 +79,7 @@ struct Progress {
 impl Entry {
     /// A new entry; nothing is written before its intent is.
     #[must_use]
-    pub fn open(session: SessionId, bench: &Bench) -> Arc<Self> {
+    pub(super) fn open(session: SessionId, bench: &Bench, known: &Arc<Known>) -> Arc<Self> {
         let (recorder, draining, metrics) =
             (bench.recorder.clone(), bench.draining.clone(), bench.metrics.clone());
         Arc::new(Self {
@@ -85,6 +87,7 @@ impl Entry {
             session,
             recorder,
             draining,
+            known: Arc::clone(known),
             metrics,
             progress: Mutex::default(),
         })
@@ -247,6 +250,8 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let ending = if std::thread::panicking() {
             Ending::ByGate("a fault in the gate ended it".into())
+        } else if let Some(block) = self.known.cut() {
+            Ending::ByGate(block.to_owned())
         } else if self.draining.is_on() {
             Ending::ByGate("the gate was stopped before the answer ended".into())
         } else {

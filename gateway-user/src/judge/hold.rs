@@ -112,20 +112,18 @@ impl Judge {
                 return Err(self.end_hold(&held.entry, error.to_string(), Denial::desk(&error)).await);
             }
         };
-        let waiting = match place {
-            Place::Wait(waiting) => waiting,
-            Place::Retry { demand, expires } => {
-                self.demanded(&held.entry, demand, digest).await?;
-                let why = format!("waits for approval until {expires}; the client was told to ask again");
-                return Err(self.end_hold(&held.entry, why, Denial::ask_again(demand)).await);
-            }
-            Place::Rejected { demand, by, comment } => {
-                self.demanded(&held.entry, demand, digest).await?;
-                return Err(self.rejected(&held.entry, &by, comment).await);
-            }
-        };
         self.demanded(&held.entry, waiting.demand(), digest).await?;
-        match waiting.outcome().await {
+        let demand = waiting.demand();
+        let outcome = tokio::select! {
+            // The block's own words before those of the demand that ends by it.
+            biased;
+            block = self.is_blocked() => {
+                self.bench.desk.withdraw(demand).await;
+                return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
+            }
+            outcome = waiting.outcome() => outcome,
+        };
+        match outcome {
             Outcome::Approved(approved) => self.release(held, asked, approved).await,
             Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
             Outcome::CalledOff { by } => {
@@ -177,6 +175,9 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
+        }
         let at = jiff::Timestamp::now();
         // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
         let unlifted = self.decide(at, &case, &[]);
@@ -196,6 +197,10 @@ impl Judge {
         let lasts = approved.window().map(|until| format!(" for a window until {until}")).unwrap_or_default();
         if let Err(error) = approved.spend(&*case.set).await {
             return Err(self.end_hold(&entry, error.to_string(), Denial::desk(&error)).await);
+        }
+        // Spending took a commit; a block that came meanwhile finds nothing forwarded.
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
         }
         let decided = Decided {
             entry: entry.id(),

@@ -1,6 +1,7 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
 //! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
+mod block;
 mod denial;
 mod electorate;
 mod entry;
@@ -8,7 +9,9 @@ mod head;
 mod hold;
 mod observe;
 mod plans;
+pub mod rejudge;
 mod subject;
+pub mod suggest;
 
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
@@ -21,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::approval::{Desk, Key};
+use crate::block::Blocks;
 use crate::identity::token::Verifier;
 use crate::intercept::{self, Flow, Names};
 use crate::mask::Plan;
@@ -41,6 +45,8 @@ pub struct Bench {
     pub recorder: Recorder,
     /// Where held operations wait for people.
     pub desk: Desk,
+    /// Whom and what operators have blocked.
+    pub blocks: Blocks,
     /// Checks tokens against the providers of one policy set, named by its digest.
     pub tokens: ArcSwap<(Sha256, Verifier)>,
     /// The gate's view of host names.
@@ -61,6 +67,7 @@ pub struct Judge {
     bench: Arc<Bench>,
     flow: Arc<Flow>,
     opening: Arc<Mutex<Opening>>,
+    known: Arc<block::Known>,
 }
 
 /// Whether the flow's own beginning is on record.
@@ -164,7 +171,7 @@ impl Judge {
     /// A judge for one flow, whose opening is on its way to disk.
     #[must_use]
     pub fn new(bench: Arc<Bench>, flow: Arc<Flow>, opening: Durable) -> Self {
-        Self { bench, flow, opening: Arc::new(Mutex::new(Opening::UnderWay(opening))) }
+        Self { bench, flow, opening: Arc::new(Mutex::new(Opening::UnderWay(opening))), known: Arc::default() }
     }
 
     /// What is known of the flow's beginning. While it is under way an intent shares its commit or comes after it; where
@@ -183,7 +190,7 @@ impl Judge {
     }
 
     fn open(&self) -> Arc<Entry> {
-        Entry::open(self.flow.session, &self.bench)
+        Entry::open(self.flow.session, &self.bench, &self.known)
     }
 
     /// The flow whose operations it judges.
@@ -229,6 +236,9 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Verdict::Deny(self.refuse_blocked(&entry, &case, asked, &block).await);
+        }
         let at = jiff::Timestamp::now();
         let decision = self.decide(at, &case, &[]);
         if case.target.is_observed(at) || unproven.is_some() {

@@ -35,7 +35,7 @@ impl Judge {
 
 /// A bearer token is ours to check where users are asked for, and at our own services wherever a provider is
 /// declared. Elsewhere (the agent's own key for an outside API) it is the upstream's business.
-fn looks_for_users(set: &Set, target: &Target) -> bool {
+pub(super) fn looks_for_users(set: &Set, target: &Target) -> bool {
     match target.require {
         Require::User | Require::Both => true,
         _ => target.direction == Direction::Inbound && (!set.providers().is_empty() || set.has_keys()),

@@ -24,6 +24,12 @@ pub struct CaseResult {
     pub name: String,
     /// Where it stands.
     pub place: Place,
+    /// Who asks for what in it.
+    pub sample: Sample,
+    /// When it is asked.
+    pub at: Timestamp,
+    /// The approvals granted in it.
+    pub approved: Vec<String>,
     /// What the set decided.
     pub decision: Decision,
     /// What was expected and did not happen; `None` when the case passed.
@@ -226,7 +232,8 @@ fn run_case(case: Case, set: &Set, fields: &Fields<'_>) -> Option<CaseResult> {
     let question = Question { subject: &subject, guard, operation: &operation, approved: &case.approved };
     let decision = set.decide(case.at, &question);
     let problem = difference(&case, &decision);
-    Some(CaseResult { name: case.name.value, place: case.name.place, decision, problem })
+    let Case { name, sample, at, approved, .. } = case;
+    Some(CaseResult { name: name.value, place: name.place, sample, at, approved, decision, problem })
 }
 
 fn difference(case: &Case, decision: &Decision) -> Option<Problem> {

@@ -51,6 +51,16 @@ pub(super) fn principal<'a>(target: &Target, subject: &'a Subject) -> Result<Pri
     }
 }
 
+impl Set {
+    /// Who a target takes this subject for, as rules name it, and the roles that one has; `None` where nobody may ask.
+    #[must_use]
+    pub fn principal_of(&self, target: &Target, subject: &Subject) -> Option<(String, Vec<String>)> {
+        let principal = principal(target, subject).ok()?;
+        let roles = principal.roles(self.roles()).into_iter().map(str::to_owned).collect();
+        Some((principal.uid().to_string(), roles))
+    }
+}
+
 impl Principal<'_> {
     pub(super) fn uid(&self) -> EntityUid {
         match self {

@@ -63,7 +63,7 @@ impl<T> Kept<T> {
 /// What the rules about one target look at, of that which is different in almost every request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sight {
-    query: bool,
+    pub(super) query: bool,
     body_length: bool,
 }
 

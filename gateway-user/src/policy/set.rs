@@ -365,6 +365,12 @@ impl Set {
         self.by_target.get(target)?.get(action)
     }
 
+    /// Whether a rule about this target may look at the query.
+    #[must_use]
+    pub fn looks_at_query(&self, target: &str) -> bool {
+        self.sight(target).query
+    }
+
     /// What the rules about this target look at.
     pub(super) fn sight(&self, target: &str) -> Sight {
         self.sights.get(target).copied().unwrap_or_default()

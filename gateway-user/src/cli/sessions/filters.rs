@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::cli::moment::moment;
+use crate::cli::when::gone;
 use crate::record::entry::{Micros, Verdict};
 use crate::record::read::Filter;
 
@@ -78,5 +78,27 @@ impl Filters {
             VerdictName::Deny => Verdict::Deny,
             VerdictName::Refuse => Verdict::Refuse,
         })
+    }
+}
+
+/// A time, or how long ago.
+fn moment(text: &str) -> Result<Micros, String> {
+    gone(text).map(Timestamp::as_microsecond)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_documented_form_and_others_refused() {
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert!(moment("2026-11-21").is_ok() && moment("2026-11-21 10:00").is_ok());
+        let now = Timestamp::now().as_microsecond();
+        let hour_ago = moment("1h").unwrap();
+        assert!((now - hour_ago - 3_600_000_000).abs() < 5_000_000);
+        for bad in ["yesterday-ish", "", "-"] {
+            assert!(moment(bad).is_err(), "{bad:?}");
+        }
     }
 }
