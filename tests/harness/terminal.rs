@@ -51,7 +51,7 @@ impl Terminal {
         let (columns, lines) = (columns.to_string(), lines.to_string());
         let mut new = vec!["new-session", "-d", "-x", &columns, "-y", &lines, "--"];
         new.extend(words.iter().map(String::as_str));
-        terminal.tmux(&new).success();
+        drop(terminal.tmux(&new).success());
         terminal
     }
 
@@ -60,7 +60,7 @@ impl Terminal {
     /// # Panics
     /// When the terminal is gone.
     pub fn press(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat()).success();
+        drop(self.tmux(&[&["send-keys"], keys].concat()).success());
     }
 
     /// Types text as it is.
@@ -68,7 +68,7 @@ impl Terminal {
     /// # Panics
     /// When the terminal is gone.
     pub fn write(&self, text: &str) {
-        self.tmux(&["send-keys", "-l", text]).success();
+        drop(self.tmux(&["send-keys", "-l", text]).success());
     }
 
     /// What a person sees now.

@@ -135,11 +135,11 @@ fn a_review_is_one_private_file_that_a_browser_shows_and_that_is_never_written_o
     traffic(&host, &upstream);
     let page = host.folder().join("review.html");
     let path = page.display().to_string();
-    gate.tidegate(&["report", "--since", "1h", "--output", &path]).success();
+    drop(gate.tidegate(&["report", "--since", "1h", "--output", &path]).success());
     assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
     let again = gate.tidegate(&["report", "--since", "1h", "--output", &path]);
     assert_eq!(again.code(), Some(3), "{again:?}");
-    gate.tidegate(&["report", "--since", "1h", "--output", &path, "--force"]).success();
+    drop(gate.tidegate(&["report", "--since", "1h", "--output", &path, "--force"]).success());
 
     let home = host.folder().join("browser");
     let mut browser = host.seat("gate").command("chromium");

@@ -112,8 +112,20 @@ impl Judge {
                 return Err(self.end_hold(&held.entry, error.to_string(), Denial::desk(&error)).await);
             }
         };
-        self.demanded(&held.entry, waiting.demand(), digest).await?;
+        let waiting = match place {
+            Place::Wait(waiting) => waiting,
+            Place::Retry { demand, expires } => {
+                self.demanded(&held.entry, demand, digest).await?;
+                let why = format!("waits for approval until {expires}; the client was told to ask again");
+                return Err(self.end_hold(&held.entry, why, Denial::ask_again(demand)).await);
+            }
+            Place::Rejected { demand, by, comment } => {
+                self.demanded(&held.entry, demand, digest).await?;
+                return Err(self.rejected(&held.entry, &by, comment).await);
+            }
+        };
         let demand = waiting.demand();
+        self.demanded(&held.entry, demand, digest).await?;
         let outcome = tokio::select! {
             // The block's own words before those of the demand that ends by it.
             biased;

@@ -16,8 +16,8 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require, Role,
-    Style, Target,
+    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require,
+    Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};

@@ -22,8 +22,10 @@ use crate::limits::COMMENT_BYTES_MAX;
 use crate::operation::DemandId;
 
 /// What is at the foot of each page.
-const QUEUE_KEYS: &str = "up/down move   enter shows   a approves   o approves once   r rejects   b bell   q leaves";
-const DETAIL_KEYS: &str = "up/down scroll   d difference   a approves   o approves once   r rejects   q back to the queue";
+const QUEUE_KEYS: &str =
+    "up/down move   enter shows   a approves   o approves once   r rejects   b bell   q leaves";
+const DETAIL_KEYS: &str =
+    "up/down scroll   d difference   a approves   o approves once   r rejects   q back to the queue";
 const BALLOT_KEYS: &str = "enter votes   esc does not";
 /// What goes before a decision that is about to be made.
 const NO_COMMENT: &str = "without a word";
@@ -141,8 +143,12 @@ impl Page for Watch {
                 if let (Some(detail), Some(whole)) = (&mut self.shown, shown) {
                     detail.whole = Some(whole);
                 }
-                let ids: BTreeSet<String> =
-                    queue.iter().flatten().filter(|demand| demand.state == "pending").map(|d| d.id.clone()).collect();
+                let ids: BTreeSet<String> = queue
+                    .iter()
+                    .flatten()
+                    .filter(|demand| demand.state == "pending")
+                    .map(|d| d.id.clone())
+                    .collect();
                 let first = self.queue.is_err();
                 let new = ids.difference(&self.known).next().is_some();
                 if queue.is_ok() {
@@ -179,7 +185,8 @@ impl Page for Watch {
 
     fn draw(&mut self, frame: &mut Frame<'_>) {
         let [head, body, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(3)]).areas(frame.area());
+            Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(3)])
+                .areas(frame.area());
         self.draw_head(frame, head);
         match &self.shown {
             Some(detail) => detail.draw(frame, body, self.colour),
@@ -230,7 +237,9 @@ impl Watch {
             KeyCode::Backspace => {
                 ballot.comment.pop();
             }
-            KeyCode::Char(c) if ballot.comment.len() + c.len_utf8() <= COMMENT_BYTES_MAX => ballot.comment.push(c),
+            KeyCode::Char(c) if ballot.comment.len() + c.len_utf8() <= COMMENT_BYTES_MAX => {
+                ballot.comment.push(c)
+            }
             _ => {}
         }
         Next::Stay
@@ -333,11 +342,29 @@ impl Detail {
             Some(Ok(whole)) if self.difference => difference(whole, colour),
             Some(Ok(whole)) => Text::raw(plain(&describe(&whole.demand))),
         };
-        let text = Paragraph::new(text).wrap(Wrap { trim: false });
-        let lines = u16::try_from(text.line_count(area.width)).unwrap_or(u16::MAX);
-        let last = lines.saturating_sub(area.height);
-        frame.render_widget(text.scroll((self.scroll.min(last), 0)), area);
+        let lines = wrapped(text, usize::from(area.width));
+        let last = lines.len().saturating_sub(usize::from(area.height));
+        let first = usize::from(self.scroll).min(last);
+        let shown: Vec<_> = lines.into_iter().skip(first).take(usize::from(area.height)).collect();
+        frame.render_widget(Paragraph::new(shown), area);
     }
+}
+
+/// The lines of a text, none wider than the page: a long payload is shown to its last character.
+fn wrapped(text: Text<'static>, width: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for line in text.lines {
+        let (style, whole) = (text.style.patch(line.style), line.to_string());
+        let mut part = String::new();
+        for c in whole.chars() {
+            if Line::raw(format!("{part}{c}")).width() > width.max(2) {
+                lines.push(Line::styled(std::mem::take(&mut part), style));
+            }
+            part.push(c);
+        }
+        lines.push(Line::styled(part, style));
+    }
+    lines
 }
 
 /// How a demand differs from the last one that was approved like it.
@@ -346,9 +373,17 @@ fn difference(whole: &Whole, colour: bool) -> Text<'static> {
         return Text::raw("Nothing like it was approved before: the same target, operations and rules.");
     };
     let ago = span(Timestamp::now().duration_since(prior.at).max(SignedDuration::ZERO));
-    let title = format!("Against {}, asked by {}, approved by {} {ago} ago", prior.id, prior.asker, prior.by.join(", "));
-    let mut lines = vec![Line::styled(escape_line(&title).into_owned(), style(Tone::Strong, colour)), Line::default()];
-    for (change, text) in changes(&super::laid_out(&prior.operation), &super::laid_out(&whole.demand.operation)) {
+    let title = format!(
+        "Against {}, asked by {}, approved by {} {ago} ago",
+        prior.id,
+        prior.asker,
+        prior.by.join(", ")
+    );
+    let mut lines =
+        vec![Line::styled(escape_line(&title).into_owned(), style(Tone::Strong, colour)), Line::default()];
+    for (change, text) in
+        changes(&super::laid_out(&prior.operation), &super::laid_out(&whole.demand.operation))
+    {
         let (mark, tone) = match change {
             Change::Same => (" ", None),
             Change::Gone => ("-", Some(Tone::Bad)),
