@@ -196,7 +196,7 @@ fn a_reload_is_an_entry_with_author_digests_files_and_what_it_widens() {
     // A case says the same without any recorded operation.
     world.gate.remove_policy("b.cedar");
     world.gate.write_policy("a.cases.toml", &CASES.replace("VERDICT", "deny"));
-    let _ = eventually("the case in force", || {
+    eventually("the case in force", || {
         let (changed, weighed) = changes(&world.gate);
         let there = changed.last()?.files.iter().any(|file| file.name == "a.cases.toml");
         (there && weighed.last()?.policy == changed.last()?.policy).then_some(())

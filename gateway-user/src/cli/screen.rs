@@ -1,7 +1,7 @@
 //! A page that fills the terminal: takes keys, asks again every second, and leaves the terminal as it was, whatever
 //! happens. What a page draws must have gone through [`super::output::escape_line`].
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use ratatui::Frame;
@@ -55,8 +55,8 @@ pub(super) fn show<P: Page>(
     page: &mut P,
     ask: impl Fn(P::Question) -> P::Answer + Send + 'static,
 ) -> Result<(), Failure> {
-    let (questions, asked) = channel();
-    let (answered, answers) = channel();
+    let (questions, asked) = sync_channel(1);
+    let (answered, answers) = sync_channel(1);
     std::thread::spawn(move || answer(&asked, &answered, ask));
     let mut terminal = ratatui::try_init()
         .map_err(|error| Failure::cannot(format!("this terminal cannot be used: {error}")))?;
@@ -65,7 +65,7 @@ pub(super) fn show<P: Page>(
     left
 }
 
-fn answer<Q, A>(asked: &Receiver<Q>, answered: &Sender<A>, ask: impl Fn(Q) -> A) {
+fn answer<Q, A>(asked: &Receiver<Q>, answered: &SyncSender<A>, ask: impl Fn(Q) -> A) {
     while let Ok(question) = asked.recv() {
         if answered.send(ask(question)).is_err() {
             return;
@@ -76,7 +76,7 @@ fn answer<Q, A>(asked: &Receiver<Q>, answered: &Sender<A>, ask: impl Fn(Q) -> A)
 fn serve<P: Page>(
     page: &mut P,
     terminal: &mut ratatui::DefaultTerminal,
-    questions: &Sender<P::Question>,
+    questions: &SyncSender<P::Question>,
     answers: &Receiver<P::Answer>,
 ) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::cannot(format!("the terminal went away: {error}"));

@@ -106,6 +106,12 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
             ("subject", false, Kind::OneOrMore, "provider/sub"),
             ("uid", false, Kind::Whole(1, UID_MAX), "the uid they log in with"),
             ("roles", false, Kind::Texts, "roles they hold as an approver"),
+            (
+                "owns",
+                false,
+                Kind::Texts,
+                "processes they answer for: unit:NAME, container:ID, uid:N, guard:NAME",
+            ),
         ],
     ),
     (
@@ -140,7 +146,22 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
             ("approvers", true, Kind::Texts, "persons, or roles that persons hold"),
             ("needed", false, Kind::Whole(1, 100), "distinct persons"),
             ("timeout", false, Kind::Text, "from the demand to its expiry: 15m"),
-            ("hold", false, Kind::Word(&["wait"]), "how the caller waits"),
+            (
+                "window",
+                false,
+                Kind::Text,
+                "how long a yes lasts for the same subject and rules: 1h; absent: once",
+            ),
+            ("hold", false, Kind::Word(&["wait", "retry"]), "whether the client waits or asks again"),
+            ("reason", false, Kind::Word(&["required", "optional"]), "whether the requester must say why"),
+            ("comment", false, Kind::Word(&["required", "optional"]), "whether an approver must say why"),
+            (
+                "owner",
+                false,
+                Kind::Word(&["required", "optional"]),
+                "whether somebody must own the asking process",
+            ),
+            ("on_timeout", false, Kind::Word(&["deny"]), "what silence means"),
         ],
     ),
     (
