@@ -59,6 +59,8 @@ pub const EXECUTABLE_CACHE_MAX: usize = 1024;
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a fetched key set.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// From the load of a policy to the end of what it only observes. A quarter; who needs longer forgot it.
+pub const OBSERVED_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Bytes of one policy file.
 pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Files in a policy directory.
@@ -125,6 +127,18 @@ pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest window an approval may open. What must hold for longer is a rule that somebody writes down.
+pub const APPROVAL_WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of what a requester says with a request that needs a reason. A paragraph, as header fields go.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// Until a client that was told to ask again should. Soon enough for a human's answer, too seldom to be a load.
+pub const APPROVAL_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Kinds of operations whose last approved demand is remembered, for approvers to compare with.
+pub const PRIORS_MAX: usize = 256;
+/// Bytes of those remembered, bodies included: sixteen of the largest.
+pub const PRIOR_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a demand's body in one answer of the admin socket; the rest is asked for by offset.
+pub const DEMAND_PAGE_BYTES_MAX: usize = 256 * 1024;
 /// Blocks in force at once. An operator blocks names by hand; what is more wants a rule.
 pub const BLOCKS_MAX: usize = 1024;
 /// Bytes of what a block names. Longer than any unit, container id or subject that is one.

@@ -5,6 +5,7 @@
 //! other end of it.
 
 mod api;
+mod approvals;
 mod blocks;
 pub mod client;
 mod listen;

@@ -26,7 +26,7 @@ use self::follow::Follower;
 use self::ledger::RecordLedger;
 use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
-use crate::approval::{Desk, DeskError, Key, KeyError};
+use crate::approval::{Desk, DeskError, Key, KeyError, Parts, Spool, SpoolError};
 use crate::block::Blocks;
 use crate::config::Settings;
 use crate::identity::process::Processes;
@@ -42,6 +42,8 @@ use crate::record::entry::PolicyWeighed;
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
 use crate::signals::Signals;
+use crate::store::keyfile;
+use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -64,6 +66,12 @@ pub enum AppError {
     /// The approvals cannot be read.
     #[error("the approvals cannot be read: {0}")]
     Approvals(#[from] DeskError),
+    /// The keys of what is encrypted at rest cannot be used.
+    #[error(transparent)]
+    Keys(#[from] keyfile::KeyError),
+    /// The spool of held operations cannot be used.
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
     /// The approval key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -121,7 +129,13 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
-    let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
+    let keys = Keyring::open_or_make(&keyfile::Place::of(&settings))?;
+    let desk = Desk::open(Parts {
+        ledger: Arc::new(RecordLedger(recorder.clone())),
+        clock: Arc::new(jiff::Timestamp::now),
+        spool: Spool::open(&settings.state, keys)?,
+        listener: Arc::new(()),
+    })?;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();

@@ -1,7 +1,7 @@
 //! What blocks promise: names that mean somebody, and a table that forgets nothing it said it kept.
 
 use super::*;
-use crate::operation::{User, Workload};
+use crate::operation::{Proof, User, Workload};
 
 fn workload() -> Workload {
     Workload {
@@ -80,8 +80,16 @@ async fn each_kind_of_name_meets_whom_it_names_and_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::open(dir.path()).unwrap();
     let blocks = Blocks::open(recorder.clone()).unwrap();
-    let (workload, user) =
-        (workload(), User { provider: "corp".into(), subject: "ann".into(), groups: Vec::new(), expires: 0 });
+    let (workload, user) = (
+        workload(),
+        User {
+            provider: "corp".into(),
+            subject: "ann".into(),
+            groups: Vec::new(),
+            expires: 0,
+            proof: Proof::default(),
+        },
+    );
     let asking = Asking { user: Some(&user), workload: Some(&workload), target: Some("crm") };
     for other in [
         "user:corp/bob",

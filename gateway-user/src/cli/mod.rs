@@ -12,10 +12,13 @@ mod policy_log;
 mod reading;
 mod record;
 mod rejudge;
+mod report;
 mod run;
+mod screen;
 mod sessions;
 mod story;
 mod suggest;
+mod top;
 mod when;
 
 use std::path::PathBuf;
@@ -114,6 +117,8 @@ enum Command {
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
+    Report(report::Args),
+    Top(top::Args),
     Replay(rejudge::Against),
     Block(blocks::Block),
     Unblock(blocks::Unblock),
@@ -173,6 +178,8 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Report(args) => report::run(&args, context),
+        Command::Top(args) => top::run(&args, context),
         Command::Replay(args) => rejudge::against(&args, context),
         Command::Block(args) => blocks::block(args, context),
         Command::Unblock(args) => blocks::unblock(&args, context),

@@ -12,7 +12,8 @@ use super::{Context, Failure};
 use crate::operation::Sha256;
 use crate::policy::files::Files;
 use crate::policy::{
-    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cases, without_cases,
+    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cases, cedar_json,
+    toml_schema, without_cases,
 };
 
 /// Rules that `--why-not` shows.
@@ -31,6 +32,12 @@ Examples:
   tidegate policy test ./policies           every case in *.cases.toml, one line each
 
 Exit codes: 0 all pass, 1 one failed or the files have findings, 2 wrong command line";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  tidegate policy schema ./policies > tidegate.cedarschema                         for rules, as Cedar writes it
+  tidegate policy schema ./policies --format json > tidegate.cedarschema.json      for rules, as Cedar's JSON
+  tidegate policy schema --format toml > tidegate.schema.json                      for the nouns in *.toml";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -63,9 +70,28 @@ enum Command {
     Diff(super::rejudge::Diff),
     Suggest(super::suggest::Args),
     Log(super::policy_log::Args),
-    /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
-    #[command(after_help = "Example:\n  tidegate policy schema ./policies > tidegate.cedarschema")]
-    Schema(Place),
+    /// Print the schema that the nouns of a policy directory make for its rules, or the one of the nouns themselves.
+    #[command(after_help = SCHEMA_EXAMPLES)]
+    Schema(SchemaOf),
+}
+
+#[derive(Debug, clap::Args)]
+struct SchemaOf {
+    #[command(flatten)]
+    place: Place,
+    /// What for: Cedar's own notation or its JSON, for rules; a JSON Schema, for the nouns in *.toml.
+    #[arg(long, value_enum, default_value_t = Format::Cedar)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Cedar's schema in its own notation.
+    Cedar,
+    /// The same as Cedar's JSON.
+    Json,
+    /// A JSON Schema (draft 2020-12) of the *.toml files; the same for every directory.
+    Toml,
 }
 
 #[derive(Debug, clap::Args)]
@@ -102,6 +128,15 @@ struct Explain {
     /// Groups of the user, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "user")]
     groups: Vec<String>,
+    /// A claim of the user's token, such as department=ml; several times for several.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim, requires = "user")]
+    claim: Vec<(String, String)>,
+    /// Seconds from the token's issue to its end.
+    #[arg(long, value_name = "SECONDS", requires = "user")]
+    token_life: Option<i64>,
+    /// Digest of the static key that is shown instead of a user's token, in hexadecimal.
+    #[arg(long, value_name = "DIGEST", value_parser = digest, conflicts_with = "user")]
+    key_sha256: Option<Sha256>,
     /// The identity provider that vouches for the user [default: the only one].
     #[arg(long, requires = "user")]
     provider: Option<String>,
@@ -140,6 +175,14 @@ struct Explain {
     at: Option<Timestamp>,
 }
 
+/// A claim with a value as JSON: true, false and whole numbers are themselves, all else is a text.
+fn claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let plain = value == "true" || value == "false" || value.parse::<i64>().is_ok();
+    let value = if plain { value.to_owned() } else { json!(value).to_string() };
+    Ok((name.to_owned(), value))
+}
+
 fn digest(text: &str) -> Result<Sha256, String> {
     Sha256::from_hex(text).ok_or_else(|| "a SHA-256 digest has 64 hexadecimal digits".to_owned())
 }
@@ -153,7 +196,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Diff(args) => super::rejudge::diff(&args, context),
         Command::Suggest(args) => super::suggest::run(&args, context),
         Command::Log(args) => super::policy_log::run(&args, context),
-        Command::Schema(place) => schema(&place.dir(context), context),
+        Command::Schema(of) => schema(&of, context),
     }
 }
 
@@ -258,8 +301,15 @@ fn test(dir: &Path, context: &Context) -> Result<(), Failure> {
     if failed == 0 { Ok(()) } else { Err(Failure::No) }
 }
 
-fn schema(dir: &Path, context: &Context) -> Result<(), Failure> {
-    let (_, set) = read(dir, context)?;
+fn schema(of: &SchemaOf, context: &Context) -> Result<(), Failure> {
+    if of.format == Format::Toml {
+        return context.out.json(&toml_schema());
+    }
+    let (_, set) = read(&of.place.dir(context), context)?;
+    if of.format == Format::Json {
+        let schema = cedar_json(set.schema()).map_err(Failure::cannot)?;
+        return context.out.json(&schema);
+    }
     if context.out.is_json() {
         return context.out.json(&json!({ "schema": set.schema(), "digest": set.digest().to_string() }));
     }
@@ -276,14 +326,23 @@ impl Explain {
         let guard = sample.guard.as_deref();
         let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
         let explanation = set.explain(at, &question);
+        let observed = set.target(&operation.target).and_then(|target| target.observed_until);
+        let observed = observed.filter(|until| at < *until);
         let nearest = if why_not { set.nearest(at, &question, NEAREST) } else { Vec::new() };
         if context.out.is_json() {
             let mut json = as_json(&explanation);
+            json["observed_until"] = json!(observed.map(|until| until.to_string()));
             if why_not {
                 json["nearest"] = json!(nearest);
             }
             context.out.json(&json)?;
         } else {
+            if let Some(until) = observed {
+                context.out.line(format_args!(
+                    "{} only OBSERVED until {until}: what follows is what would be decided; everything goes through",
+                    paint(Tone::Bad, "warning:")
+                ))?;
+            }
             print(&explanation, context)?;
             nearest.iter().try_for_each(|near| show_near(near, context))?;
             if why_not && nearest.is_empty() {
@@ -297,6 +356,9 @@ impl Explain {
         Sample {
             user: self.user,
             groups: self.groups,
+            claims: self.claim.into_iter().map(|(name, value)| (name, vec![value])).collect(),
+            token_life: self.token_life,
+            key: self.key_sha256,
             provider: self.provider,
             unit: self.unit,
             container: self.container,
@@ -440,6 +502,8 @@ mod tests {
         for command in ["check", "test", "schema"] {
             assert_eq!(code(&[command, &shipped("examples")]), 0, "{command}");
         }
+        assert_eq!(code(&["schema", &shipped("examples"), "--format", "json"]), 0);
+        assert_eq!(code(&["schema", "--format", "toml"]), 0);
     }
 
     #[test]

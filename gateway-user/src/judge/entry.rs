@@ -66,6 +66,8 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    /// On an observed target, the masks that would have applied: what they find is counted, and hidden from nobody.
+    observed: Vec<String>,
     /// What happened and goes to the record with what happens next.
     kept: Vec<Event>,
     /// Stretches of bodies on their way to disk.
@@ -162,6 +164,25 @@ impl Entry {
         for (name, count) in hits {
             progress.response.masked += count;
             self.metrics.masked(&name, progress.target.as_deref().unwrap_or_default(), count);
+            match progress.masks.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += count,
+                None => progress.masks.push((name, count)),
+            }
+        }
+    }
+
+    /// Has the finds of these masks counted, of which none is hidden from the client.
+    pub fn observe(&self, masks: Vec<String>) {
+        self.progress().observed = masks;
+    }
+
+    /// Adds what masks would have hidden of an answer.
+    fn found(&self, hits: Vec<(String, u64)>) {
+        let mut progress = self.progress();
+        for (name, count) in hits {
+            if !progress.observed.contains(&name) {
+                continue;
+            }
             match progress.masks.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, sum)) => *sum += count,
                 None => progress.masks.push((name, count)),
@@ -280,10 +301,11 @@ impl Capture {
     /// # Errors
     /// When the record cannot take it.
     pub fn finish(&mut self) -> Result<(), RecordError> {
-        if let Some(mut masker) = self.masker.take()
-            && masker.finish(&mut self.pending).is_err()
-        {
-            self.stop_keeping();
+        match self.masker.take().map(|mut masker| masker.finish(&mut self.pending)) {
+            None => {}
+            Some(Ok(hits)) if self.side == Side::Response => self.entry.found(hits.0),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.stop_keeping(),
         }
         self.flush(1, true)
     }

@@ -7,6 +7,7 @@ mod electorate;
 mod entry;
 mod head;
 mod hold;
+mod observe;
 mod plans;
 pub mod rejudge;
 mod subject;
@@ -88,6 +89,8 @@ pub struct Asked {
     pub head: Head,
     /// The value of its `Authorization` field.
     pub authorization: Option<Vec<u8>>,
+    /// Why, in the requester's own words, masked: its `Tidegate-Reason` field.
+    pub reason: Option<String>,
 }
 
 impl Asked {
@@ -97,10 +100,12 @@ impl Asked {
         let query = head.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let line = format!("{} {}{} HTTP/1.{}", head.method, head.path, query, head.minor);
         let recorded = recorded_head(&line, head.fields.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
+        let reason = hold::reason(&head.fields);
         let authorization = fields.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization"));
         Self {
             minor: head.minor,
             authorization: authorization.map(|(_, v)| v.clone()),
+            reason,
             head: recorded,
             request: HttpRequest {
                 method: head.method,
@@ -150,6 +155,8 @@ pub struct Duties {
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
+    /// Other fields that do not go on: those that static keys come in, where tokens do not.
+    pub stripped: Vec<String>,
 }
 
 /// Everything known when a decision is asked for.
@@ -212,11 +219,16 @@ impl Judge {
             }
         };
         let subject = match self.subject(&set, &target, asked).await {
-            Ok(subject) => subject,
+            Ok(subject) => Ok(subject),
+            Err(why) if target.is_observed(jiff::Timestamp::now()) => Err(why),
             Err(why) => {
                 let denial = Denial::unauthorized();
                 return Verdict::Deny(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
             }
+        };
+        let (subject, unproven) = match subject {
+            Ok(subject) => (subject, None),
+            Err(why) => (self.nobody(), Some(why)),
         };
         let operation = Operation {
             target: target.name.clone(),
@@ -227,7 +239,11 @@ impl Judge {
         if let Some(block) = self.block_of(&case.subject, &case.target.name) {
             return Verdict::Deny(self.refuse_blocked(&entry, &case, asked, &block).await);
         }
-        let decision = self.decide(&case, &[]);
+        let at = jiff::Timestamp::now();
+        let decision = self.decide(at, &case, &[]);
+        if case.target.is_observed(at) || unproven.is_some() {
+            return self.observe(entry, &case, &decision, unproven, asked).await;
+        }
         let verdict = match decision.answer {
             Answer::Allow => "allow",
             Answer::Hold { .. } => "hold",
@@ -235,8 +251,16 @@ impl Judge {
         };
         self.bench.metrics.judged(&case.target.name, verdict);
         match decision.answer.clone() {
-            Answer::Allow => self.allow(entry, &case, &decision, asked).await,
+            Answer::Allow => {
+                let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
+                self.allow(entry, &case, &decision, asked, intent).await
+            }
             Answer::Hold { approvals } => {
+                if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
+                    let decision =
+                        Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
+                    return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await);
+                }
                 let held = Held { entry, case, decision, approvals };
                 self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
             }
@@ -247,9 +271,9 @@ impl Judge {
         }
     }
 
-    fn decide(&self, case: &Case, approved: &[String]) -> Arc<Decision> {
+    fn decide(&self, at: jiff::Timestamp, case: &Case, approved: &[String]) -> Arc<Decision> {
         case.set.recall(
-            jiff::Timestamp::now(),
+            at,
             &Question {
                 subject: &case.subject,
                 guard: self.flow.guard.as_deref(),
@@ -259,12 +283,19 @@ impl Judge {
         )
     }
 
-    async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
+    async fn allow(
+        &self,
+        entry: Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        asked: &Asked,
+        intent: Intent,
+    ) -> Verdict {
         if let Err(error) = self.begun() {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
         let overlap = may_overlap(&asked.request);
-        let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
+        let observed = intent.would.is_some();
         let mut recorded = match entry.intend(intent, overlap) {
             Ok(durable) => Some(durable),
             Err(error) => return Verdict::Deny(Denial::unrecorded(&entry, &error)),
@@ -275,7 +306,7 @@ impl Judge {
         {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        Verdict::Allow(self.allowed(entry, case, decision, recorded))
+        Verdict::Allow(self.allowed(entry, case, decision, recorded, observed))
     }
 
     fn allowed(
@@ -284,12 +315,19 @@ impl Judge {
         case: &Case,
         decision: &Decision,
         recorded: Option<Durable>,
+        observed: bool,
     ) -> Allowed {
-        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
+        let masks = if observed { &[] } else { decision.masks.as_slice() };
+        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, masks);
+        let forward_token = case.target.forward_token;
+        let stripped = match forward_token {
+            true => Vec::new(),
+            false => case.set.key_headers().into_iter().map(str::to_owned).collect(),
+        };
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
+            duties: Duties { masks, recorded: recorded_masks, forward_token, stripped },
             recorded,
         }
     }
@@ -317,6 +355,7 @@ impl Judge {
         verdict: Recorded,
     ) -> Denial {
         self.bench.metrics.refused(self.flow.direction);
+        let set = self.bench.shelf.current();
         let intent = Intent {
             entry: entry.id(),
             session: entry.session(),
@@ -327,10 +366,11 @@ impl Judge {
             user: None,
             workload: self.flow.workload.as_ref().map(|w| w.key()),
             verdict,
+            would: None,
             rules: Vec::new(),
             reason: why.to_owned(),
-            policy: Some(self.bench.shelf.current().digest()),
-            head: head.clone(),
+            policy: Some(set.digest()),
+            head: head::without_keys(&set, head.clone()),
         };
         self.closed(entry, intent, denial).await
     }
@@ -372,13 +412,14 @@ impl Judge {
             target: Some(case.target.name.clone()),
             kind: "http".into(),
             operations: decision.operations.clone(),
-            user: case.subject.user.clone(),
+            user: case.subject.user.as_ref().map(head::recorded_user),
             workload: case.subject.workload.as_deref().map(crate::operation::Workload::key),
             verdict,
+            would: None,
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            head: asked.head.clone(),
+            head: head::without_keys(&case.set, asked.head.clone()),
         }
     }
 }

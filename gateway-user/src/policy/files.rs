@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::limits::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX};
 use crate::operation::Sha256;
 
@@ -89,6 +91,8 @@ pub struct Files {
     pub all: Vec<PolicyFile>,
     /// What was passed over, one sentence each.
     pub notes: Vec<String>,
+    /// When they were read; `None` where they were in force before, and what they say of time was checked then.
+    pub read_at: Option<Timestamp>,
 }
 
 /// How often a directory that changes while it is read is read again, and how long to wait in between.
@@ -116,7 +120,8 @@ impl Files {
     }
 
     fn read_once(dir: &Path) -> Result<Self, Problems> {
-        let mut files = Self { home: dir.to_owned(), all: Vec::new(), notes: Vec::new() };
+        let (home, read_at) = (dir.to_owned(), Some(Timestamp::now()));
+        let mut files = Self { home, all: Vec::new(), notes: Vec::new(), read_at };
         let names = names(dir).map_err(|error| {
             let unread = format!("the policy directory {} cannot be read: {error}", dir.display());
             alone(Problem::whole(unread).help("create it, or name the right one"))

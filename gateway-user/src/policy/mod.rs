@@ -8,6 +8,7 @@ mod check;
 mod decide;
 mod declare;
 mod document;
+mod editor;
 mod entities;
 mod explain;
 pub mod files;
@@ -35,6 +36,7 @@ mod words;
 
 pub use changes::{Change, Inventory};
 pub use decide::{Answer, Cause, Decision, Question};
+pub use editor::toml_schema;
 pub use explain::{Considered, Explanation, Met};
 pub use listing::Listed;
 pub use nearest::{Meets, Nearest, Part};
@@ -43,6 +45,7 @@ pub use parse::is_path_pattern;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;
+pub use schema::cedar_json;
 pub use set::{Captures, Set};
 pub use shelf::{NoPolicy, Reloaded, Shelf, State};
 

@@ -88,6 +88,11 @@ impl Set {
             season: ArcSwapOption::empty(),
             memo: Memo::default(),
         };
+        let mut claims: Vec<String> =
+            set.roles.iter().flat_map(|role| &role.claims).map(|claim| claim.path.clone()).collect();
+        claims.sort_unstable();
+        claims.dedup();
+        set.providers.iter_mut().for_each(|provider| provider.claims.clone_from(&claims));
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
         set.index_rules(&rules, &masks, problems);
         for target in &set.targets {
@@ -285,6 +290,23 @@ impl Set {
         let season = Arc::new(Season::at(at, ends, &self.hours));
         self.season.store(Some(Arc::clone(&season)));
         season
+    }
+
+    /// Whether some role is had by a static key.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.roles.iter().any(|role| !role.keys.is_empty())
+    }
+
+    /// Digests of static keys, each with the header field it comes in; `None`: as a bearer token.
+    pub fn keys(&self) -> impl Iterator<Item = (Option<&str>, &Sha256)> {
+        self.roles.iter().flat_map(|role| role.keys.iter().map(|key| (role.key_header.as_deref(), key)))
+    }
+
+    /// The header fields that static keys come in, lower case, each once.
+    #[must_use]
+    pub fn key_headers(&self) -> BTreeSet<&str> {
+        self.roles.iter().filter_map(|role| role.key_header.as_deref()).collect()
     }
 
     /// All masks of a target, in the order of their files.

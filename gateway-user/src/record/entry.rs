@@ -39,6 +39,8 @@ pub enum Event {
     Demanded(Demanded),
     /// Somebody is about to read what the record holds.
     RecordRead(RecordRead),
+    /// A demand, a grant or a window was taken back.
+    CalledOff(CalledOff),
     /// An operator blocked somebody or something.
     Blocked(Blocked),
     /// A block was lifted, or its time ran out.
@@ -65,6 +67,7 @@ impl Event {
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
             Self::RecordRead(event) => event.at,
+            Self::CalledOff(event) => event.at,
             Self::Blocked(event) => event.at,
             Self::Unblocked(event) => event.at,
             Self::PolicyWeighed(event) => event.at,
@@ -91,7 +94,15 @@ impl Event {
             Self::Intent(event) => {
                 let texts = event.operations.iter().chain(&event.rules).map(String::len).sum::<usize>();
                 let groups = event.user.iter().flat_map(|user| &user.groups).map(|group| group.len() + 16);
-                event.head.weight() + texts + event.reason.len() + groups.sum::<usize>()
+                let claims = event.user.iter().flat_map(|user| &user.proof.claims);
+                let claims = claims.map(|(path, values)| {
+                    path.len() + 32 + values.iter().map(|value| value.len() + 16).sum::<usize>()
+                });
+                event.head.weight()
+                    + texts
+                    + event.reason.len()
+                    + groups.sum::<usize>()
+                    + claims.sum::<usize>()
             }
             Self::Responded(event) => event.head.weight(),
             Self::Body(event) => event.bytes.len(),
@@ -102,6 +113,7 @@ impl Event {
             Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
+            Self::CalledOff(event) => event.by.len(),
             Self::RecordRead(event) => event.command.len() + event.about.len(),
             Self::PolicyChanged(event) => {
                 let files = event.files.iter().map(|file| file.name.len() + 160);
@@ -151,6 +163,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The name in indexes of what would have been the verdict on an observed target; `None` where it is the same.
+    #[must_use]
+    pub fn would_name(self) -> Option<&'static str> {
+        match self {
+            Self::Allow => None,
+            Self::Hold => Some("would-hold"),
+            Self::Deny => Some("would-deny"),
+            Self::Refuse => Some("would-refuse"),
+        }
+    }
+
     /// Its name in indexes and filters.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -184,6 +207,8 @@ pub struct Intent {
     pub workload: Option<String>,
     /// The verdict.
     pub verdict: Verdict,
+    /// On a target that is only observed, the verdict it would have been; what is counted as masked was then only found.
+    pub would: Option<Verdict>,
     /// Ids of the rules that decided, `file#id`.
     pub rules: Vec<String>,
     /// Why, in words for the operator.
@@ -348,6 +373,21 @@ pub struct Voted {
     pub approve: bool,
     /// What they said, masked.
     pub comment: Option<String>,
+}
+
+/// The end of a demand, a grant or a window by somebody's wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalledOff {
+    /// Which demand.
+    pub demand: DemandId,
+    /// On which entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// Who: a `[[person]]`, or the account `uid N`.
+    pub by: String,
+    /// Whether it was approved already: a grant or a window was revoked.
+    pub revoked: bool,
 }
 
 /// A change of policy.

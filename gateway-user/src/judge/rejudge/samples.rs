@@ -42,6 +42,7 @@ pub(in crate::judge) fn recorded(line: &str, fields: &[(&str, &str)], verdict: V
         user: None,
         workload: Some("unit:agent.service".into()),
         verdict,
+        would: None,
         rules: vec!["a.cedar#one".into()],
         reason: "recorded".into(),
         policy: None,

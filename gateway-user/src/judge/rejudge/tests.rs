@@ -56,6 +56,7 @@ fn inbound(user: Option<&str>, fields: &[(&str, &str)]) -> Recorded {
         subject: subject.into(),
         groups: vec!["staff".into()],
         expires: 0,
+        proof: crate::operation::Proof::default(),
     });
     recorded
 }
