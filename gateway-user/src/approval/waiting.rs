@@ -46,7 +46,7 @@ pub enum Outcome {
 #[must_use]
 pub struct Waiting {
     pub(super) seat: Seat,
-    pub(super) asker: Asker,
+    pub(super) asker: Box<Asker>,
     pub(super) word: oneshot::Receiver<Word>,
     pub(super) expires: Timestamp,
 }
@@ -120,7 +120,7 @@ pub struct Approved {
     by: Vec<String>,
     approvals: Vec<String>,
     window: Option<Timestamp>,
-    asker: Asker,
+    asker: Box<Asker>,
     seat: Seat,
 }
 
