@@ -9,6 +9,7 @@ pub mod output;
 mod policy;
 mod reading;
 mod record;
+mod replay;
 mod run;
 mod sessions;
 mod story;
@@ -107,6 +108,7 @@ enum Command {
     Policy(policy::Args),
     Sessions(sessions::Args),
     Record(record::Args),
+    Replay(replay::Args),
     Approvals(approvals::Args),
     Completions(manual::Completions),
     Man(manual::Man),
@@ -162,6 +164,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Policy(args) => policy::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
+        Command::Replay(args) => replay::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
