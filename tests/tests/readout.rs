@@ -56,7 +56,9 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
             head.chunk("{\"card\": \"4111 1111 ").chunk("1111 1111\", \"n\": 1}").last_chunk(&[])
         }
         "/large" => Answer::new(200, &[("Content-Type", "text/plain")], "y".repeat(LARGE)),
-        "/binary" => Answer::new(200, &[("Content-Type", "image/png")], b"\x89PNG\x00\xff\xfe"),
+        "/binary" => {
+            Answer::new(200, &[("Content-Type", "application/octet-stream")], b"\x89PNG\x00\xff\xfe")
+        }
         "/nothing" => Answer::new(204, &[], ""),
         _ => Answer::json("{\"ok\": true, \"who\": \"Gr\u{fc}\u{df}e\"}"),
     };
