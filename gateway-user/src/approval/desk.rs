@@ -53,7 +53,6 @@ pub enum DeskError {
 }
 
 /// What becomes of an operation that is held.
-#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
 #[derive(Debug)]
 #[must_use]
 pub enum Place {

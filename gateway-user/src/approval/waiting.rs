@@ -17,7 +17,6 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 pub(super) const NO_TICKET: u64 = 0;
 
 /// How a wait ended.
-#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
 #[derive(Debug)]
 #[must_use]
 pub enum Outcome {

@@ -74,8 +74,7 @@ pub(super) fn diff(args: &Diff, context: &Context) -> Result<(), Failure> {
 pub(super) fn against(dir: &Path, span: &Span, context: &Context) -> Result<(), Failure> {
     let (_, set) = policy::read(dir, context)?;
     let reader = open("replay --against", span, context)?;
-    let report =
-        rejudge(|look, take| reader.operations(look, take), Before::Recorded, &set, span.bounds())?;
+    let report = rejudge(|look, take| reader.operations(look, take), Before::Recorded, &set, span.bounds())?;
     tell(&report, dir, context)
 }
 

@@ -78,7 +78,7 @@ struct Step<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    match (&args.against, id) {
+    match (&args.against, args.id) {
         (Some(dir), _) => rejudge::against(dir, &args.span, context),
         (None, Some(id)) => play(id, args, context),
         (None, None) => Err(Failure::Usage("name a session, or a directory with --against".into())),
@@ -110,11 +110,7 @@ fn play(id: Uuid, args: &Args, context: &Context) -> Result<(), Failure> {
     })?;
     // Whether somebody had seen enough makes no difference any more.
     let _ = stage.release(Micros::MIN)?;
-    if there {
-        Ok(())
-    } else {
-        Err(Failure::cannot(format!("no session and no entry has the id {}", id)))
-    }
+    if there { Ok(()) } else { Err(Failure::cannot(format!("no session and no entry has the id {}", id))) }
 }
 
 /// Where it is shown.
