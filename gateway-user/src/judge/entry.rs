@@ -64,6 +64,7 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    rewrites: Vec<String>,
     /// What happened and goes to the record with what happens next.
     kept: Vec<Event>,
     /// Stretches of bodies on their way to disk.
@@ -166,6 +167,19 @@ impl Entry {
         }
     }
 
+    /// Notes rewrites that changed something, each once.
+    pub fn rewrote(&self, rewrites: Vec<String>) {
+        if rewrites.is_empty() {
+            return;
+        }
+        let mut progress = self.progress();
+        for name in rewrites {
+            if !progress.rewrites.contains(&name) {
+                progress.rewrites.push(name);
+            }
+        }
+    }
+
     /// Counts a failure of the target; `fault` is one word.
     pub fn upstream_failed(&self, fault: &'static str) {
         self.metrics.upstream_failed(self.progress().target.as_deref().unwrap_or_default(), fault);
@@ -213,6 +227,7 @@ impl Entry {
             response: progress.response,
             masks: std::mem::take(&mut progress.masks),
             ending,
+            rewrites: std::mem::take(&mut progress.rewrites),
         }));
         Some(events)
     }

@@ -13,7 +13,8 @@ pub fn recorded<'a>(line: &str, fields: impl Iterator<Item = (&'a str, &'a [u8])
     }
 }
 
-fn recorded_value(name: &str, value: &[u8]) -> String {
+/// The value of one field.
+pub(super) fn recorded_value(name: &str, value: &[u8]) -> String {
     mask::scrub_header(name, &String::from_utf8_lossy(value)).into_owned()
 }
 

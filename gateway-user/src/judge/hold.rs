@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::begin::Rewrites;
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
 use crate::intercept::{self, Flow};
@@ -19,6 +20,14 @@ pub struct Held {
     pub(super) case: Case,
     pub(super) decision: Arc<Decision>,
     pub(super) approvals: Vec<String>,
+}
+
+impl Held {
+    /// Where it is recorded.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 impl Judge {
@@ -71,7 +80,7 @@ impl Judge {
         written(&held.entry, held.entry.demand(demanded)).await?;
         tracing::info!(entry = %held.entry.id(), demand = %waiting.demand(), "held for approval");
         match waiting.outcome().await {
-            Outcome::Approved(approved) => self.release(held, asked, approved).await,
+            Outcome::Approved(approved) => self.release(held, asked, body, approved).await,
             Outcome::Rejected { by, comment } => {
                 let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
                 let why = format!("rejected by {by}{said}");
@@ -94,7 +103,13 @@ impl Judge {
     }
 
     /// Asks again, with everything as it is now, and spends the approval.
-    async fn release(&self, held: Held, asked: &Asked, approved: Approved) -> Result<Allowed, Denial> {
+    async fn release(
+        &self,
+        held: Held,
+        asked: &Asked,
+        body: &[u8],
+        approved: Approved,
+    ) -> Result<Allowed, Denial> {
         let entry = held.entry;
         let set = self.bench.shelf.current();
         let Ok(route) = intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await else {
@@ -106,12 +121,19 @@ impl Judge {
             Ok(_) => return Err(self.superseded(&entry).await),
             Err(why) => return Err(self.end_hold(&entry, why, Denial::unauthorized()).await),
         };
-        let operation = Operation {
-            target: target.name.clone(),
-            direction: target.direction,
-            kind: Kind::Http(asked.request.clone()),
-        };
-        let case = Case { set, target, subject, operation };
+        // What was approved is what is sent: it was changed by the rewrites of its time, and is not changed again.
+        let rewrites = Rewrites::of(&set, &target.name, asked);
+        if rewrites.request != held.case.rewrites.request {
+            return Err(self.superseded(&entry).await);
+        }
+        let mut request = asked.request.clone();
+        match set.extract(&target.name, &request, body) {
+            Ok(found) => request.extracted = found,
+            Err(_) => return Err(self.superseded(&entry).await),
+        }
+        let (name, direction) = (target.name.clone(), target.direction);
+        let operation = Operation { target: name, direction, kind: Kind::Http(request) };
+        let case = Case { set, target, subject, rewrites, operation };
         // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
         let unlifted = self.decide(&case, &[]);
         let same = unlifted.rules == held.decision.rules && case.target.name == held.case.target.name;

@@ -1,6 +1,7 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
 //! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
+mod begin;
 mod denial;
 mod electorate;
 mod entry;
@@ -9,11 +10,15 @@ mod hold;
 mod plans;
 mod subject;
 
+pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
 pub use head::recorded as recorded_head;
 pub use hold::Held;
 pub use plans::Plans;
+
+use begin::Rewrites;
+use head::recorded_value;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,14 +26,15 @@ use arc_swap::ArcSwap;
 
 use crate::approval::{Desk, Key};
 use crate::identity::token::Verifier;
-use crate::intercept::{self, Flow, Names};
+use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
-use crate::operation::{HttpRequest, Kind, Operation, Permit, Sha256, Subject};
+use crate::operation::{Extracted, HttpRequest, Operation, Permit, Sha256, Subject};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
 use crate::record::{Durable, RecordError, Recorder};
 use crate::telemetry::Metrics;
+use crate::rewrite;
 use crate::wire::fault::Fault;
 use crate::wire::http1::RequestHead;
 
@@ -105,6 +111,7 @@ impl Asked {
                     crate::wire::http1::Framing::Length(length) => Some(length),
                     crate::wire::http1::Framing::Chunked => None,
                 },
+                extracted: Extracted::default(),
             },
             authority: head.authority,
         }
@@ -143,6 +150,8 @@ pub struct Duties {
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
+    /// What is changed in the answer.
+    pub rewrites: rewrite::Plan,
 }
 
 /// Everything known when a decision is asked for.
@@ -150,6 +159,7 @@ struct Case {
     set: Arc<Set>,
     target: Target,
     subject: Subject,
+    rewrites: Rewrites,
     operation: Operation,
 }
 
@@ -191,32 +201,16 @@ impl Judge {
         &self.bench.draining
     }
 
-    /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
-    pub async fn judge(&self, asked: &Asked) -> Verdict {
-        let entry = self.open();
-        let set = self.bench.shelf.current();
-        let target = match intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await {
-            Ok(route) => route.target.clone(),
-            Err(misrouted) => {
-                let why = misrouted.to_string();
-                return Verdict::Deny(
-                    self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await,
-                );
+    /// Judges one operation, with its whole body where rules depend on it. With the answer, its intent is durable, or will
+    /// be before anything is answered.
+    pub async fn judge(&self, begun: Begun, asked: &mut Asked, body: &[u8]) -> Verdict {
+        let (entry, case) = match begun.case(asked, body) {
+            Ok(ready) => ready,
+            Err((begun, unread)) => {
+                let denial = Denial::unread(&unread);
+                return Verdict::Deny(self.refuse_begun(*begun, asked, denial, &unread.why).await);
             }
         };
-        let subject = match self.subject(&set, &target, asked).await {
-            Ok(subject) => subject,
-            Err(why) => {
-                let denial = Denial::unauthorized();
-                return Verdict::Deny(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
-            }
-        };
-        let operation = Operation {
-            target: target.name.clone(),
-            direction: target.direction,
-            kind: Kind::Http(asked.request.clone()),
-        };
-        let case = Case { set, target, subject, operation };
         let decision = self.decide(&case, &[]);
         let verdict = match decision.answer {
             Answer::Allow => "allow",
@@ -232,7 +226,7 @@ impl Judge {
             }
             Answer::Deny => {
                 let denial = Denial::of(&decision);
-                Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
+                Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial, body).await)
             }
         }
     }
@@ -279,7 +273,12 @@ impl Judge {
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
+            duties: Duties {
+                masks,
+                recorded: recorded_masks,
+                forward_token: case.target.forward_token,
+                rewrites: case.rewrites.response.clone(),
+            },
             recorded,
         }
     }
@@ -292,9 +291,14 @@ impl Judge {
         decision: &Decision,
         asked: &Asked,
         denial: Denial,
+        body: &[u8],
     ) -> Denial {
+        entry.answered(denial.status);
         let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
-        self.closed(entry, intent, denial).await
+        let why = intent.reason.clone();
+        let begun = entry.intend(intent, true).map(drop);
+        let kept = begun.and_then(|()| self.keep_refused(entry, case, &asked.head, body));
+        refused(entry, kept, why, denial).await
     }
 
     /// Records a refusal that came before policy was asked.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::operation::Direction;
 
 use super::declare::{Draft, Entry, Wanted};
+use super::{extract, rewrites};
 use super::nouns::{Approval, Guard, Person, Role, Target};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 
@@ -21,6 +22,9 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("identity_provider", names(&draft.providers, |n| &n.name), &report);
     unique("mask", names(&draft.masks, |n| &n.name), &report);
     unique("approval", names(&draft.approvals, |n| &n.name), &report);
+    unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
+    extract::noun::check(draft, &report);
+    rewrites::check(draft, &report);
     for target in &draft.targets {
         let operations = draft.operations.iter().filter(|op| op.noun.target == target.noun.name);
         unique("operation", operations.map(|op| (op.noun.name.as_str(), &op.at)).collect(), &report);

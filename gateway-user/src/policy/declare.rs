@@ -11,11 +11,12 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
+    Approval, Extract, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Rewrite, Role,
+    Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
-use super::{json_path, schema, words};
+use super::{extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -67,16 +68,30 @@ pub(super) struct Draft {
     pub masks: Vec<Entry<Mask>>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Extracts.
+    pub extracts: Vec<Entry<Extract>>,
+    /// Rewrites.
+    pub rewrites: Vec<Entry<Rewrite>>,
     /// Names used, and what they should name.
     pub references: Vec<(Wanted, At<String>)>,
     /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
     pub broken: bool,
 }
 
-const BUILT: [&str; 8] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval"];
-const LATER: [&str; 8] =
-    ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"];
+const BUILT: [&str; 10] = [
+    "target",
+    "operation",
+    "guard",
+    "role",
+    "person",
+    "identity_provider",
+    "mask",
+    "approval",
+    "extract",
+    "rewrite",
+];
+const LATER: [&str; 6] =
+    ["hours", "budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -103,6 +118,11 @@ fn other_noun(name: &str, place: &Place) -> Problem {
 
 impl Draft {
     fn entry(&mut self, noun: &str, fields: &Fields<'_>, home: &Path) {
+        if noun == "extract" {
+            let target = fields.need_text("target");
+            self.references.extend(target.iter().map(|target| (Wanted::Target, target.clone())));
+            return self.extracts.extend(extract::noun::read(fields, target));
+        }
         let name = fields.need_text("name").and_then(|text| fields.parse(&text, parse::name));
         // A noun without a usable name is still read, so that its other mistakes are reported too.
         let name = name.unwrap_or_else(|| At { value: String::new(), place: fields.place().clone() });
@@ -125,6 +145,12 @@ impl Draft {
             "mask" => {
                 let mask = self.mask(fields, &name);
                 self.masks.push(entry(mask, name, fields));
+            }
+            "rewrite" => {
+                let targets = fields.need_texts("targets");
+                fields.distinct("targets", &targets);
+                let targets = self.names(Wanted::Target, targets);
+                self.rewrites.extend(rewrites::read(fields, &name, targets));
             }
             _ => {
                 let approval = self.approval(fields, &name);
@@ -151,12 +177,15 @@ impl Draft {
         }
         let paths = fields.parsed("paths", parse::path_pattern);
         fields.distinct("paths", &paths);
+        let calls = fields.parsed("calls", parse::call);
+        fields.distinct("calls", &calls);
         fields.finish(&["hosts", "headers", "query", "body"]);
         OperationNoun {
             name: name.value.clone(),
             target: self.names(Wanted::Target, target).pop().unwrap_or_default(),
             methods: values(methods),
             paths: values(paths),
+            calls: values(calls),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
 
+mod attributes;
 pub mod cases;
 mod check;
 mod decide;
@@ -9,6 +10,7 @@ mod declare;
 mod document;
 mod entities;
 mod explain;
+mod extract;
 pub mod files;
 mod json_path;
 mod last_good;
@@ -18,6 +20,7 @@ pub mod nouns;
 mod parse;
 pub mod problem;
 mod read;
+mod rewrites;
 mod rules;
 pub mod sample;
 mod schema;
@@ -29,6 +32,7 @@ mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use explain::{Considered, Explanation, Met};
+pub use extract::{Unread, readable};
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;

@@ -154,7 +154,7 @@ fn unknown_nouns_and_keys_are_refused_with_the_near_one() {
 
 #[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"] {
+    for noun in ["hours", "budget", "credential", "notify", "witness", "exempt"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
