@@ -21,6 +21,7 @@ pub mod protocol;
 pub mod record;
 pub mod rewrite;
 pub mod session;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -10,7 +10,7 @@ const ROWS: [&[&str]; 9] = [
     &["config", "json", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream"],
-    &["judge"],
+    &["judge", "signals"],
     &["protocol"],
     &["session"],
     &["admin"],

@@ -419,7 +419,7 @@ fn cases_that_cannot_be_run_are_refused() {
         ),
         ("expect = \"deny\"", "expect = \"deny\"\nat = \"noon\"", "c.cases.toml:8:6", "not a moment"),
         ("expect = \"deny\"", "expect = \"deny\"\napproved = [\"leeds\"]", "c.cases.toml:8:13", "leads"),
-        ("expect = \"deny\"", "expect = \"deny\"\nbody = \"x\"", "c.cases.toml:8:1", "not supported yet"),
+        ("expect = \"deny\"", "expect = \"deny\"\nbudget = \"x\"", "c.cases.toml:8:1", "not supported yet"),
         ("target = \"crm\"", "target = \"crn\"", "c.cases.toml:4:10", "did you mean `crm`?"),
         ("path = \"/\"", "path = \"/a//b\"", "c.cases.toml:6:8", "empty"),
         ("path = \"/\"", "path = \"/a?b\"", "c.cases.toml:6:8", "under `query`"),
