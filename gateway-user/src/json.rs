@@ -125,14 +125,7 @@ impl Scanner {
     /// Reads one text that nests at most `depth_max` deep.
     #[must_use]
     pub fn new(depth_max: usize) -> Self {
-        Self {
-            open: Vec::new(),
-            depth_max,
-            expect: Expect::Document,
-            token: Token::None,
-            at: 0,
-            odd: false,
-        }
+        Self { open: Vec::new(), depth_max, expect: Expect::Document, token: Token::None, at: 0, odd: false }
     }
 
     /// Containers open now.

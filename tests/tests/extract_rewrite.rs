@@ -251,7 +251,10 @@ fn a_request_is_allowed_or_denied_by_what_its_body_says() {
     let got = WORLD.llm.requests().into_iter().find(|request| request.target == path).unwrap();
     assert_eq!(got.body, body.as_bytes(), "it is forwarded byte for byte");
     let entry = one_entry(&path);
-    assert_eq!((entry.intent.verdict, WORLD.gate.recorded_body(&entry, Side::Request)), (Verdict::Allow, body.into()));
+    assert_eq!(
+        (entry.intent.verdict, WORLD.gate.recorded_body(&entry, Side::Request)),
+        (Verdict::Allow, body.into())
+    );
     for denied in [
         r#"{"model":"large"}"#,
         r#"{"model":["small-1"]}"#,
@@ -263,7 +266,11 @@ fn a_request_is_allowed_or_denied_by_what_its_body_says() {
         let path = unique("chat");
         let entry = refused(&WORLD.llm, &path, post(&path, JSON, denied), 403);
         assert_eq!(entry.intent.verdict, Verdict::Deny);
-        assert_eq!(WORLD.gate.recorded_body(&entry, Side::Request), denied, "the record shows what was denied");
+        assert_eq!(
+            WORLD.gate.recorded_body(&entry, Side::Request),
+            denied,
+            "the record shows what was denied"
+        );
     }
 }
 
@@ -272,7 +279,8 @@ fn curl_is_allowed_and_denied_by_its_body_in_chunks_and_with_expect_too() {
     let run = |body: &str, more: &[&str]| {
         let path = unique("chat");
         let url = format!("http://127.0.0.1:7101{path}");
-        let mut words = vec!["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Content-Type: application/json"];
+        let mut words =
+            vec!["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Content-Type: application/json"];
         words.extend(more);
         words.extend(["--data-binary", body, &url]);
         WORLD.requester.run("curl", &words).text()
@@ -533,7 +541,8 @@ fn an_upload_that_turns_out_not_to_be_json_never_ends_at_the_target() {
     let head = format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n");
     let response = ask(&WORLD.changed, format!("{head}7\r\n{{\"a\":1,\r\n1\r\nx\r\n0\r\n\r\n"));
     assert_eq!(response.status, 400, "{}", response.text());
-    let whole = WORLD.changed.requests().into_iter().any(|request| request.target == path && request.body.len() > 6);
+    let whole =
+        WORLD.changed.requests().into_iter().any(|request| request.target == path && request.body.len() > 6);
     assert!(!whole);
     assert_eq!(fault(&one_entry(&path)), "client");
 }

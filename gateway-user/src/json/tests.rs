@@ -80,9 +80,14 @@ fn nesting_at_the_bound_passes_and_one_deeper_does_not() {
 
 #[test]
 fn halves_of_surrogates_and_nul_are_odd() {
-    for odd in
-        ["\"\\ud83d\"", "\"\\ude00\"", "\"\\ud83dx\"", "\"\\ud83d\\n\"", "\"\\ud83d\\ud83d\\ude00\"", "\"\\u0000\""]
-    {
+    for odd in [
+        "\"\\ud83d\"",
+        "\"\\ude00\"",
+        "\"\\ud83dx\"",
+        "\"\\ud83d\\n\"",
+        "\"\\ud83d\\ud83d\\ude00\"",
+        "\"\\u0000\"",
+    ] {
         assert!(scan(odd.as_bytes()).unwrap().1, "{odd}");
     }
     for fine in ["\"\\ud83d\\ude00\"", "\"\\u00e9\\u0001\"", "\"\\\\ud83d\""] {

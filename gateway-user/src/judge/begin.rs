@@ -59,7 +59,11 @@ impl Begun {
     }
 
     /// The case to decide, with what rules look at in the body.
-    pub(super) fn case(self, asked: &mut Asked, body: &[u8]) -> Result<(Arc<Entry>, Case), (Box<Self>, Unread)> {
+    pub(super) fn case(
+        self,
+        asked: &mut Asked,
+        body: &[u8],
+    ) -> Result<(Arc<Entry>, Case), (Box<Self>, Unread)> {
         match self.set.extract(&self.target.name, &asked.request, body) {
             Ok(found) => asked.request.extracted = found,
             Err(unread) => return Err((Box::new(self), unread)),
@@ -166,11 +170,18 @@ impl Judge {
     }
 
     /// Puts a body that was judged and goes nowhere into the record: what a rule refused is there to be looked at.
-    pub(super) fn keep_refused(&self, entry: &Arc<Entry>, case: &Case, head: &Head, body: &[u8]) -> Result<(), RecordError> {
+    pub(super) fn keep_refused(
+        &self,
+        entry: &Arc<Entry>,
+        case: &Case,
+        head: &Head,
+        body: &[u8],
+    ) -> Result<(), RecordError> {
         if body.is_empty() {
             return Ok(());
         }
-        let (_, recorded) = self.bench.plans.of(&case.set, &case.target.name, case.set.masks_of(&case.target.name));
+        let (_, recorded) =
+            self.bench.plans.of(&case.set, &case.target.name, case.set.masks_of(&case.target.name));
         let media = Media::of(content_type(head));
         let mut capture = Capture::new(Arc::clone(entry), Side::Request, recorded.stream(media));
         capture.saw(body)?;

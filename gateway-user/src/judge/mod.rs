@@ -33,8 +33,8 @@ use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
 use crate::record::{Durable, RecordError, Recorder};
-use crate::telemetry::Metrics;
 use crate::rewrite;
+use crate::telemetry::Metrics;
 use crate::wire::fault::Fault;
 use crate::wire::http1::RequestHead;
 

@@ -8,15 +8,17 @@ use serde_json::Value;
 
 /// The attributes that `context` has for some action of a schema.
 pub(super) fn known(schema: &str) -> BTreeSet<String> {
-    let fragment = SchemaFragment::from_cedarschema_str(schema).map(|(fragment, _)| fragment.to_json_value());
     let mut names = BTreeSet::new();
     // A schema that cannot be read is reported as that, and then no rule is read against it.
-    let Ok(Ok(schema)) = fragment else { return names };
+    let Ok((fragment, _)) = SchemaFragment::from_cedarschema_str(schema) else { return names };
+    let Ok(schema) = fragment.to_json_value() else { return names };
     for namespace in schema.as_object().into_iter().flat_map(|namespaces| namespaces.values()) {
         let shared = namespace.get("commonTypes").and_then(Value::as_object);
         let actions = namespace.get("actions").and_then(Value::as_object);
-        let contexts =
-            actions.into_iter().flat_map(|all| all.values()).filter_map(|action| action.pointer("/appliesTo/context"));
+        let contexts = actions
+            .into_iter()
+            .flat_map(|all| all.values())
+            .filter_map(|action| action.pointer("/appliesTo/context"));
         for shape in shared.into_iter().flat_map(|all| all.values()).chain(contexts) {
             let attributes = shape.get("attributes").and_then(Value::as_object);
             names.extend(attributes.into_iter().flat_map(|all| all.keys().cloned()));

@@ -153,7 +153,8 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
 /// `headers = { x-tenant = "acme" }`.
 fn headers(fields: &Fields<'_>) -> Vec<(String, String)> {
     let Some(said) = fields.json("headers") else { return Vec::new() };
-    let pair = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    let pair =
+        |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let pairs = said.value.as_object().and_then(|table| table.iter().map(pair).collect());
     pairs.unwrap_or_else(|| {
         fields.report(Problem::at(&said.place, "`headers` is a table of strings: { x-tenant = \"acme\" }"));

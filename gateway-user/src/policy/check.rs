@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::operation::Direction;
 
 use super::declare::{Draft, Entry, Wanted};
-use super::{extract, rewrites};
 use super::nouns::{Approval, Guard, Person, Role, Target};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::{extract, rewrites};
 
 /// Reports every mistake between nouns.
 pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {

@@ -168,7 +168,10 @@ impl Set {
             return Err(format!("{} {} is none of the operations of {target}", request.method, request.path));
         }
         if found.iter().all(|(operation, _)| operation.calls.is_empty()) {
-            return Ok(found.into_iter().map(|(operation, caught)| (operation.name.as_str(), caught)).collect());
+            return Ok(found
+                .into_iter()
+                .map(|(operation, caught)| (operation.name.as_str(), caught))
+                .collect());
         }
         called(found, request, target)
     }
@@ -277,7 +280,9 @@ fn called<'a>(
         }
         if actions.len() == before {
             let call = call.escape_debug();
-            return Err(format!("{what} carries the call `{call}`, which is none of the operations of {target}"));
+            return Err(format!(
+                "{what} carries the call `{call}`, which is none of the operations of {target}"
+            ));
         }
     }
     // The same operations stand together, so that each is named once.

@@ -11,8 +11,8 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, Extract, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Rewrite, Role,
-    Style, Target,
+    Approval, Extract, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Rewrite,
+    Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
@@ -90,8 +90,7 @@ const BUILT: [&str; 10] = [
     "extract",
     "rewrite",
 ];
-const LATER: [&str; 6] =
-    ["hours", "budget", "credential", "notify", "witness", "exempt"];
+const LATER: [&str; 6] = ["hours", "budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {

@@ -10,7 +10,9 @@ use cedar_policy::{Entities, Policy, RestrictedExpression};
 use serde::Serialize;
 
 use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
-use crate::operation::{Direction, Executable, Extracted, HttpRequest, Kind, Operation, Subject, User, Workload};
+use crate::operation::{
+    Direction, Executable, Extracted, HttpRequest, Kind, Operation, Subject, User, Workload,
+};
 
 use super::decide::{Decision, Question};
 

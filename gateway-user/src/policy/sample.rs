@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::operation::{Executable, Extracted, HttpRequest, Kind, Operation, Sha256, Subject, User, Workload};
+use crate::operation::{
+    Executable, Extracted, HttpRequest, Kind, Operation, Sha256, Subject, User, Workload,
+};
 
 use super::extract;
 use super::parse;
@@ -155,7 +157,10 @@ impl Sample {
         let body = self.body.as_deref().unwrap_or_default().as_bytes();
         let found = set.extract(&self.target, &request, body);
         request.extracted = found.map_err(|unread| {
-            format!("the gate refuses such a request with {} before judging it: {}", unread.status, unread.why)
+            format!(
+                "the gate refuses such a request with {} before judging it: {}",
+                unread.status, unread.why
+            )
         })?;
         if let Some(said) = &self.extract {
             if self.body.is_some() {

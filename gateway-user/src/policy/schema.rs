@@ -108,7 +108,8 @@ pub(super) fn text<'a>(
     for operation in operations.into_iter().filter(named) {
         by_name.entry(&operation.name).or_default().push(operation);
     }
-    let declaring: BTreeSet<&str> = by_name.values().flatten().map(|operation| operation.target.as_str()).collect();
+    let declaring: BTreeSet<&str> =
+        by_name.values().flatten().map(|operation| operation.target.as_str()).collect();
     let anywhere = extracts.iter().filter(|extract| !declaring.contains(extract.target.as_str()));
     let mut out = FIXED.replace(EXTRACTED, &attributes(anywhere, "  "));
     for (name, declared) in by_name {

@@ -95,7 +95,9 @@ fn which_rewrites_made_a_difference_is_told() {
 #[test]
 fn what_is_no_object_is_refused_and_nothing_of_it_follows() {
     let plan = plan(&[("x", None)]);
-    for wrong in ["[]", "1", "\"x\"", "null", "<html>", "{\"a\":1", "{\"a\":1}}", "{\"a\":1} {}", "{\"a\":\"\u{1}\"}"] {
+    for wrong in
+        ["[]", "1", "\"x\"", "null", "<html>", "{\"a\":1", "{\"a\":1}}", "{\"a\":1} {}", "{\"a\":\"\u{1}\"}"]
+    {
         assert!(everywhere(&plan, wrong).is_err(), "{wrong}");
     }
     assert_eq!(everywhere(&plan, "").unwrap().0, "");
@@ -135,7 +137,8 @@ fn both_forms_of_a_head_are_changed_alike() {
             }
             let applied = plan.list(&mut list, |_, value| value.to_owned());
             assert_eq!(applied, plan.headers(&mut map), "{head:?}");
-            let mut left: Vec<_> = map.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
+            let mut left: Vec<_> =
+                map.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
             left.sort();
             list.sort();
             assert_eq!(list, left);

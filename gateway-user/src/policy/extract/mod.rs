@@ -92,7 +92,9 @@ impl Set {
             match &extract.gives {
                 Gives::Attribute(name, kind) => {
                     if *kind != AttributeType::Strings && found.len() > 1 {
-                        return Err(Unread::twofold(format!("`{name}` stands in the request more than once")));
+                        return Err(Unread::twofold(format!(
+                            "`{name}` stands in the request more than once"
+                        )));
                     }
                     if let Some(value) = typed(*kind, &found) {
                         out.attributes.insert(name.clone(), value);
@@ -105,7 +107,11 @@ impl Set {
     }
 
     /// The attributes that requests which are this operation (or `http`) may have.
-    pub(super) fn attributes_of<'s>(&'s self, target: &str, action: &'s str) -> impl Iterator<Item = &'s str> {
+    pub(super) fn attributes_of<'s>(
+        &'s self,
+        target: &str,
+        action: &'s str,
+    ) -> impl Iterator<Item = &'s str> {
         self.extracts_of(target).iter().filter_map(move |extract| match &extract.gives {
             Gives::Attribute(name, _) if extract.is_about(action) => Some(name.as_str()),
             Gives::Attribute(..) | Gives::Calls => None,
@@ -201,7 +207,8 @@ impl<'a> Values<'a> {
             Source::Query(name) => query::values(self.request.query.as_deref().unwrap_or_default(), name),
             Source::Header(name) => {
                 let fields = || self.request.headers.iter();
-                let alike = |field: &str| field.replace('_', "-").eq_ignore_ascii_case(&name.replace('_', "-"));
+                let alike =
+                    |field: &str| field.replace('_', "-").eq_ignore_ascii_case(&name.replace('_', "-"));
                 if fields().any(|(field, _)| alike(field) && !field.eq_ignore_ascii_case(name)) {
                     return Err(Unread::twofold(format!("a header reads as `{name}` on some servers")));
                 }

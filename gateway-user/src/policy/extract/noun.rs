@@ -161,16 +161,21 @@ fn attribute(text: &str) -> Result<String, Misread> {
 pub(in crate::policy) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
     let mut types: BTreeMap<&str, (AttributeType, &Entry<Extract>)> = BTreeMap::new();
     for (index, extract) in draft.extracts.iter().enumerate() {
-        let declared: Vec<&Entry<OperationNoun>> =
-            draft.operations.iter().filter(|operation| operation.noun.target == extract.noun.target).collect();
+        let declared: Vec<&Entry<OperationNoun>> = draft
+            .operations
+            .iter()
+            .filter(|operation| operation.noun.target == extract.noun.target)
+            .collect();
         known_operations(extract, &extract.noun.operations, &declared, report);
         let earlier = draft.extracts[..index].iter().filter(|e| e.noun.target == extract.noun.target);
         match &extract.noun.gives {
             Gives::Calls => {
                 if declared.iter().all(|operation| operation.noun.calls.is_empty()) {
                     let target = &extract.noun.target;
-                    let problem =
-                        Problem::at(&extract.at, format!("no operation of `{target}` says which `calls` it is"));
+                    let problem = Problem::at(
+                        &extract.at,
+                        format!("no operation of `{target}` says which `calls` it is"),
+                    );
                     report(problem.help("give operations `calls = [\"name\", \"prefix.*\"]`"));
                 }
                 twice(extract, earlier.filter(|e| e.noun.gives == Gives::Calls), "calls", report);
@@ -181,8 +186,13 @@ pub(in crate::policy) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
                 twice(extract, earlier.filter(same), &format!("`context.{name}`"), report);
                 let (first, place) = types.entry(name).or_insert((*kind, extract));
                 if first != kind {
-                    let problem = Problem::at(extract.place("type"), format!("`context.{name}` has two types"));
-                    report(problem.also(&place.at, "another type here").help("an attribute has one type everywhere"));
+                    let problem =
+                        Problem::at(extract.place("type"), format!("`context.{name}` has two types"));
+                    report(
+                        problem
+                            .also(&place.at, "another type here")
+                            .help("an attribute has one type everywhere"),
+                    );
                 }
             }
         }
@@ -190,8 +200,10 @@ pub(in crate::policy) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
     for operation in draft.operations.iter().filter(|operation| !operation.noun.calls.is_empty()) {
         let target = &operation.noun.target;
         if !draft.extracts.iter().any(|e| e.noun.target == *target && e.noun.gives == Gives::Calls) {
-            let problem =
-                Problem::at(operation.place("calls"), format!("nothing says where calls stand on `{target}`"));
+            let problem = Problem::at(
+                operation.place("calls"),
+                format!("nothing says where calls stand on `{target}`"),
+            );
             report(problem.help("declare an `[[extract]]` of that target with `as = \"operation\"`"));
         }
     }
@@ -239,12 +251,13 @@ fn captured(
         about.contains(&name) && extract.noun.is_about(name)
     });
     let is = |part: &PathPart| matches!(part, PathPart::Capture(capture) if capture == name);
-    let catches = |operation: &&Entry<OperationNoun>| {
-        operation.noun.paths.iter().any(|path| path.parts.iter().any(is))
-    };
+    let catches =
+        |operation: &&Entry<OperationNoun>| operation.noun.paths.iter().any(|path| path.parts.iter().any(is));
     if let Some(operation) = operations.into_iter().find(catches) {
-        let problem =
-            Problem::at(extract.place("as"), format!("`context.{name}` is a capture of an operation already"));
+        let problem = Problem::at(
+            extract.place("as"),
+            format!("`context.{name}` is a capture of an operation already"),
+        );
         report(problem.also(operation.place("paths"), "here").help("rename one of them"));
     }
 }

@@ -179,7 +179,9 @@ fn a_body_that_is_called_something_else_than_json_is_refused() {
         request.headers = fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
         set().extract("llm", &request, b"{}").map_err(|unread| unread.status)
     };
-    for name in ["application/json", "Application/JSON; charset=\"UTF-8\"", "application/vnd.api+json", "text/json"] {
+    for name in
+        ["application/json", "Application/JSON; charset=\"UTF-8\"", "application/vnd.api+json", "text/json"]
+    {
         assert!(of(&[("content-type", name)]).is_ok(), "{name}");
     }
     assert!(of(&[("content-type", "application/json"), ("content-encoding", "Identity")]).is_ok());
@@ -238,14 +240,27 @@ fn what_is_too_large_for_a_rule_is_refused_and_not_passed_over() {
 
 #[test]
 fn a_star_stands_for_any_characters() {
-    for (pattern, call) in
-        [("a", "a"), ("*", ""), ("*", "x"), ("a*", "a"), ("a*c", "abc"), ("a*c", "ac"), ("*b*", "abc"), ("a*b*c", "a1b2c")]
-    {
+    for (pattern, call) in [
+        ("a", "a"),
+        ("*", ""),
+        ("*", "x"),
+        ("a*", "a"),
+        ("a*c", "abc"),
+        ("a*c", "ac"),
+        ("*b*", "abc"),
+        ("a*b*c", "a1b2c"),
+    ] {
         assert!(is_like(pattern, call), "{pattern} {call}");
     }
-    for (pattern, call) in
-        [("a", "A"), ("a", "ab"), ("a*", "b"), ("a*c", "ab"), ("ab*bc", "abc"), ("*b", "ba"), ("a*b*c", "acb")]
-    {
+    for (pattern, call) in [
+        ("a", "A"),
+        ("a", "ab"),
+        ("a*", "b"),
+        ("a*c", "ab"),
+        ("ab*bc", "abc"),
+        ("*b", "ba"),
+        ("a*b*c", "acb"),
+    ] {
         assert!(!is_like(pattern, call), "{pattern} {call}");
     }
 }
@@ -312,7 +327,8 @@ fn each_call_of_a_batch_is_judged_and_the_strictest_verdict_wins() {
         (1, "[]", "deny"),
         (1, r#""balance""#, "deny"),
     ];
-    let text: String = cases.iter().enumerate().map(|(n, (uid, body, expect))| case(n, *uid, body, expect)).collect();
+    let text: String =
+        cases.iter().enumerate().map(|(n, (uid, body, expect))| case(n, *uid, body, expect)).collect();
     set_of(&[("a.toml", CALLS), ("a.cedar", CALL_RULES), ("a.cases.toml", &text)]).unwrap();
 }
 
@@ -340,7 +356,8 @@ fn only_requests_with_calls_wait_for_their_body() {
 
 #[test]
 fn mistakes_are_found_at_load() {
-    let target = "[[target]]\nname = \"t\"\ndirection = \"outbound\"\nports = [80]\naddresses = [\"10.0.0.1\"]\n";
+    let target =
+        "[[target]]\nname = \"t\"\ndirection = \"outbound\"\nports = [80]\naddresses = [\"10.0.0.1\"]\n";
     let extract = |lines: &str| format!("{target}[[extract]]\ntarget = \"t\"\n{lines}\n");
     for (lines, said) in [
         ("from = \"$.a\"", "has no `as`"),
@@ -358,22 +375,30 @@ fn mistakes_are_found_at_load() {
         ("from = \"header.authorization\"\nas = \"a\"", "rules cannot see"),
         ("from = \"header.X-Forwarded-For\"\nas = \"a\"", "rules cannot see"),
         ("from = \"$.a\"\nas = \"a\"\noperations = [\"nothing\"]", "no `operation` of that target"),
-        ("from = \"$.a\"\nas = \"a\"\n[[extract]]\ntarget = \"t\"\nfrom = \"$.b\"\nas = \"a\"", "two extracts"),
+        (
+            "from = \"$.a\"\nas = \"a\"\n[[extract]]\ntarget = \"t\"\nfrom = \"$.b\"\nas = \"a\"",
+            "two extracts",
+        ),
         ("from = \"$.a\"\nas = \"a\"\nwhy = 1", "has no key `why`"),
     ] {
         let problems = set_of(&[("a.toml", &extract(lines))]).unwrap_err();
         assert!(problems.contains(said), "{lines}\n{problems}");
     }
-    let called = format!("{target}[[operation]]\nname = \"o\"\ntarget = \"t\"\npaths = [\"/\"]\ncalls = [\"x\"]\n");
+    let called =
+        format!("{target}[[operation]]\nname = \"o\"\ntarget = \"t\"\npaths = [\"/\"]\ncalls = [\"x\"]\n");
     assert!(set_of(&[("a.toml", &called)]).unwrap_err().contains("nothing says where calls stand"));
-    let caught = extract("from = \"$.a\"\nas = \"a\"\n[[operation]]\nname = \"o\"\ntarget = \"t\"\npaths = [\"/{a}\"]");
+    let caught = extract(
+        "from = \"$.a\"\nas = \"a\"\n[[operation]]\nname = \"o\"\ntarget = \"t\"\npaths = [\"/{a}\"]",
+    );
     assert!(set_of(&[("a.toml", &caught)]).unwrap_err().contains("is a capture"));
 }
 
 #[test]
 fn a_rule_must_spell_an_attribute_right_and_ask_whether_it_is_there() {
     let rule = |condition: &str| {
-        let text = format!("permit (principal, action == Action::\"http\", resource == Target::\"llm\") when {{ {condition} }};");
+        let text = format!(
+            "permit (principal, action == Action::\"http\", resource == Target::\"llm\") when {{ {condition} }};"
+        );
         set_of(&[("a.toml", NOUNS), ("a.cedar", &text)])
     };
     rule("context has model && context.model == \"small\"").unwrap();
@@ -403,14 +428,17 @@ fn rules_see_what_was_extracted_and_answers_are_not_mixed_up() {
     ];
     let set = set_of(&[("a.toml", NOUNS), ("a.cedar", rules), ("a.cases.toml", &cases.concat())]).unwrap();
     // The same question but for its body, twice each, so that the second answer comes from memory.
-    let subject = crate::operation::Subject { user: None, workload: None, peer: "10.0.0.9:1".parse().unwrap() };
+    let subject =
+        crate::operation::Subject { user: None, workload: None, peer: "10.0.0.9:1".parse().unwrap() };
     for (body, allowed) in [(r#"{"model": "small"}"#, true), (r#"{"model": "large"}"#, false)].repeat(2) {
         let mut sample = crate::policy::Sample { uid: Some(1), target: "llm".into(), ..Default::default() };
-        (sample.method, sample.path, sample.body) = (Some("POST".into()), Some("/".into()), Some(body.into()));
+        (sample.method, sample.path, sample.body) =
+            (Some("POST".into()), Some("/".into()), Some(body.into()));
         sample.body_length = Some(7);
         let (staged, operation) = sample.stage(&set).unwrap();
         let subject = crate::operation::Subject { workload: staged.workload, ..subject.clone() };
-        let asked = crate::policy::Question { subject: &subject, guard: None, operation: &operation, approved: &[] };
+        let asked =
+            crate::policy::Question { subject: &subject, guard: None, operation: &operation, approved: &[] };
         let decision = set.recall(jiff::Timestamp::UNIX_EPOCH, &asked);
         assert_eq!(decision.answer == crate::policy::Answer::Allow, allowed, "{body}");
     }

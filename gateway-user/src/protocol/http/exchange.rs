@@ -17,7 +17,8 @@ use super::io::{Answering, Wire};
 use super::source::Source;
 use super::whole::{self, Whole};
 use crate::judge::{
-    Allowed, Asked, Begun, Capture, DIGESTS, Denial, Duties, Entry, Judge, Verdict, recorded_head, rewrite_shown,
+    Allowed, Asked, Begun, Capture, DIGESTS, Denial, Duties, Entry, Judge, Verdict, recorded_head,
+    rewrite_shown,
 };
 use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
