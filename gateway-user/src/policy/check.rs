@@ -25,6 +25,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
     extract::noun::check(draft, &report);
     rewrites::check(draft, &report);
+    unique("hours", names(&draft.hours, |n| &n.name), &report);
     for target in &draft.targets {
         let operations = draft.operations.iter().filter(|op| op.noun.target == target.noun.name);
         unique("operation", operations.map(|op| (op.noun.name.as_str(), &op.at)).collect(), &report);

@@ -2,6 +2,8 @@
 //!
 //! Refuses by name what the design has and this version has not. What nouns say about each other is `check`'s.
 
+mod time;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +18,7 @@ use super::nouns::{
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::when::Hours;
 use super::{extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
@@ -72,13 +75,15 @@ pub(super) struct Draft {
     pub extracts: Vec<Entry<Extract>>,
     /// Rewrites.
     pub rewrites: Vec<Entry<Rewrite>>,
+    /// Hours.
+    pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
     pub references: Vec<(Wanted, At<String>)>,
     /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
     pub broken: bool,
 }
 
-const BUILT: [&str; 10] = [
+const BUILT: [&str; 11] = [
     "target",
     "operation",
     "guard",
@@ -89,8 +94,9 @@ const BUILT: [&str; 10] = [
     "approval",
     "extract",
     "rewrite",
+    "hours",
 ];
-const LATER: [&str; 6] = ["hours", "budget", "credential", "notify", "witness", "exempt"];
+const LATER: [&str; 5] = ["budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -151,6 +157,7 @@ impl Draft {
                 let targets = self.names(Wanted::Target, targets);
                 self.rewrites.extend(rewrites::read(fields, &name, targets));
             }
+            "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
                 self.approvals.push(entry(approval, name, fields));

@@ -15,6 +15,7 @@ use crate::operation::{
 };
 
 use super::decide::{Decision, Question};
+use super::when::Season;
 
 /// What one set remembers. It goes with the set.
 #[derive(Default)]
@@ -126,7 +127,7 @@ enum What<'a> {
 }
 
 /// Under what the answer to this question is remembered; `None` where it is not.
-pub(super) fn decision_key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
+pub(super) fn decision_key(sight: Sight, season: &Season, asked: &Question<'_>) -> Option<Vec<u8>> {
     if !asked.approved.is_empty() {
         return None;
     }
@@ -140,7 +141,9 @@ pub(super) fn decision_key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>
             What::Http { method, host, path, query, body_length, extracted }
         }
     };
-    key(&(standing(asked.subject, asked.guard, asked.operation), what))
+    // Rules end and hours change between seasons, and a clock may be put back.
+    let season = (season.from.as_nanosecond(), season.until.as_nanosecond());
+    key(&(season, standing(asked.subject, asked.guard, asked.operation), what))
 }
 
 /// Under what the entities of a question about this action are remembered.
