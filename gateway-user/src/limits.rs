@@ -16,8 +16,7 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 pub const PIPELINED_MAX: usize = 16;
 /// Bytes of a request body that must be known whole before a human can approve it. Larger: 413.
 pub const HELD_BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of bodies that are known whole before they are judged, all flows together. Above it: 503. As many of the largest
-/// as there are demands' worth of memory.
+/// Bytes of bodies that are known whole before they are judged, all flows together: 256 of the largest. Above it: 503.
 pub const WHOLE_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one value that an `[[extract]]` takes out of a request. A rule compares names, not documents. Larger: 413.
 pub const EXTRACTED_TEXT_BYTES_MAX: usize = 4 * 1024;
