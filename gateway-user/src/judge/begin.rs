@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use super::entry::Capture;
-use super::{Asked, Case, Denial, Entry, Judge, now, recorded_value};
+use super::head::{recorded_user, recorded_value, without_keys};
+use super::{Asked, Case, Denial, Entry, Judge, now};
 use crate::intercept;
+use crate::limits::HELD_BODY_BYTES_MAX;
 use crate::mask::Media;
 use crate::operation::{Kind, Operation, Subject, Workload};
 use crate::policy::nouns::{Side as Way, Target};
-use crate::policy::{Set, Unread};
+use crate::policy::{Set, Unread, readable};
 use crate::record::RecordError;
 use crate::record::entry::{Head, Intent, Side, Verdict as Recorded};
 use crate::rewrite::{Plan, RewriteError};
@@ -21,6 +23,10 @@ pub struct Begun {
     pub(super) target: Target,
     pub(super) subject: Subject,
     pub(super) rewrites: Rewrites,
+    /// When it began to be judged: whether its target is only observed is settled by that.
+    pub(super) at: jiff::Timestamp,
+    /// On an observed target, why it would be refused before any rule is asked.
+    pub(super) unproven: Option<String>,
     reads_body: bool,
 }
 
@@ -58,23 +64,20 @@ impl Begun {
         Arc::clone(&self.entry)
     }
 
+    /// Whether its target is only observed: then nothing is refused, and nothing changed.
+    pub(super) fn is_observed(&self) -> bool {
+        self.unproven.is_some() || self.target.is_observed(self.at)
+    }
+
     /// The case to decide, with what rules look at in the body.
-    pub(super) fn case(
-        self,
-        asked: &mut Asked,
-        body: &[u8],
-    ) -> Result<(Arc<Entry>, Case), (Box<Self>, Unread)> {
-        match self.set.extract(&self.target.name, &asked.request, body) {
-            Ok(found) => asked.request.extracted = found,
-            Err(unread) => return Err((Box::new(self), unread)),
-        }
+    pub(super) fn case(self, asked: &Asked) -> (Arc<Entry>, Case) {
         let operation = Operation {
             target: self.target.name.clone(),
             direction: self.target.direction,
             kind: Kind::Http(asked.request.clone()),
         };
-        let Self { entry, set, target, subject, rewrites, reads_body: _ } = self;
-        Ok((entry, Case { set, target, subject, rewrites, operation }))
+        let Self { entry, set, target, subject, rewrites, at: _, unproven: _, reads_body: _ } = self;
+        (entry, Case { set, target, subject, rewrites, operation })
     }
 }
 
@@ -122,20 +125,31 @@ impl Judge {
                     .await);
             }
         };
-        let subject = match self.subject(&set, &target, asked).await {
-            Ok(subject) => subject,
+        let at = jiff::Timestamp::now();
+        let observed = target.is_observed(at);
+        let (subject, unproven) = match self.subject(&set, &target, asked).await {
+            Ok(subject) => (subject, None),
+            Err(why) if observed => (self.nobody(), Some(why)),
             Err(why) => {
                 let denial = Denial::unauthorized();
                 return Err(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
             }
         };
-        let rewrites = Rewrites::of(&set, &target.name, asked);
+        let rewrites = if observed { Rewrites::default() } else { Rewrites::of(&set, &target.name, asked) };
         entry.rewrote(asked.rewritten(&rewrites.request));
         if rewrites.request.has_fields() && asked.request.body_length != Some(0) {
             asked.without(&DIGESTS);
         }
-        let reads_body = set.reads_body(&target.name, &asked.request);
-        Ok(Begun { entry, set, target, subject, rewrites, reads_body })
+        let mut reads_body = set.reads_body(&target.name, &asked.request);
+        let mut unproven = unproven;
+        if reads_body
+            && observed
+            && let Err(why) = observable(asked)
+        {
+            reads_body = false;
+            unproven = unproven.or(Some(why));
+        }
+        Ok(Begun { entry, set, target, subject, rewrites, at, unproven, reads_body })
     }
 
     /// Watches over an operation while its body is awaited: a client that leaves then leaves an entry, too.
@@ -159,13 +173,14 @@ impl Judge {
             target: Some(begun.target.name.clone()),
             kind: "http".into(),
             operations: Vec::new(),
-            user: begun.subject.user.clone(),
+            user: begun.subject.user.as_ref().map(recorded_user),
             workload: begun.subject.workload.as_deref().map(Workload::key),
             verdict: Recorded::Refuse,
+            would: None,
             rules: Vec::new(),
             reason,
             policy: Some(begun.set.digest()),
-            head: asked.head.clone(),
+            head: without_keys(&begun.set, asked.head.clone()),
         }
     }
 
@@ -186,6 +201,16 @@ impl Judge {
         let mut capture = Capture::new(Arc::clone(entry), Side::Request, recorded.stream(media));
         capture.saw(body)?;
         capture.finish()
+    }
+}
+
+/// Whether a body can be looked into on its way to a target that is only observed, where nothing may be refused for it.
+fn observable(asked: &Asked) -> Result<(), String> {
+    readable(&asked.request).map_err(|unread| unread.why)?;
+    match asked.request.body_length {
+        Some(length) if length <= HELD_BODY_BYTES_MAX as u64 => Ok(()),
+        Some(_) => Err("rules depend on its body, which is too long".into()),
+        None => Err("rules depend on its body, which comes in chunks and is not looked into here".into()),
     }
 }
 

@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::{Policy, SchemaFragment};
+use cedar_policy::Policy;
 use serde_json::Value;
+
+use super::schema::cedar_json;
 
 /// The attributes that `context` has for some action of a schema.
 pub(super) fn known(schema: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     // A schema that cannot be read is reported as that, and then no rule is read against it.
-    let Ok((fragment, _)) = SchemaFragment::from_cedarschema_str(schema) else { return names };
-    let Ok(schema) = fragment.to_json_value() else { return names };
+    let Ok(schema) = cedar_json(schema) else { return names };
     for namespace in schema.as_object().into_iter().flat_map(|namespaces| namespaces.values()) {
         let shared = namespace.get("commonTypes").and_then(Value::as_object);
         let actions = namespace.get("actions").and_then(Value::as_object);

@@ -10,10 +10,10 @@ use super::nouns::{Part, Rewrite, Side};
 use super::parse::Misread;
 use super::problem::Problem;
 use super::set::Set;
-use crate::wire::field::{FORWARDED, HOP_BY_HOP};
+use crate::wire::field::{FORWARDED, HOP_BY_HOP, REASON};
 
 /// Fields that no rewrite may touch, and why not.
-const UNTOUCHED: [(&str, &str); 18] = [
+const UNTOUCHED: [(&str, &str); 19] = [
     ("accept-encoding", "the gate asks for what it can read"),
     ("authorization", "it proves who asks; what the target gets of it says `forward_token`"),
     ("content-encoding", "it says how the body is read"),
@@ -30,6 +30,7 @@ const UNTOUCHED: [(&str, &str); 18] = [
     ("x-method-override", "some servers obey it instead of the request line"),
     ("x-original-url", "some servers obey it instead of the request line"),
     ("x-rewrite-url", "some servers obey it instead of the request line"),
+    (REASON, "it is said to whoever must approve"),
     ("via", "it frames the message"),
     ("www-authenticate", "it says how to prove who asks"),
 ];

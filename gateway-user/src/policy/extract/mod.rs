@@ -71,6 +71,15 @@ impl Set {
                 .any(|extract| extract.from.iter().any(|from| matches!(from, Source::Body(_))))
     }
 
+    /// Whether rules about this request may depend on more than its line and its length.
+    #[must_use]
+    pub fn looks_into(&self, target: &str, request: &HttpRequest) -> bool {
+        let bodiless = request.body_length == Some(0);
+        let extracts = self.extracts_for(target, &request.method, &request.path);
+        let mut sources = extracts.iter().flat_map(|extract| &extract.from);
+        sources.any(|from| !(bodiless && matches!(from, Source::Body(_))))
+    }
+
     /// What the extracts of the target find in a request with this body.
     ///
     /// # Errors
