@@ -16,6 +16,14 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 pub const PIPELINED_MAX: usize = 16;
 /// Bytes of a request body that must be known whole before a human can approve it. Larger: 413.
 pub const HELD_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of bodies that are known whole before they are judged, all flows together: 256 of the largest. Above it: 503.
+pub const WHOLE_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one value that an `[[extract]]` takes out of a request. A rule compares names, not documents. Larger: 413.
+pub const EXTRACTED_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Values that one `[[extract]]` takes out of a request. A long batch of calls, each judged on its own. More: 413.
+pub const EXTRACTED_VALUES_MAX: usize = 256;
+/// Bytes of a member's name, and of the white space before it, that a `[[rewrite]]` of a JSON body holds back.
+pub const REWRITE_HOLD_BACK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one body kept in the record; what follows is counted, hashed and marked "truncated at".
 pub const RECORDED_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of a body in memory before they go to the record as one stretch.

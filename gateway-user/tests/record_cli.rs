@@ -56,6 +56,7 @@ fn write(state: &Path) -> (SessionId, EntryId) {
             response: end,
             masks: vec![(HOSTILE.into(), 1)],
             ending: Ending::Refused(HOSTILE.into()),
+            rewrites: Vec::new(),
         }),
         Event::SessionClosed(SessionClosed {
             session,

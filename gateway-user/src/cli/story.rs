@@ -87,6 +87,9 @@ fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
     for (name, count) in &closed.masks {
         field(context, masked, &format!("{count} by {name}"))?;
     }
+    for name in &closed.rewrites {
+        field(context, "rewritten", &format!("by {name}"))?;
+    }
     field(context, "request", &body_end(&closed.request))?;
     field(context, "response", &body_end(&closed.response))?;
     let status = closed.status.map_or_else(String::new, |status| format!(", status {status}"));

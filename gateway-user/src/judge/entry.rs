@@ -66,6 +66,7 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    rewrites: Vec<String>,
     /// On an observed target, the masks that would have applied: what they find is counted, and hidden from nobody.
     observed: Vec<String>,
     /// What happened and goes to the record with what happens next.
@@ -171,6 +172,19 @@ impl Entry {
         }
     }
 
+    /// Notes rewrites that changed something, each once.
+    pub fn rewrote(&self, rewrites: Vec<String>) {
+        if rewrites.is_empty() {
+            return;
+        }
+        let mut progress = self.progress();
+        for name in rewrites {
+            if !progress.rewrites.contains(&name) {
+                progress.rewrites.push(name);
+            }
+        }
+    }
+
     /// Has the finds of these masks counted, of which none is hidden from the client.
     pub fn observe(&self, masks: Vec<String>) {
         self.progress().observed = masks;
@@ -237,6 +251,7 @@ impl Entry {
             response: progress.response,
             masks: std::mem::take(&mut progress.masks),
             ending,
+            rewrites: std::mem::take(&mut progress.rewrites),
         }));
         Some(events)
     }

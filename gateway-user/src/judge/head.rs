@@ -35,7 +35,8 @@ pub(super) fn recorded_user(user: &User) -> User {
     user
 }
 
-fn recorded_value(name: &str, value: &[u8]) -> String {
+/// The value of one field.
+pub(super) fn recorded_value(name: &str, value: &[u8]) -> String {
     mask::scrub_header(name, &String::from_utf8_lossy(value)).into_owned()
 }
 

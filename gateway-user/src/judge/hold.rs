@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::begin::Rewrites;
 use super::head::without_keys;
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
@@ -22,6 +23,14 @@ pub struct Held {
     pub(super) case: Case,
     pub(super) decision: Arc<Decision>,
     pub(super) approvals: Vec<String>,
+}
+
+impl Held {
+    /// Where it is recorded.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 /// What the requester says for whoever must approve: its one `Tidegate-Reason` field, masked. Two of them, or one that is
@@ -136,7 +145,7 @@ impl Judge {
             outcome = waiting.outcome() => outcome,
         };
         match outcome {
-            Outcome::Approved(approved) => self.release(held, asked, approved).await,
+            Outcome::Approved(approved) => self.release(held, asked, body, approved).await,
             Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
             Outcome::CalledOff { by } => {
                 let denial = Denial::forbidden(Some("the request for approval was withdrawn".into()));
@@ -169,7 +178,13 @@ impl Judge {
     }
 
     /// Asks again, with everything as it is now, and spends the approval.
-    async fn release(&self, held: Held, asked: &Asked, approved: Approved) -> Result<Allowed, Denial> {
+    async fn release(
+        &self,
+        held: Held,
+        asked: &Asked,
+        body: &[u8],
+        approved: Approved,
+    ) -> Result<Allowed, Denial> {
         let entry = held.entry;
         let set = self.bench.shelf.current();
         let Ok(route) = intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await else {
@@ -181,12 +196,19 @@ impl Judge {
             Ok(_) => return Err(self.superseded(&entry).await),
             Err(why) => return Err(self.end_hold(&entry, why, Denial::unauthorized()).await),
         };
-        let operation = Operation {
-            target: target.name.clone(),
-            direction: target.direction,
-            kind: Kind::Http(asked.request.clone()),
-        };
-        let case = Case { set, target, subject, operation };
+        // What was approved is what is sent: it was changed by the rewrites of its time, and is not changed again.
+        let rewrites = Rewrites::of(&set, &target.name, asked);
+        if rewrites.request != held.case.rewrites.request {
+            return Err(self.superseded(&entry).await);
+        }
+        let mut request = asked.request.clone();
+        match set.extract(&target.name, &request, body) {
+            Ok(found) => request.extracted = found,
+            Err(_) => return Err(self.superseded(&entry).await),
+        }
+        let (name, direction) = (target.name.clone(), target.direction);
+        let operation = Operation { target: name, direction, kind: Kind::Http(request) };
+        let case = Case { set, target, subject, rewrites, operation };
         if let Some(block) = self.block_of(&case.subject, &case.target.name) {
             return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
         }

@@ -16,13 +16,13 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require,
-    Role, Style, Target,
+    Approval, ClaimMatch, Extract, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol,
+    Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
-use super::{json_path, schema, words};
+use super::{extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -76,6 +76,10 @@ pub(super) struct Draft {
     pub masks: Vec<Entry<Mask>>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Extracts.
+    pub extracts: Vec<Entry<Extract>>,
+    /// Rewrites.
+    pub rewrites: Vec<Entry<Rewrite>>,
     /// Hours.
     pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
@@ -86,9 +90,20 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 9] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval", "hours"];
-const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
+pub(super) const BUILT: [&str; 11] = [
+    "target",
+    "operation",
+    "guard",
+    "role",
+    "person",
+    "identity_provider",
+    "mask",
+    "approval",
+    "extract",
+    "rewrite",
+    "hours",
+];
+const LATER: [&str; 5] = ["budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -115,6 +130,11 @@ fn other_noun(name: &str, place: &Place) -> Problem {
 
 impl Draft {
     fn entry(&mut self, noun: &str, fields: &Fields<'_>, home: &Path) {
+        if noun == "extract" {
+            let target = fields.need_text("target");
+            self.references.extend(target.iter().map(|target| (Wanted::Target, target.clone())));
+            return self.extracts.extend(extract::noun::read(fields, target));
+        }
         let name = fields.need_text("name").and_then(|text| fields.parse(&text, parse::name));
         // A noun without a usable name is still read, so that its other mistakes are reported too.
         let name = name.unwrap_or_else(|| At { value: String::new(), place: fields.place().clone() });
@@ -137,6 +157,12 @@ impl Draft {
             "mask" => {
                 let mask = self.mask(fields, &name);
                 self.masks.push(entry(mask, name, fields));
+            }
+            "rewrite" => {
+                let targets = fields.need_texts("targets");
+                fields.distinct("targets", &targets);
+                let targets = self.names(Wanted::Target, targets);
+                self.rewrites.extend(rewrites::read(fields, &name, targets));
             }
             "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
@@ -164,12 +190,15 @@ impl Draft {
         }
         let paths = fields.parsed("paths", parse::path_pattern);
         fields.distinct("paths", &paths);
+        let calls = fields.parsed("calls", parse::call);
+        fields.distinct("calls", &calls);
         fields.finish(&["hosts", "headers", "query", "body"]);
         OperationNoun {
             name: name.value.clone(),
             target: self.names(Wanted::Target, target).pop().unwrap_or_default(),
             methods: values(methods),
             paths: values(paths),
+            calls: values(calls),
         }
     }
 

@@ -220,6 +220,16 @@ impl<'a> Fields<'a> {
         self.texts(key)
     }
 
+    /// A value of any type that JSON has, too.
+    pub(super) fn json(&self, key: &'static str) -> Option<At<serde_json::Value>> {
+        let value = self.get(key)?;
+        let found = as_json(value.get_ref());
+        if found.is_none() {
+            self.wrong_type(key, value, "a string, a number, true, false, or a list or table of them");
+        }
+        Some(At { value: found?, place: self.source.place(value.span()) })
+    }
+
     /// A list of whole numbers from `low` to `high`.
     pub(super) fn numbers(&self, key: &'static str, low: u64, high: u64) -> Vec<At<u64>> {
         let list = self.list(key).unwrap_or_default();
@@ -426,4 +436,26 @@ pub(super) fn not_yet(place: &Place, what: &str) -> Problem {
 fn article(noun: &str) -> String {
     let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {noun}", if vowel { "an" } else { "a" })
+}
+
+/// `None` for a moment, and for a number that JSON cannot write.
+fn as_json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value;
+    Some(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(truth) => Value::Bool(*truth),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.into(),
+        DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().parse().ok()?)?.into(),
+        DeValue::Array(list) => {
+            Value::Array(list.iter().map(|item| as_json(item.get_ref())).collect::<Option<_>>()?)
+        }
+        DeValue::Table(table) => {
+            let member = |(key, item): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                Some((key.to_string(), as_json(item.get_ref())?))
+            };
+            Value::Object(table.iter().map(member).collect::<Option<_>>()?)
+        }
+        DeValue::Datetime(_) => return None,
+    })
 }

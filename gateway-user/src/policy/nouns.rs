@@ -85,6 +85,90 @@ pub struct OperationNoun {
     pub methods: Vec<String>,
     /// Path patterns.
     pub paths: Vec<PathPattern>,
+    /// Patterns of the calls that a request on such a path carries; `*` stands for any characters. Empty: the path says it
+    /// all.
+    pub calls: Vec<String>,
+}
+
+/// A value of a request that rules may depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extract {
+    /// The target.
+    pub target: String,
+    /// Only for requests that are, by method and path, one of these operations; empty means all of the target.
+    pub operations: Vec<String>,
+    /// Where it stands; several only where several values are one attribute, or calls.
+    pub from: Vec<Source>,
+    /// What it becomes.
+    pub gives: Gives,
+}
+
+/// Where a value stands in a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In the JSON body.
+    Body(JsonPath),
+    /// A parameter of the query, by its decoded name.
+    Query(String),
+    /// A header field, by its name in lower case.
+    Header(String),
+}
+
+/// What an extracted value becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gives {
+    /// An attribute of `context`.
+    Attribute(String, AttributeType),
+    /// Calls: each is the operation whose `calls` it matches.
+    Calls,
+}
+
+/// The type of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeType {
+    /// `String`
+    String,
+    /// `Long`
+    Long,
+    /// `Bool`
+    Bool,
+    /// `Set<String>`
+    Strings,
+}
+
+/// A change to messages on their way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewrite {
+    /// Unique name.
+    pub name: String,
+    /// Targets it applies to; never empty.
+    pub targets: Vec<String>,
+    /// Only for requests that are, by method and path, one of these operations; empty means all of the targets.
+    pub operations: Vec<String>,
+    /// Which messages.
+    pub on: Side,
+    /// What is changed.
+    pub part: Part,
+    /// What it becomes; `None` means that it is removed. A header's is a string.
+    pub set: Option<serde_json::Value>,
+}
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// To the target.
+    Request,
+    /// To the client.
+    Response,
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// A header field, by its name in lower case.
+    Header(String),
+    /// A member at the top level of the JSON body.
+    Field(String),
 }
 
 /// A path pattern: `/v1/models/{model}/**`.
@@ -294,6 +378,8 @@ pub enum JsonStep {
     Index(u64),
     /// `[*]` or `.*`.
     Any,
+    /// `[*]` where only the elements of an array are meant.
+    Element,
     /// `..name`: this member here or at any depth below.
     Descendant(String),
 }

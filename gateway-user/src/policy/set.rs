@@ -17,7 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
+    Approval, Extract, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Rewrite,
+    Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -40,6 +41,8 @@ pub struct Set {
     notes: Vec<String>,
     targets: Vec<Target>,
     operations: Vec<OperationNoun>,
+    extracts: HashMap<String, Vec<Extract>>,
+    rewrites: Vec<Arc<Rewrite>>,
     guards: Vec<Guard>,
     roles: Vec<Role>,
     persons: Vec<Person>,
@@ -74,6 +77,8 @@ impl Set {
             notes,
             targets: nouns(draft.targets),
             operations: nouns(draft.operations),
+            extracts: HashMap::new(),
+            rewrites: nouns(draft.rewrites).into_iter().map(Arc::new).collect(),
             guards: nouns(draft.guards),
             roles: nouns(draft.roles),
             persons: nouns(draft.persons),
@@ -94,6 +99,9 @@ impl Set {
         claims.dedup();
         set.providers.iter_mut().for_each(|provider| provider.claims.clone_from(&claims));
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
+        for extract in nouns(draft.extracts) {
+            set.extracts.entry(extract.target.clone()).or_default().push(extract);
+        }
         set.index_rules(&rules, &masks, problems);
         for target in &set.targets {
             let here = masks.iter().filter(|mask| mask.targets.contains(&target.name));
@@ -313,6 +321,17 @@ impl Set {
     #[must_use]
     pub fn masks_of(&self, target: &str) -> &[Arc<Mask>] {
         self.masks.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// The extracts of a target.
+    #[must_use]
+    pub fn extracts_of(&self, target: &str) -> &[Extract] {
+        self.extracts.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// All rewrites, in the order of their files.
+    pub(super) fn rewrites(&self) -> &[Arc<Rewrite>] {
+        &self.rewrites
     }
 
     /// The operations a target declares.

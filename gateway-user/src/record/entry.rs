@@ -110,7 +110,10 @@ impl Event {
                 let paths = workload.parents.iter().filter_map(|parent| parent.executable.as_ref());
                 512 + workload.parents.len() * 128 + paths.map(|program| program.path.len()).sum::<usize>()
             }),
-            Self::EntryClosed(event) => event.masks.iter().map(|(name, _)| name.len() + 16).sum(),
+            Self::EntryClosed(event) => {
+                let masks = event.masks.iter().map(|(name, _)| name.len() + 16);
+                masks.chain(event.rewrites.iter().map(|name| name.len() + 16)).sum()
+            }
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
             Self::CalledOff(event) => event.by.len(),
@@ -343,6 +346,8 @@ pub struct EntryClosed {
     pub masks: Vec<(String, u64)>,
     /// How it ended.
     pub ending: Ending,
+    /// The `[[rewrite]]`s that changed the request or the answer.
+    pub rewrites: Vec<String>,
 }
 
 /// The end of a flow.

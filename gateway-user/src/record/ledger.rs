@@ -266,6 +266,7 @@ impl Ledger {
                 response: end(open.recorded[1]),
                 masks: Vec::new(),
                 ending: ending(),
+                rewrites: Vec::new(),
             })
         });
         let sessions = self.sessions.iter().filter(|(_, open)| !open.ended).map(|(session, open)| {

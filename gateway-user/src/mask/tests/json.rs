@@ -127,7 +127,7 @@ fn select(value: &Value, steps: &[JsonStep], here: &str, found: &mut Vec<String>
         let leads = match step {
             JsonStep::Member(name) | JsonStep::Descendant(name) => last == format!("m{name}"),
             JsonStep::Index(index) => last == index.to_string(),
-            JsonStep::Any => true,
+            JsonStep::Any | JsonStep::Element => true,
         };
         if leads {
             select(child, rest, place, found);

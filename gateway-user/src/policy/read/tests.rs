@@ -178,7 +178,7 @@ fn an_approval_that_silence_or_an_endless_window_would_grant_is_refused() {
 
 #[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"] {
+    for noun in ["budget", "credential", "notify", "witness", "exempt"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
@@ -429,7 +429,7 @@ fn cases_that_cannot_be_run_are_refused() {
         ),
         ("expect = \"deny\"", "expect = \"deny\"\nat = \"noon\"", "c.cases.toml:8:6", "not a moment"),
         ("expect = \"deny\"", "expect = \"deny\"\napproved = [\"leeds\"]", "c.cases.toml:8:13", "leads"),
-        ("expect = \"deny\"", "expect = \"deny\"\nbody = \"x\"", "c.cases.toml:8:1", "not supported yet"),
+        ("expect = \"deny\"", "expect = \"deny\"\nbudget = \"x\"", "c.cases.toml:8:1", "not supported yet"),
         ("target = \"crm\"", "target = \"crn\"", "c.cases.toml:4:10", "did you mean `crm`?"),
         ("path = \"/\"", "path = \"/a//b\"", "c.cases.toml:6:8", "empty"),
         ("path = \"/\"", "path = \"/a?b\"", "c.cases.toml:6:8", "under `query`"),

@@ -10,11 +10,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::io::Answering;
+use super::source::Source;
 use crate::judge::{Capture, Entry};
 use crate::limits::{BODY_IDLE_TIMEOUT, CONTINUE_TIMEOUT};
 use crate::mask;
@@ -31,7 +32,7 @@ type Failure = (BodyError, Ending);
 
 /// A request body on its way to the target.
 pub(super) struct AskBody {
-    client: Incoming,
+    client: Source,
     capture: Capture,
     /// Closed until the target asks for the body (100), or has said nothing for a while.
     gate: Option<Gate>,
@@ -66,7 +67,7 @@ impl Gate {
 impl AskBody {
     /// Passes `client`'s body on, through the record.
     #[must_use]
-    pub(super) fn passing(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
+    pub(super) fn passing(client: Source, capture: Capture, gate: Option<Gate>) -> AnyBody {
         Self { client, capture, gate }.boxed_unsync()
     }
 }
@@ -85,7 +86,7 @@ impl Body for AskBody {
         }
         let frame = match ready!(Pin::new(&mut self.client).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(self.capture.finish().err().map(|error| Err(error.into()))),
         };
         if let Some(data) = frame.data_ref()
@@ -108,7 +109,7 @@ impl Body for AskBody {
 
 /// A response body on its way to the client.
 pub(super) struct AnswerBody {
-    upstream: Incoming,
+    upstream: Source,
     masker: Option<mask::Stream>,
     capture: Capture,
     entry: Arc<Entry>,
@@ -139,7 +140,7 @@ impl AnswerBody {
     /// `length` is the length the client was told, if it was told one.
     #[must_use]
     pub(super) fn passing(
-        upstream: Incoming,
+        upstream: Source,
         masker: Option<mask::Stream>,
         capture: Capture,
         entry: Arc<Entry>,
@@ -226,7 +227,7 @@ impl AnswerBody {
         self.patience.as_mut().reset(Instant::now() + BODY_IDLE_TIMEOUT);
         let ended = match frame {
             None => self.finish(None, None).map(|()| None),
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(error)) => Err(error),
             Some(Ok(frame)) => match frame.into_data() {
                 Err(trailers) => self.finish(None, Some(trailers)).map(|()| None),
                 Ok(data) => self.take(data).and_then(|shown| {

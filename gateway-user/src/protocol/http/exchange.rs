@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
@@ -14,11 +14,18 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::body::{AnswerBody, AnyBody, AskBody, Gate};
 use super::forward;
 use super::io::{Answering, Wire};
-use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
+use super::source::Source;
+use super::whole::{self, Whole};
+use crate::judge::{
+    Allowed, Asked, Begun, Capture, DIGESTS, Denial, Duties, Entry, Judge, Verdict, recorded_head,
+    rewrite_shown,
+};
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
+use crate::policy;
 use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
+use crate::rewrite::{self, RewriteError};
 use crate::upstream::{Dialer, Line, UpstreamError};
 use crate::wire::fault::Fault;
 use crate::wire::http1::Seen;
@@ -38,7 +45,14 @@ pub(super) struct Exchange {
 /// A request's body: still at the client, or known whole because a human had to see it.
 enum Ask {
     Streaming(Incoming),
-    Whole(Bytes),
+    Whole(Whole),
+}
+
+/// A body on its way to the target, and how it goes.
+struct Sending {
+    ask: Ask,
+    plan: rewrite::Plan,
+    expects_continue: bool,
 }
 
 /// A request ready to be sent, and what listens for its interim responses.
@@ -78,7 +92,7 @@ impl Exchange {
     async fn carry_out(
         &self,
         request: Request<Incoming>,
-        asked: Asked,
+        mut asked: Asked,
         expects_continue: bool,
         answering: Answering,
     ) -> Result<Response<AnyBody>, Denial> {
@@ -87,56 +101,107 @@ impl Exchange {
             let fault = Fault::bad("the request target has two readings");
             return Err(self.judge.refuse_fault(&fault, &asked.head.line).await);
         }
-        let (allowed, ask) = match self.judge.judge(&asked).await {
+        let begun = self.judge.begin(&mut asked).await?;
+        let plan = begun.rewrites();
+        plan.headers(&mut parts.headers);
+        let ask = self.known(begun.reads_body(), body, &plan, &begun, &mut asked).await;
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err((denial, why)) => return Err(self.judge.refuse_begun(begun, &asked, denial, &why).await),
+        };
+        let known = match &ask {
+            Ask::Streaming(_) => Bytes::new(),
+            Ask::Whole(whole) => whole.bytes(),
+        };
+        let (allowed, ask) = match self.judge.judge(begun, &mut asked, &known).await {
             Verdict::Deny(denial) => return Err(denial),
-            Verdict::Allow(allowed) => (allowed, Ask::Streaming(body)),
+            Verdict::Allow(allowed) => (allowed, ask),
             Verdict::Hold(held) => {
-                // Whoever approves must see the whole operation, so it is read now and no longer expected.
-                parts.headers.remove(header::EXPECT);
-                let bytes = match self.read_whole(&asked, body).await {
-                    Ok(bytes) => bytes,
-                    Err(denial) => return Err(self.judge.refuse_held(&held, denial).await),
+                // Whoever approves must see the whole operation.
+                let ask = match ask {
+                    Ask::Whole(whole) => Ok(whole),
+                    Ask::Streaming(body) => self.whole(body, &plan, held.entry(), &mut asked).await,
                 };
-                (self.judge.hold(*held, &asked, &bytes).await?, Ask::Whole(bytes))
+                let whole = match ask {
+                    Ok(whole) => whole,
+                    Err((denial, _)) => return Err(self.judge.refuse_held(&held, denial).await),
+                };
+                (self.judge.hold(*held, &asked, &whole.bytes()).await?, Ask::Whole(whole))
             }
         };
-        self.forward(parts, ask, asked, allowed, expects_continue, answering).await
+        if matches!(ask, Ask::Whole(_)) {
+            // It was read, and is no longer expected.
+            parts.headers.remove(header::EXPECT);
+        }
+        let sending = Sending { ask, plan, expects_continue };
+        self.forward(parts, sending, asked, allowed, answering).await
     }
 
-    async fn read_whole(&self, asked: &Asked, mut body: Incoming) -> Result<Bytes, Denial> {
-        let mut whole = BytesMut::new();
-        if asked.request.body_length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
-            return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
+    /// The body, whole where rules depend on it; also where it is rewritten and short, so that its length can be told.
+    async fn known(
+        &self,
+        needed: bool,
+        body: Incoming,
+        plan: &rewrite::Plan,
+        begun: &Begun,
+        asked: &mut Asked,
+    ) -> Result<Ask, (Denial, String)> {
+        let length = asked.request.body_length;
+        let rewritten = plan.has_fields() && length != Some(0);
+        let short = length.is_some_and(|length| length <= HELD_BODY_BYTES_MAX as u64);
+        if needed || rewritten {
+            policy::readable(&asked.request).map_err(|unread| (Denial::unread(&unread), unread.why))?;
         }
-        while let Some(frame) = body.frame().await {
-            let data = match frame.map(hyper::body::Frame::into_data) {
-                Ok(Ok(data)) => data,
-                Ok(Err(_trailers)) => continue,
-                Err(_) => {
-                    let fault = self.wire.body_fault().unwrap_or(Fault::bad("the request body broke off"));
-                    return Err(Denial::malformed(&fault));
-                }
-            };
-            if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
-                return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
+        if needed || (rewritten && short) {
+            let before = asked.clone();
+            let watch = self.judge.awaiting(begun, &before);
+            let whole = self.whole(body, plan, &begun.entry(), asked).await;
+            watch.over();
+            return whole.map(Ask::Whole);
+        }
+        if rewritten {
+            asked.resized(None);
+        }
+        Ok(Ask::Streaming(body))
+    }
+
+    /// The whole body as it will be sent.
+    async fn whole(
+        &self,
+        body: Incoming,
+        plan: &rewrite::Plan,
+        entry: &Entry,
+        asked: &mut Asked,
+    ) -> Result<Whole, (Denial, String)> {
+        let plainly = |denial: Denial| {
+            let why = denial.shown.clone().unwrap_or_default();
+            (denial, why)
+        };
+        let mut whole = whole::read(&self.wire, asked.request.body_length, body).await.map_err(plainly)?;
+        if plan.has_fields() && asked.request.body_length != Some(0) {
+            let rewritten = plan.whole(&whole.bytes());
+            let (bytes, applied) =
+                rewritten.map_err(|error| (Denial::unrewritten(&error), error.to_string()))?;
+            entry.rewrote(applied);
+            if asked.request.body_length.is_some() {
+                asked.resized(Some(bytes.len() as u64));
             }
-            whole.extend_from_slice(&data);
+            whole.becomes(bytes);
         }
-        Ok(whole.freeze())
+        Ok(whole)
     }
 
     async fn forward(
         &self,
         parts: http::request::Parts,
-        ask: Ask,
+        sending: Sending,
         asked: Asked,
         allowed: Allowed,
-        expects_continue: bool,
         answering: Answering,
     ) -> Result<Response<AnyBody>, Denial> {
         let Allowed { permit, entry, duties, mut recorded } = allowed;
         let method = parts.method.clone();
-        let outgoing = match self.outgoing(parts, ask, &asked, &entry, &duties, expects_continue) {
+        let outgoing = match self.outgoing(parts, sending, &asked, &entry, &duties) {
             Ok(outgoing) => outgoing,
             Err(unwritten) => return Err(Denial::unrecorded(&entry, &unwritten)),
         };
@@ -213,18 +278,18 @@ impl Exchange {
     fn outgoing(
         &self,
         mut parts: http::request::Parts,
-        ask: Ask,
+        Sending { ask, plan, expects_continue }: Sending,
         asked: &Asked,
         entry: &Arc<Entry>,
         duties: &Duties,
-        expects_continue: bool,
     ) -> Result<Outgoing, crate::record::RecordError> {
         let media = Media::of(content_type(&parts.headers));
         let mut capture = Capture::new(entry.clone(), Side::Request, duties.recorded.stream(media));
         let mut opener = None;
         let chunked = matches!(ask, Ask::Streaming(_)) && asked.request.body_length.is_none();
         let body = match ask {
-            Ask::Whole(bytes) => {
+            Ask::Whole(whole) => {
+                let bytes = whole.bytes();
                 capture.saw(&bytes)?;
                 capture.finish()?;
                 parts.headers.remove(header::CONTENT_LENGTH);
@@ -240,20 +305,26 @@ impl Exchange {
                     opener = Some(open);
                     gate
                 });
-                AskBody::passing(body, capture, gate)
+                AskBody::passing(Source::of(body, &plan, entry), capture, gate)
             }
         };
+        if plan.has_fields() && asked.request.body_length != Some(0) {
+            for name in DIGESTS {
+                parts.headers.remove(name);
+            }
+        }
         forward::request(
             &mut parts.headers,
             self.judge.flow(),
             duties.forward_token,
-            !duties.masks.is_empty(),
+            !duties.masks.is_empty() || duties.rewrites.has_fields(),
         );
         for name in &duties.stripped {
             parts.headers.remove(name.as_str());
         }
         if chunked {
             // Said, because the engine takes a GET of unknown length for one without a body.
+            parts.headers.remove(header::CONTENT_LENGTH);
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         parts.uri =
@@ -286,7 +357,10 @@ impl Exchange {
         }
         let fault = self.wire.body_fault();
         let broken = error.in_request_body().is_some();
-        let fault = fault.or_else(|| broken.then(|| Fault::bad("the request body broke off")));
+        let unfit = error.in_request_body().and_then(|cause| cause.downcast_ref::<RewriteError>());
+        let fault = fault
+            .or_else(|| unfit.map(|error| Fault::bad(rewrite_shown(error))))
+            .or_else(|| broken.then(|| Fault::bad("the request body broke off")));
         let (denial, ending) = match &fault {
             Some(fault) => {
                 (Denial::malformed(fault).with_entry(entry.id()), Ending::ByClient(fault.reason.into()))
@@ -323,15 +397,14 @@ impl Exchange {
         // The version is the gate's own, whatever the upstream speaks (RFC 9110 section 2.5).
         parts.version = http::Version::HTTP_11;
         let bodiless = method == Method::HEAD || body.is_end_stream();
+        let rewritten = duties.rewrites.has_fields();
         let masked = !duties.masks.is_empty() && !body.is_end_stream();
-        if let Err(unfit) = forward::response(
-            parts.status,
-            &mut parts.headers,
-            masked || (!duties.masks.is_empty() && bodiless),
-        ) {
+        let changed = !duties.masks.is_empty() || rewritten;
+        if let Err(unfit) = forward::response(parts.status, &mut parts.headers, changed) {
             close(entry, &mut recorded, 502, Ending::ByUpstream(unfit.to_string())).await?;
             return Err(Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"));
         }
+        entry.rewrote(duties.rewrites.headers(&mut parts.headers));
         let status = parts.status.as_u16();
         let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
         let head =
@@ -345,9 +418,11 @@ impl Exchange {
         let capture = Capture::new(entry.clone(), Side::Response, duties.recorded.stream(media.clone()));
         let masker = masked.then(|| duties.masks.stream(media));
         let told = body.size_hint().exact();
-        let length = if masked { None } else { told };
+        let length = if masked || rewritten { None } else { told };
+        let body = Source::of(body, &duties.rewrites, entry);
         let mut answer = AnswerBody::passing(body, masker, capture, entry.clone(), length, answering);
-        if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX)
+        // What is no JSON object where one must be is known by its first byte, before the head has gone.
+        if (rewritten || told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX))
             && let Err((error, ending)) = answer.begin().await
         {
             return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);

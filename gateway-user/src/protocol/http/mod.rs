@@ -5,6 +5,8 @@ mod body;
 mod exchange;
 mod forward;
 mod io;
+mod source;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
