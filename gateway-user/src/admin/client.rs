@@ -11,9 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{BallotView, DemandView, Problem, Reload, Status, Voted};
+use super::view::{BallotView, DemandView, Problem, RecordOrder, Reload, Status, Voted};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
+use crate::record::Done;
 
 /// Bytes of an answer. Ten thousand demands without their bodies, or one with the largest.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -104,6 +105,14 @@ impl Client {
     pub fn vote(&self, id: DemandId, approve: bool, comment: Option<String>) -> Result<Voted, ClientError> {
         let word = if approve { "approve" } else { "reject" };
         self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(&BallotView { comment }))
+    }
+
+    /// Has something done to the record.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn order(&self, order: RecordOrder) -> Result<Done, ClientError> {
+        self.ask("POST", "/v1/record/orders", Some(&order))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::head::ListedKey;
 use crate::operation::{DemandId, Direction, EntryId, SessionId, Sha256, User, Workload};
 
 /// Microseconds since the Unix epoch.
@@ -37,6 +38,8 @@ pub enum Event {
     Interrupted(Interrupted),
     /// A held operation is known whole and lies before people.
     Demanded(Demanded),
+    /// Something was done to the record itself.
+    Kept(Kept),
 }
 
 impl Event {
@@ -56,6 +59,7 @@ impl Event {
             Self::Started(event) => event.at,
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
+            Self::Kept(event) => event.at,
         })
     }
 
@@ -91,7 +95,11 @@ impl Event {
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
             Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
-            Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
+            Self::SessionClosed(_)
+            | Self::Started(_)
+            | Self::Interrupted(_)
+            | Self::Demanded(_)
+            | Self::Kept(_) => 0,
         }
     }
 }
@@ -366,4 +374,54 @@ pub struct Interrupted {
     pub flows: u64,
     /// Operations that were refused and of which nothing else is recorded.
     pub operations: u64,
+}
+
+/// Something that was done to the record itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// When.
+    pub at: Micros,
+    /// Who had it done: `uid 0`, `retention`, `the enforcer`.
+    pub by: String,
+    /// What.
+    pub what: Upkeep,
+}
+
+/// What is done to a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upkeep {
+    /// Checkpoints are signed with this key from now on.
+    SigningKey(ListedKey),
+    /// The keys of the segments are sealed with another generation.
+    Rekeyed {
+        /// The generation.
+        generation: u32,
+        /// How many segments.
+        segments: u64,
+    },
+    /// Bodies are gone: the tombstone of their segments.
+    Shed {
+        /// Their lane: a target, or empty for the bodies of all targets without one.
+        lane: String,
+        /// The segments.
+        segments: Vec<u32>,
+        /// Bytes in them.
+        bytes: u64,
+        /// Why.
+        why: String,
+    },
+    /// Commits are gone from the front: their tombstone.
+    Pruned {
+        /// The first that is gone.
+        from: u64,
+        /// The first that is left.
+        to: u64,
+        /// Events in them.
+        events: u64,
+        /// Digest of the row that the record begins with now.
+        base: Sha256,
+        /// Why.
+        why: String,
+    },
 }

@@ -87,6 +87,12 @@ impl Ledger {
         self.entries.len()
     }
 
+    /// The target of this entry, while it is open.
+    #[must_use]
+    pub fn target_of(&self, entry: EntryId) -> Option<&str> {
+        self.entries.get(&entry)?.target.as_deref()
+    }
+
     /// Whether this entry is open.
     #[must_use]
     pub fn has_entry(&self, entry: EntryId) -> bool {
@@ -131,7 +137,11 @@ impl Ledger {
                     session(closed.session)?;
                     sessions.insert(closed.session, false);
                 }
-                Event::Voted(_) | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
+                Event::Voted(_)
+                | Event::PolicyChanged(_)
+                | Event::Started(_)
+                | Event::Interrupted(_)
+                | Event::Kept(_) => {}
             }
         }
         Ok(())
@@ -186,7 +196,7 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {
+            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),
