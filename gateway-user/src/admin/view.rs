@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+use crate::policy::Notice;
 use crate::record::Upkept;
+use crate::signals::{Broad, View};
 
 /// How the gate is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// What has ended in the set in force, and what will.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// How the record is.
@@ -57,6 +62,16 @@ pub struct RecordStatus {
     pub waiting: u64,
     /// Entries that an earlier enforcer had left open.
     pub recovered: u64,
+}
+
+/// What the events of the last hour add up to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SignalsView {
+    /// Rates, surges, live sessions and the use of rules.
+    #[serde(flatten)]
+    pub signals: View,
+    /// Permits that allowed nothing since the gate started.
+    pub unused: Vec<Broad>,
 }
 
 /// What a reload of the policy did.
@@ -158,6 +173,22 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,
+}
+
+/// A reading of the record, announced before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingView {
+    /// The command: `sessions show`.
+    pub command: String,
+    /// Ids and filters as they were given.
+    pub about: String,
+}
+
+/// The announcement is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// When, in microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 impl DemandView {

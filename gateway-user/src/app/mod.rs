@@ -38,6 +38,7 @@ use crate::policy::{NoPolicy, Shelf};
 use crate::record::witness::Kind;
 use crate::record::{Keys, RecordError, Recorder, Retention};
 use crate::session::Gateway;
+use crate::signals::Signals;
 use crate::store::keyfile;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
@@ -125,8 +126,11 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
+    let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
+    let observing = signals.clone();
     let keys = Keys::open(&settings.state, &keyfile::Place::of(&settings)).map_err(RecordError::from)?;
-    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?;
+    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
+        .observed(move |event| observing.saw(event));
     let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
@@ -163,7 +167,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     work.spawn(follower.follow());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, &mut work).await?;
+    open_admin(&settings, &bench, &gate, signals, &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -220,6 +224,7 @@ async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
     gate: &Arc<kernel::Gate>,
+    signals: Signals,
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
@@ -232,6 +237,7 @@ async fn open_admin(
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters().unwrap_or_default()),
         scrub: mask::scrub,
+        signals,
         started: Instant::now(),
     });
     admin.register();

@@ -7,6 +7,7 @@ mod gate;
 mod manual;
 pub mod output;
 mod policy;
+mod reading;
 mod record;
 mod run;
 mod sessions;

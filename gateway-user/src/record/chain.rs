@@ -29,9 +29,11 @@ pub const META_LATENESS: &str = "lateness";
 pub const META_BASE: &str = "base";
 /// The keys that checkpoints were signed with: a list of [`ListedKey`].
 pub const META_KEYS: &str = "keys";
+/// The last number that was given to a segment of bodies: u32.
+pub const META_SEGMENT: &str = "segment";
 /// All rows about the whole store. A commit writes no other.
-pub const META_ROWS: [&str; 7] =
-    [META_FORMAT, META_STORE, META_HEAD, META_CHECKPOINT, META_LATENESS, META_BASE, META_KEYS];
+pub const META_ROWS: [&str; 8] =
+    [META_FORMAT, META_STORE, META_HEAD, META_CHECKPOINT, META_LATENESS, META_BASE, META_KEYS, META_SEGMENT];
 
 /// A point in the chain between two commits: what the next commit must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chain::{
     Base, Checkpoint, FORMAT, Link, META_BASE, META_CHECKPOINT, META_FORMAT, META_HEAD, META_KEYS,
-    META_LATENESS, META_STORE, Tail, meta,
+    META_LATENESS, META_SEGMENT, META_STORE, Tail, meta,
 };
 use super::entry::{Event, Micros};
 use super::frame::{Frame, KeptBody, Packer};
@@ -75,6 +75,8 @@ pub(crate) struct Journal {
     pub(super) rows_about: Vec<(&'static str, Vec<u8>)>,
     /// Where the last checkpoint for recovery lies.
     pub(super) recovery: u64,
+    /// The last number that was given to a segment.
+    given: u32,
     /// What the free space allows.
     pub(super) pressure: Pressure,
     lateness: Micros,
@@ -133,8 +135,9 @@ impl Journal {
         let name = store_name(&snapshot)?;
         let listed: Vec<ListedKey> = meta(&snapshot, META_KEYS)?;
         let recovery: Checkpoint = meta(&snapshot, META_CHECKPOINT)?;
+        let given: u32 = meta(&snapshot, META_SEGMENT)?;
         let bodies =
-            Appender::open(Arc::clone(disk), &snapshot, name, keys.bodies.clone(), tail.link.written)?;
+            Appender::open(Arc::clone(disk), &snapshot, name, keys.bodies.clone(), tail.link.written, given)?;
         let signed = snapshot.signed_last()?.and_then(|(_, head)| postcard::from_bytes(&head).ok());
         let mut journal = Self {
             disk: Arc::clone(disk),
@@ -151,6 +154,7 @@ impl Journal {
             cut: None,
             rows_about: Vec::new(),
             recovery: recovery.link.number,
+            given,
             pressure: Pressure::default(),
             store,
             ledger: tail.ledger,
@@ -278,6 +282,9 @@ impl Journal {
         let number = self.link.number;
         let sequence = self.link.sequence + u64::from(self.packer.count());
         for (segment, row) in self.bodies.sync(number, written)? {
+            self.given = self.given.max(segment);
+            self.rows_about.retain(|(name, _)| *name != META_SEGMENT);
+            self.rows_about.push((META_SEGMENT, encode(&self.given)?));
             self.segments.push((segment, Some(row.bytes()?)));
         }
         let (blob, seal) = self.packer.finish(number, written);
@@ -406,6 +413,7 @@ fn create(disk: &dyn Disk) -> Result<(), StoreError> {
         (META_LATENESS, encode(&Micros::default())?),
         (META_CHECKPOINT, encode(&Checkpoint { link, ledger: Ledger::default() })?),
         (META_BASE, encode(&Base::first(&store))?),
+        (META_SEGMENT, encode(&0_u32)?),
         (META_KEYS, encode(&Vec::<ListedKey>::new())?),
     ];
     Store::create(disk, &Batch { meta: &meta, ..Batch::default() })

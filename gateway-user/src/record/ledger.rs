@@ -141,6 +141,7 @@ impl Ledger {
                 | Event::PolicyChanged(_)
                 | Event::Started(_)
                 | Event::Interrupted(_)
+                | Event::RecordRead(_)
                 | Event::Kept(_) => {}
             }
         }
@@ -196,7 +197,11 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::Kept(_) => {
+            Event::PolicyChanged(_)
+            | Event::Started(_)
+            | Event::Interrupted(_)
+            | Event::RecordRead(_)
+            | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),

@@ -203,7 +203,7 @@ impl fmt::Debug for Appender {
 }
 
 impl Appender {
-    /// Continues after the last segment of each lane.
+    /// Continues after the last segment of each lane, and after the last number that was ever given.
     ///
     /// # Errors
     /// The key of one is missing, or the disk refuses.
@@ -213,6 +213,7 @@ impl Appender {
         store: Sha256,
         keys: Keyring,
         now: i64,
+        given: u32,
     ) -> Result<Self, StoreError> {
         let files = disk.segments().map_err(StoreError::io("list the body segments"))?;
         let rows = snapshot.segments()?;
@@ -240,7 +241,8 @@ impl Appender {
                 lanes.insert(row.lane, lane);
             }
         }
-        let next = if unused && last > 0 { last } else { last + 1 };
+        // A number is never given twice: a tombstone may name it.
+        let next = (if unused { last } else { last + 1 }).max(given + 1);
         Ok(Self { disk, store, keys, lanes, next, now, compressor, scratch: Vec::new() })
     }
 

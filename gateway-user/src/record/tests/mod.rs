@@ -5,6 +5,7 @@ mod keeping;
 mod kill;
 mod promises;
 mod reading;
+mod search;
 mod tamper;
 
 use std::sync::OnceLock;

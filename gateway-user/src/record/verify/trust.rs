@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::chain::{Base, Link, META_BASE, META_KEYS, Problem, meta};
+use super::super::chain::{Base, Link, META_BASE, META_KEYS, META_SEGMENT, Problem, meta};
 use super::super::entry::{Kept, Upkeep};
 use super::super::frame::About;
 use super::super::head::{ListedKey, SignedHead, vouched};
@@ -37,6 +37,8 @@ pub(super) struct Evidence<'a> {
     keys: Vec<ListedKey>,
     shed: BTreeSet<u32>,
     gone: BTreeMap<u32, (Stands, u64)>,
+    /// The greatest segment that a body lies in.
+    pub(super) segment: u32,
     pruned: Option<(u64, Sha256)>,
 }
 
@@ -55,6 +57,7 @@ impl<'a> Evidence<'a> {
             keys: Vec::new(),
             shed: BTreeSet::new(),
             gone: BTreeMap::new(),
+            segment: 0,
             pruned: None,
         }
     }
@@ -230,6 +233,10 @@ impl Walk<'_> {
                     format!("it begins with commit {begins}, and no tombstone in the chain says so"),
                 );
             }
+        }
+        let given = self.row::<u32>(meta(snapshot, META_SEGMENT))?;
+        if given.is_some_and(|given| given < self.evidence.segment) {
+            self.report.say(None, "its segment row names a lower number than bodies lie in");
         }
         for (number, row) in snapshot.segments()? {
             if let Some(damage) = SegmentRow::read(number, &row).err() {
