@@ -277,6 +277,7 @@ impl Walk<'_> {
             Frame::Event(Event::Kept(kept)) => self.evidence.kept(kept),
             Frame::Event(_) => {}
             Frame::Body(body) => {
+                self.evidence.segment = self.evidence.segment.max(body.placed.segment);
                 match self.reader.bodies.read(snapshot, &self.evidence.store, &body.placed) {
                     Ok(bytes) => {
                         self.report.stretches += 1;

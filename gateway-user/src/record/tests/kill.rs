@@ -199,7 +199,7 @@ fn what_may_begin_finds_space_for_its_body_however_full_the_disk_is() {
     let noise: Vec<u8> = (0..60_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let (mut begun, mut refused) = (Vec::new(), 0);
     while refused < 3 {
-        assert!(begun.len() < 200, "the disk never filled");
+        assert!(begun.len() < 2000, "the disk never filled");
         let entry = entry_id();
         match recorder.append(intent(session, entry, "ann", Verdict::Allow)).and_then(Durable::wait) {
             Ok(()) => {
