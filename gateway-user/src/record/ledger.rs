@@ -138,7 +138,11 @@ impl Ledger {
                     sessions.insert(closed.session, false);
                 }
                 Event::Voted(_)
+                | Event::CalledOff(_)
                 | Event::PolicyChanged(_)
+                | Event::PolicyWeighed(_)
+                | Event::Blocked(_)
+                | Event::Unblocked(_)
                 | Event::Started(_)
                 | Event::Interrupted(_)
                 | Event::RecordRead(_)
@@ -197,7 +201,11 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
+            Event::CalledOff(off) => places.push(Place::entry(off.entry)),
             Event::PolicyChanged(_)
+            | Event::PolicyWeighed(_)
+            | Event::Blocked(_)
+            | Event::Unblocked(_)
             | Event::Started(_)
             | Event::Interrupted(_)
             | Event::RecordRead(_)
@@ -242,6 +250,8 @@ impl Ledger {
         places.push(Place::session(intent.session, true));
         places.push(Place::entry(intent.entry));
         entry.places(intent.verdict, places);
+        let would = intent.would.and_then(Verdict::would_name);
+        places.extend(would.map(|would| Place::of(Dimension::Verdict, would)));
         self.entries.insert(intent.entry, entry);
         Ok(())
     }

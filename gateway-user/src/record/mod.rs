@@ -13,6 +13,7 @@ mod house;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod operations;
 pub mod proof;
 pub mod read;
 mod retention;
@@ -376,6 +377,11 @@ impl Recorder {
     /// The store is not open now, or cannot be read.
     pub fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         self.0.scan(prefix)
+    }
+
+    /// What is committed now.
+    fn snapshot(&self) -> Result<crate::store::Snapshot, RecordError> {
+        self.0.snapshot()
     }
 
     /// Has the writer do something to the record itself, and waits for it on this thread. Not for async code.
