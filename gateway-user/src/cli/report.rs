@@ -124,7 +124,7 @@ fn write(path: &Path, html: &str, force: bool, context: &Context) -> Result<(), 
 }
 
 fn gather(since: Micros, until: Micros, context: &Context) -> Result<Review, RecordError> {
-    let reader = Reader::open(&context.settings.state)?;
+    let reader = super::record::reader(context)?;
     let mut tally = Tally::new(Scale::over(until - since, BARS_MAX), since);
     let (mut changes, mut more_changes, mut events) = (Vec::new(), 0, 0);
     let mut next = reader.since(since)?;
