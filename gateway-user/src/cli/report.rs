@@ -19,7 +19,6 @@ use crate::policy;
 use crate::record::RecordError;
 use crate::record::entry::{Event, Micros};
 use crate::record::frame::Frame;
-use crate::record::read::Reader;
 use crate::signals::{Broad, Scale, Tally, View, broad};
 
 /// Bars of a chart at most: an hour each over a week.
