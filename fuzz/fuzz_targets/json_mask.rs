@@ -13,6 +13,7 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
         name: "fields".to_owned(),
         targets: vec!["t".to_owned()],
         find: Vec::new(),
+        declared: Vec::new(),
         paths: vec![
             path(vec![JsonStep::Member("a".to_owned()), JsonStep::Any, JsonStep::Index(1)]),
             path(vec![JsonStep::Descendant("b".to_owned())]),
@@ -20,7 +21,7 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
         keys: vec!["pin".to_owned()],
         style: Style::KeepLast4,
     };
-    Plan::everything(&[Arc::new(mask)])
+    Plan::everything(&[Arc::new(mask)], &[])
 });
 
 fn run(pieces: &[&[u8]]) -> Result<Vec<u8>, String> {

@@ -8,6 +8,7 @@ pub mod app;
 pub mod approval;
 pub mod cli;
 pub mod config;
+pub mod expression;
 pub mod identity;
 pub mod intercept;
 pub mod judge;

@@ -22,6 +22,14 @@ pub const RECORDED_BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const BODY_STRETCH_BYTES: usize = 64 * 1024;
 /// Bytes of one masked value held back until it is known whole. Longer than any credential it looks for.
 pub const MASK_HOLD_BACK_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the longest find of a rule by expression. An IBAN with blanks takes 42, a key about 100.
+pub const PATTERN_MATCH_BYTES_MAX: usize = 256;
+/// Bytes of the automaton of a plan's expressions, and of what each thread keeps of it: all built-in rules take a fifth.
+pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Detectors that one policy directory declares. Each adds to the automaton every text is walked through.
+pub const DETECTORS_MAX: usize = 60;
+/// Bytes of a keyword of a detector. Half of how far before a find it may stand.
+pub const DETECTOR_KEYWORD_BYTES_MAX: usize = 32;
 /// Nesting of a JSON body under a mask. Deeper is refused: no honest API comes near.
 pub const JSON_DEPTH_MAX: usize = 512;
 /// Parents of a process kept with it.

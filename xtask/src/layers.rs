@@ -7,7 +7,7 @@ use crate::rust_text::{RustText, words};
 
 /// Low to high.
 const ROWS: [&[&str]; 9] = [
-    &["config", "limits", "operation", "telemetry"],
+    &["config", "expression", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &["intercept", "identity", "approval", "mask", "record", "upstream"],
     &["judge"],

@@ -39,7 +39,7 @@ impl Plans {
         }
         kept.plans
             .entry(key)
-            .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target))))
+            .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target), set.detectors())))
             .clone()
     }
 }

@@ -6,21 +6,24 @@
 use std::sync::Arc;
 
 use super::Media;
-use super::find::Set;
+use super::find::{Finder, SLOTS, Set, Slot, Span};
 use super::path::Paths;
 use super::stream::Stream;
-use crate::policy::nouns::{Detector, Mask, Style};
+use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
 
 /// What to hide. Cheap to clone, shared by all streams.
 #[derive(Debug, Clone)]
 pub struct Plan(pub(super) Arc<Compiled>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Compiled {
     /// Mask names, then detector names; counts are kept by index.
     pub(super) names: Vec<String>,
     pub(super) set: Set,
-    rules: [Option<Rule>; Detector::ALL.len()],
+    finder: Finder,
+    /// By the number of the detector.
+    rules: Vec<Option<Rule>>,
+    declared: Vec<Arc<DetectorNoun>>,
     keys: Vec<Key>,
     /// Bit n: some key name has n bytes (bit 63: at least 63). Most keys of a body are passed over by this alone.
     key_lengths: u64,
@@ -44,13 +47,14 @@ impl Plan {
     /// Hides what these masks name.
     #[must_use]
     pub fn new(masks: &[Arc<Mask>]) -> Self {
-        Self(Arc::new(Compiled::new(masks, false)))
+        Self(Arc::new(Compiled::new(masks, None)))
     }
 
-    /// Hides what these masks name and everything any detector finds: what the record may hold.
+    /// Hides what these masks name, what any detector finds that the record always hides
+    /// ([`Detector::is_always_recorded_hidden`]), and what these declared ones find: what the record may hold.
     #[must_use]
-    pub fn everything(masks: &[Arc<Mask>]) -> Self {
-        Self(Arc::new(Compiled::new(masks, true)))
+    pub fn everything(masks: &[Arc<Mask>], declared: &[Arc<DetectorNoun>]) -> Self {
+        Self(Arc::new(Compiled::new(masks, Some(declared))))
     }
 
     /// Whether it hides nothing at all.
@@ -73,24 +77,28 @@ impl Plan {
 }
 
 impl Compiled {
-    fn new(masks: &[Arc<Mask>], everything: bool) -> Self {
-        let mut plan =
-            Self { names: masks.iter().map(|mask| mask.name.clone()).collect(), ..Self::default() };
+    fn new(masks: &[Arc<Mask>], everything: Option<&[Arc<DetectorNoun>]>) -> Self {
+        let mut plan = Self {
+            names: masks.iter().map(|mask| mask.name.clone()).collect(),
+            set: Set::default(),
+            finder: Finder::default(),
+            rules: vec![None; SLOTS],
+            declared: declared_by(masks, everything.unwrap_or_default()),
+            keys: Vec::new(),
+            key_lengths: 0,
+            paths: Paths::default(),
+        };
         for detector in Detector::ALL {
-            let listed = masks.iter().enumerate().filter(|(_, mask)| mask.find.contains(&detector));
-            let mut rule: Option<Rule> = None;
-            for (index, mask) in listed {
-                add(&mut rule, index, mask.style);
-            }
-            if rule.is_none() && everything {
-                plan.names.push(detector.name().to_owned());
-                add(&mut rule, plan.names.len() - 1, Style::Stars);
-            }
-            if rule.is_some() {
-                plan.set = plan.set.with(detector);
-            }
-            plan.rules[detector as usize] = rule;
+            let always = everything.is_some() && detector.is_always_recorded_hidden();
+            let named = |mask: &Mask| mask.find.contains(&detector);
+            plan.add_detector(detector.into(), masks, named, always.then(|| detector.name()));
         }
+        for (n, noun) in plan.declared.clone().iter().enumerate() {
+            let Some(slot) = Slot::declared(n) else { break };
+            let named = |mask: &Mask| mask.declared.contains(noun);
+            plan.add_detector(slot, masks, named, everything.map(|_| noun.name.as_str()));
+        }
+        plan.finder = Finder::new(plan.set, &plan.declared);
         for (index, mask) in masks.iter().enumerate() {
             for name in &mask.keys {
                 plan.add_key(name, index, mask.style);
@@ -100,6 +108,46 @@ impl Compiled {
             }
         }
         plan
+    }
+
+    /// A detector, under the masks that name it, or under its own name if it is `always` on.
+    fn add_detector(
+        &mut self,
+        slot: Slot,
+        masks: &[Arc<Mask>],
+        named: impl Fn(&Mask) -> bool,
+        always: Option<&str>,
+    ) {
+        let mut rule: Option<Rule> = None;
+        for (index, mask) in masks.iter().enumerate().filter(|(_, mask)| named(mask)) {
+            add(&mut rule, index, mask.style);
+        }
+        if let (None, Some(own)) = (&rule, always) {
+            self.names.push(own.to_owned());
+            add(&mut rule, self.names.len() - 1, Style::Stars);
+        }
+        if rule.is_some() {
+            self.set = self.set.with_slot(slot);
+        }
+        self.rules[slot.index()] = rule;
+    }
+
+    /// Finds in text what its detectors find; see [`Finder::find`].
+    pub(super) fn find(
+        &self,
+        text: &[u8],
+        from: usize,
+        set: Set,
+        more: bool,
+        name: &[u8],
+        spans: &mut Vec<Span>,
+    ) -> usize {
+        self.finder.find(text, from, set, more, name, spans)
+    }
+
+    /// Digits without which no rule by expression finds anything.
+    pub(super) fn least_digits(&self) -> usize {
+        self.finder.least_digits()
     }
 
     fn add_key(&mut self, name: &str, index: usize, style: Style) {
@@ -120,8 +168,8 @@ impl Compiled {
     }
 
     /// The rule for a detector in the set.
-    pub(super) fn rule(&self, detector: Detector) -> Option<&Rule> {
-        self.rules[detector as usize].as_ref()
+    pub(super) fn rule(&self, detector: impl Into<Slot>) -> Option<&Rule> {
+        self.rules.get(detector.into().index())?.as_ref()
     }
 
     /// The rule for the value of a member with this name, compared without case.
@@ -148,6 +196,18 @@ impl Rule {
             self.names.push(index);
         }
     }
+}
+
+/// Declared detectors in use: those that the masks name, and those given.
+fn declared_by(masks: &[Arc<Mask>], given: &[Arc<DetectorNoun>]) -> Vec<Arc<DetectorNoun>> {
+    let mut all: Vec<Arc<DetectorNoun>> = Vec::new();
+    for noun in masks.iter().flat_map(|mask| &mask.declared).chain(given) {
+        if !all.contains(noun) {
+            all.push(Arc::clone(noun));
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 fn add(rule: &mut Option<Rule>, index: usize, style: Style) {

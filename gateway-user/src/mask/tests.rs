@@ -16,6 +16,7 @@ fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Sty
         name: name.to_owned(),
         targets: vec!["t".to_owned()],
         find: find.to_vec(),
+        declared: Vec::new(),
         paths: paths.iter().map(|text| path(text)).collect(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
         style,
@@ -198,14 +199,14 @@ fn the_strictest_style_wins_and_every_mask_is_counted() {
 
 #[test]
 fn the_record_hides_what_the_client_may_see() {
-    let plan = Plan::everything(&[mask("m", &[Detector::Card], &[], &["pin"], Style::KeepLast4)]);
+    let plan = Plan::everything(&[mask("m", &[Detector::Card], &[], &["pin"], Style::KeepLast4)], &[]);
     let mut out = Vec::new();
     let mut stream = plan.stream(Media::Json);
     stream.push(br#"{"pin":1,"x":"4111111111111111","y":"bob@x.io"}"#, &mut out).unwrap();
     let hits = stream.finish(&mut out).unwrap();
     assert_eq!(out, br#"{"pin":"********","x":"********1111","y":"********"}"#);
     assert_eq!(hits.0, [("m".to_owned(), 2), ("email".to_owned(), 1)]);
-    assert!(Plan::new(&[]).is_empty() && !Plan::everything(&[]).is_empty());
+    assert!(Plan::new(&[]).is_empty() && !Plan::everything(&[], &[]).is_empty());
 }
 
 #[test]

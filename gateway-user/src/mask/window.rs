@@ -3,7 +3,7 @@
 //!
 //! Lets nothing go before it is decided. What it holds is bounded by the longest undecided find, never by the text.
 
-use super::find::{LOOK_BEHIND, Run, Set, Span, find};
+use super::find::{LOOK_BEHIND, Run, Set, Slot, Span};
 use super::plan::{Compiled, strictest};
 use crate::policy::nouns::Style;
 
@@ -98,6 +98,10 @@ pub(super) struct Window {
     hidden: Option<Hidden>,
     runs: Vec<Run>,
     spans: Vec<Span>,
+    /// How far each detector's last find goes: one that starts inside it is no other value.
+    counted: Vec<(Slot, usize)>,
+    /// The name of the JSON member whose value the text is.
+    name: Vec<u8>,
     json: bool,
 }
 
@@ -112,9 +116,17 @@ impl Window {
         self.text.clear();
         self.escapes.clear();
         self.runs.clear();
+        self.counted.clear();
+        self.name.clear();
         self.from = 0;
         self.covered = 0;
         self.hidden = None;
+    }
+
+    /// Says what the text is the value of.
+    pub(super) fn set_name(&mut self, name: &[u8]) {
+        self.name.clear();
+        self.name.extend_from_slice(name);
     }
 
     /// The decoded text.
@@ -151,7 +163,7 @@ impl Window {
     ) {
         let mut spans = std::mem::take(&mut self.spans);
         self.grow_runs(more);
-        let mut certain = find(&self.text, self.from, set, more, &mut spans);
+        let mut certain = plan.find(&self.text, self.from, set, more, &self.name, &mut spans);
         if !self.runs.is_empty() {
             certain = certain.min(self.covered).max(self.from);
             spans.retain(|span| span.start < certain);
@@ -166,7 +178,9 @@ impl Window {
                 continue;
             }
             let Some(rule) = plan.rule(span.detector) else { continue };
-            counts.add(&rule.names);
+            if self.is_another(span) {
+                counts.add(&rule.names);
+            }
             let (start, end) = (self.between_escapes(span.start).max(self.from), self.after_escape(span.end));
             self.let_go(start, out);
             self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
@@ -184,6 +198,24 @@ impl Window {
         } else {
             self.close(out);
             self.clear();
+        }
+    }
+
+    /// Whether a find is a value of its own, not part of the one that the same rules by expression found before it.
+    fn is_another(&mut self, span: &Span) -> bool {
+        if Set::default().with_slot(span.detector).patterns().is_empty() {
+            return true;
+        }
+        match self.counted.iter_mut().find(|(slot, _)| *slot == span.detector) {
+            Some((_, end)) => {
+                let another = span.start >= *end;
+                *end = span.end.max(*end);
+                another
+            }
+            None => {
+                self.counted.push((span.detector, span.end));
+                true
+            }
         }
     }
 
@@ -242,6 +274,7 @@ impl Window {
         self.from -= surplus;
         self.covered = self.covered.saturating_sub(surplus);
         self.runs.iter_mut().for_each(|run| run.shift(surplus));
+        self.counted.iter_mut().for_each(|(_, end)| *end = end.saturating_sub(surplus));
     }
 
     /// The last offset up to `to` that does not part an escaped character.

@@ -11,11 +11,11 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
+    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
-use super::{json_path, schema, words};
+use super::{detectors, json_path, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -65,6 +65,10 @@ pub(super) struct Draft {
     pub providers: Vec<Entry<IdentityProvider>>,
     /// Masks.
     pub masks: Vec<Entry<Mask>>,
+    /// Detectors.
+    pub detectors: Vec<Entry<DetectorNoun>>,
+    /// What masks find: the mask's place among them, and the name it gives.
+    pub finds: Vec<(usize, At<String>)>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
     /// Names used, and what they should name.
@@ -73,8 +77,8 @@ pub(super) struct Draft {
     pub broken: bool,
 }
 
-const BUILT: [&str; 8] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval"];
+const BUILT: [&str; 9] =
+    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "detector", "approval"];
 const LATER: [&str; 8] =
     ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"];
 
@@ -87,6 +91,7 @@ pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
         });
         draft.broken |= !whole;
     }
+    detectors::resolve(&mut draft, problems);
     draft
 }
 
@@ -126,6 +131,7 @@ impl Draft {
                 let mask = self.mask(fields, &name);
                 self.masks.push(entry(mask, name, fields));
             }
+            "detector" => self.detectors.push(detectors::read(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
                 self.approvals.push(entry(approval, name, fields));
@@ -218,7 +224,9 @@ impl Draft {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
         fields.word("on", &[("response", ())], &["request", "both"]);
-        let find = fields.parsed("find", words::detector);
+        let find = fields.texts("find");
+        fields.distinct("find", &find);
+        self.finds.extend(find.into_iter().map(|name| (self.masks.len(), name)));
         let (mut paths, mut keys) = (Vec::new(), Vec::new());
         for field in fields.texts("fields") {
             if field.value.starts_with('$') {
@@ -250,7 +258,8 @@ impl Draft {
         Mask {
             name: name.value.clone(),
             targets: self.names(Wanted::Target, targets),
-            find: values(find),
+            find: Vec::new(),
+            declared: Vec::new(),
             paths: values(paths),
             keys: values(keys),
             style: style.map_or(Style::Stars, |style| style.value),

@@ -6,6 +6,7 @@ pub mod cases;
 mod check;
 mod decide;
 mod declare;
+mod detectors;
 mod document;
 mod entities;
 mod explain;

@@ -15,7 +15,7 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
+    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -43,6 +43,7 @@ pub struct Set {
     providers: Vec<IdentityProvider>,
     approvals: Vec<Approval>,
     masks: HashMap<String, Vec<Arc<Mask>>>,
+    detectors: Vec<Arc<DetectorNoun>>,
     rules: HashMap<String, Arc<Rule>>,
     by_target: HashMap<String, HashMap<String, Slot>>,
     by_mask: HashMap<String, Slot>,
@@ -74,6 +75,7 @@ impl Set {
             providers: nouns(draft.providers),
             approvals: nouns(draft.approvals),
             masks: HashMap::new(),
+            detectors: nouns(draft.detectors).into_iter().map(Arc::new).collect(),
             rules: HashMap::new(),
             by_target: HashMap::new(),
             by_mask: HashMap::new(),
@@ -175,6 +177,12 @@ impl Set {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The detectors it declares.
+    #[must_use]
+    pub fn detectors(&self) -> &[Arc<DetectorNoun>] {
+        &self.detectors
     }
 
     /// Its targets.

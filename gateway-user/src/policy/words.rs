@@ -81,13 +81,22 @@ pub(super) fn label(text: &str) -> Result<String, Misread> {
     }
 }
 
-/// The name of a detector.
-pub(super) fn detector(text: &str) -> Result<Detector, Misread> {
-    let found = Detector::ALL.into_iter().find(|detector| detector.name() == text);
-    found.ok_or_else(|| Misread {
-        message: format!("there is no detector `{}`", text.escape_debug()),
-        help: did_you_mean(text, Detector::ALL.iter().map(|detector| detector.name())),
-    })
+/// Detectors by a name: one, or all national ids.
+pub(super) fn detectors(text: &str) -> Option<Vec<Detector>> {
+    let named: Vec<Detector> = Detector::ALL
+        .into_iter()
+        .filter(|detector| match text {
+            Detector::NATIONAL_IDS => detector.is_national_id(),
+            "id-us" => *detector == Detector::UsSsn,
+            _ => detector.name() == text,
+        })
+        .collect();
+    (!named.is_empty()).then_some(named)
+}
+
+/// Every name of built-in detectors.
+pub(super) fn detector_names<'n>() -> impl Iterator<Item = &'n str> {
+    Detector::ALL.into_iter().map(|detector| -> &'n str { detector.name() }).chain([Detector::NATIONAL_IDS, "id-us"])
 }
 
 /// An asymmetric signature algorithm.

@@ -80,7 +80,7 @@ fn a_masked_value_never_leaves_in_any_split() {
         all_detectors(Style::Stars),
         all_detectors(Style::KeepLast4),
         Plan::new(&fields()),
-        Plan::everything(&fields()),
+        Plan::everything(&fields(), &[]),
     ];
     let mut random = Random(1);
     for _ in 0..60 {
