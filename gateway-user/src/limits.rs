@@ -30,6 +30,8 @@ pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const DETECTORS_MAX: usize = 60;
 /// Bytes of a keyword of a detector. Half of how far before a find it may stand.
 pub const DETECTOR_KEYWORD_BYTES_MAX: usize = 32;
+/// Bytes of a file that `mask test` takes. Larger ones are not read by people.
+pub const MASK_TEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Nesting of a JSON body under a mask. Deeper is refused: no honest API comes near.
 pub const JSON_DEPTH_MAX: usize = 512;
 /// Parents of a process kept with it.

@@ -5,6 +5,7 @@
 mod approvals;
 mod gate;
 mod manual;
+mod mask;
 pub mod output;
 mod policy;
 mod reading;
@@ -105,6 +106,7 @@ enum Command {
     #[command(flatten)]
     Gate(gate::Command),
     Policy(policy::Args),
+    Mask(mask::Args),
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
@@ -160,6 +162,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Run(args) => run::run(args, context),
         Command::Gate(command) => gate::run(command, context),
         Command::Policy(args) => policy::run(args, context),
+        Command::Mask(args) => mask::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),

@@ -27,12 +27,18 @@ impl Edge {
             return false;
         }
         match self {
-            Self::Word => !(last == b'-' && after(u8::is_ascii_alphanumeric) || last == b'.' && after(u8::is_ascii_digit)),
-            Self::Number => {
-                !matches!(last, b'/' | b'.' | b'#' | b'$' | b'+' | b'-' | b'@')
-                    && !(matches!(last, b' ' | b',' | b':') && after(u8::is_ascii_digit))
+            Self::Word => {
+                !(last == b'-' && after(u8::is_ascii_alphanumeric)
+                    || last == b'.' && after(u8::is_ascii_digit))
             }
-            Self::Address => !(matches!(last, b'.' | b':') && after(u8::is_ascii_alphanumeric) || last == b'/' && after(u8::is_ascii_alphabetic)),
+            Self::Number => {
+                let part = matches!(last, b' ' | b',' | b':') && after(u8::is_ascii_digit);
+                !(part || matches!(last, b'/' | b'.' | b'#' | b'$' | b'+' | b'-' | b'@'))
+            }
+            Self::Address => {
+                !(matches!(last, b'.' | b':') && after(u8::is_ascii_alphanumeric)
+                    || last == b'/' && after(u8::is_ascii_alphabetic))
+            }
             Self::Open => true,
         }
     }

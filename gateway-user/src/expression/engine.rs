@@ -126,7 +126,9 @@ impl Engine {
                 certain = certain.min(start);
                 continue;
             }
-            if !scratch.ends.is_empty() && !self.judge(text, start, (wanted, name), more, &scratch.ends, finds) {
+            if !scratch.ends.is_empty()
+                && !self.judge(text, start, (wanted, name), more, &scratch.ends, finds)
+            {
                 certain = certain.min(start);
             }
         }
@@ -239,7 +241,8 @@ struct Near {
 
 impl Near {
     fn speaks_for(&self, index: usize, rule: &Rule) -> bool {
-        (rule.keywords.is_empty() || self.spoken_for.contains(&index)) && !self.spoken_against.contains(&index)
+        (rule.keywords.is_empty() || self.spoken_for.contains(&index))
+            && !self.spoken_against.contains(&index)
     }
 }
 

@@ -55,7 +55,9 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
         return Err("it has an anchor or a word boundary (`^`, `$`, `\\b`): what stands beside a find is looked at anyway".into());
     }
     match (about.minimum_len(), about.maximum_len()) {
-        (None | Some(0..=2), _) => Err("it matches fewer than 3 bytes: it would hide parts of everything".into()),
+        (None | Some(0..=2), _) => {
+            Err("it matches fewer than 3 bytes: it would hide parts of everything".into())
+        }
         (_, Some(long)) if long <= PATTERN_MATCH_BYTES_MAX => Ok(()),
         _ => Err(format!(
             "it has no end, or one beyond {PATTERN_MATCH_BYTES_MAX} bytes: write `{{1,64}}` in the place of `+` and `*`"

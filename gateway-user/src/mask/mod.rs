@@ -16,7 +16,7 @@ mod stream;
 mod window;
 
 pub use media::Media;
-pub use plan::Plan;
+pub use plan::{Find, Plan};
 pub use scrub::{scrub, scrub_header};
 pub use stream::{Hits, Stream};
 

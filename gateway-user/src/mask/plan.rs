@@ -15,6 +15,19 @@ use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
 #[derive(Debug, Clone)]
 pub struct Plan(pub(super) Arc<Compiled>);
 
+/// One find: `text[start..end]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Find<'p> {
+    /// Its first byte.
+    pub start: usize,
+    /// The byte after its last.
+    pub end: usize,
+    /// The detector by its name in policy files.
+    pub detector: &'p str,
+    /// The rule of the detector; empty where it has but one.
+    pub rule: &'p str,
+}
+
 #[derive(Debug)]
 pub(super) struct Compiled {
     /// Mask names, then detector names; counts are kept by index.
@@ -67,6 +80,20 @@ impl Plan {
     #[must_use]
     pub fn has_fields(&self) -> bool {
         self.0.has_fields()
+    }
+
+    /// What its detectors find in a text, for people who try them out. Escapes are not read.
+    #[must_use]
+    pub fn finds(&self, text: &[u8]) -> Vec<Find<'_>> {
+        let mut spans = Vec::new();
+        self.0.find(text, 0, self.0.set, false, b"", &mut spans);
+        let find = |span: &Span| Find {
+            start: span.start,
+            end: span.end,
+            detector: self.0.detector_name(span.detector),
+            rule: span.rule,
+        };
+        spans.iter().map(find).collect()
     }
 
     /// Starts on one body of this kind.
@@ -148,6 +175,16 @@ impl Compiled {
     /// Digits without which no rule by expression finds anything.
     pub(super) fn least_digits(&self) -> usize {
         self.finder.least_digits()
+    }
+
+    /// The name of a detector.
+    fn detector_name(&self, slot: Slot) -> &str {
+        if let Some(detector) = Detector::ALL.into_iter().find(|&detector| Slot::from(detector) == slot) {
+            return detector.name();
+        }
+        let mut declared = self.declared.iter().enumerate();
+        let found = declared.find(|(n, _)| Slot::declared(*n) == Some(slot));
+        found.map_or("", |(_, noun)| noun.name.as_str())
     }
 
     fn add_key(&mut self, name: &str, index: usize, style: Style) {

@@ -11,7 +11,8 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
+    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role,
+    Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};

@@ -39,7 +39,9 @@ pub(super) fn read(fields: &Fields<'_>, name: At<String>) -> Entry<DetectorNoun>
     if let Some(pattern) = pattern {
         match engine_of(&noun) {
             Ok(engine) => try_examples(&engine, &noun, (&matching, &pass), fields),
-            Err(why) => fields.report(Problem::at(&pattern.place, format!("this pattern cannot be used: {why}"))),
+            Err(why) => {
+                fields.report(Problem::at(&pattern.place, format!("this pattern cannot be used: {why}")))
+            }
         }
     }
     Entry { noun, at: name.place, places: fields.places() }
@@ -63,10 +65,9 @@ fn try_examples(
     };
     for text in matching.iter().filter(|text| !finds(&text.value)) {
         let missed = format!("`{}` finds nothing in this example of `match`", noun.name);
-        fields.report(
-            Problem::at(&text.place, missed)
-                .help("a find is a whole word, has `min_entropy`, and one of `keywords` in the 64 bytes before it"),
-        );
+        fields.report(Problem::at(&text.place, missed).help(
+            "a find is a whole word, has `min_entropy`, and one of `keywords` in the 64 bytes before it",
+        ));
     }
     for text in pass.iter().filter(|text| finds(&text.value)) {
         let hit = format!("`{}` finds something in this example of `pass`", noun.name);
@@ -82,7 +83,7 @@ pub(super) fn resolve(draft: &mut Draft, problems: &RefCell<Problems>) {
     for (mask, name) in std::mem::take(&mut draft.finds) {
         let Some(mask) = draft.masks.get_mut(mask).map(|entry| &mut entry.noun) else { continue };
         let own = declared.iter().find(|noun| noun.name == name.value);
-        match (words::detectors(&name.value), own) {
+        match (Detector::named(&name.value), own) {
             (Some(built_in), _) => add(mask, &built_in),
             (None, Some(own)) => mask.declared.push(Arc::clone(own)),
             (None, None) if draft.broken => {}

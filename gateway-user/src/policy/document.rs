@@ -168,7 +168,11 @@ impl<'a> Fields<'a> {
         };
         let place = self.source.place(value.span());
         match number.filter(|number| (f64::from(low)..=f64::from(high)).contains(number)) {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two bounds of 32 bits")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between two bounds of 32 bits"
+            )]
             Some(number) => Some(At { value: (number * 1000.0).round() as u32, place }),
             None => {
                 self.report(Problem::at(&place, format!("`{key}` goes from {low} to {high}")));

@@ -325,6 +325,18 @@ impl Detector {
     /// The name that stands for every national id in `find`.
     pub const NATIONAL_IDS: &str = "national-id";
 
+    /// Those meant by a name in `find`: one, or all national ids. `None`: no built-in detector has this name.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Vec<Self>> {
+        let meant = |detector: &Self| match text {
+            Self::NATIONAL_IDS => detector.is_national_id(),
+            "id-us" => *detector == Self::UsSsn,
+            _ => detector.name() == text,
+        };
+        let named: Vec<Self> = Self::ALL.into_iter().filter(meant).collect();
+        (!named.is_empty()).then_some(named)
+    }
+
     /// Its name in policy files: `card`, `email`, `us-ssn`, `id-gb`, ...
     #[must_use]
     pub fn name(self) -> &'static str {

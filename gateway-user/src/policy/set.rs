@@ -15,7 +15,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
+    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person,
+    Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;

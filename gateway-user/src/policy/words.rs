@@ -81,22 +81,12 @@ pub(super) fn label(text: &str) -> Result<String, Misread> {
     }
 }
 
-/// Detectors by a name: one, or all national ids.
-pub(super) fn detectors(text: &str) -> Option<Vec<Detector>> {
-    let named: Vec<Detector> = Detector::ALL
-        .into_iter()
-        .filter(|detector| match text {
-            Detector::NATIONAL_IDS => detector.is_national_id(),
-            "id-us" => *detector == Detector::UsSsn,
-            _ => detector.name() == text,
-        })
-        .collect();
-    (!named.is_empty()).then_some(named)
-}
-
 /// Every name of built-in detectors.
 pub(super) fn detector_names<'n>() -> impl Iterator<Item = &'n str> {
-    Detector::ALL.into_iter().map(|detector| -> &'n str { detector.name() }).chain([Detector::NATIONAL_IDS, "id-us"])
+    Detector::ALL
+        .into_iter()
+        .map(|detector| -> &'n str { detector.name() })
+        .chain([Detector::NATIONAL_IDS, "id-us"])
 }
 
 /// An asymmetric signature algorithm.

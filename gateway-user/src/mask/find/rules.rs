@@ -96,7 +96,12 @@ mod tests {
     #[test]
     fn every_rule_finds_what_it_says_and_nothing_in_what_it_passes() {
         for rule in file().rule {
-            assert!(crate::expression::check_pattern(&rule.pattern).is_ok(), "{}: {:?}", rule.name, crate::expression::check_pattern(&rule.pattern));
+            assert!(
+                crate::expression::check_pattern(&rule.pattern).is_ok(),
+                "{}: {:?}",
+                rule.name,
+                crate::expression::check_pattern(&rule.pattern)
+            );
             assert!(!rule.matching.is_empty() && !rule.pass.is_empty(), "{}", rule.name);
             let (matching, pass, name) = (rule.matching.clone(), rule.pass.clone(), rule.name.clone());
             let pattern = Pattern::of(rule);
@@ -105,7 +110,11 @@ mod tests {
             let mut spans = Vec::new();
             for text in matching {
                 finder.find(text.as_bytes(), 0, set, false, b"", &mut spans);
-                assert_eq!(spans.iter().filter(|span| span.rule == name).count().min(1), 1, "{name} in {text:?}");
+                assert_eq!(
+                    spans.iter().filter(|span| span.rule == name).count().min(1),
+                    1,
+                    "{name} in {text:?}"
+                );
             }
             for text in pass {
                 finder.find(text.as_bytes(), 0, set, false, b"", &mut spans);

@@ -30,9 +30,30 @@ pub(super) const LOOK_BEHIND: usize = LITERAL_BYTES_MAX + GAP_BYTES_MAX;
 const AUTHORIZATION_WORDS: [&str; 3] = ["uthorization", "UTHORIZATION", "Api-Token"];
 /// Words after which a value of high entropy is a secret.
 const SECRET_WORDS: [&str; 24] = [
-    "password", "Password", "PASSWORD", "passwd", "PASSWD", "pwd", "PWD", "secret", "Secret", "SECRET", "token", "Token",
-    "TOKEN", "api_key", "apiKey", "API_KEY", "apikey", "APIKEY", "api-key", "access_key", "accessKey", "ACCESS_KEY",
-    "credential", "CREDENTIAL",
+    "password",
+    "Password",
+    "PASSWORD",
+    "passwd",
+    "PASSWD",
+    "pwd",
+    "PWD",
+    "secret",
+    "Secret",
+    "SECRET",
+    "token",
+    "Token",
+    "TOKEN",
+    "api_key",
+    "apiKey",
+    "API_KEY",
+    "apikey",
+    "APIKEY",
+    "api-key",
+    "access_key",
+    "accessKey",
+    "ACCESS_KEY",
+    "credential",
+    "CREDENTIAL",
 ];
 const SSN_WORDS: [&str; 6] = ["ssn", "SSN", "Ssn", "ocial security", "ocial Security", "OCIAL SECURITY"];
 
@@ -403,7 +424,8 @@ fn secret_after(text: &[u8], word_end: usize, more: bool) -> Seen {
     if !assigned || at == limit {
         return Seen::Nothing;
     }
-    let end = text[at..text.len().min(at + SECRET_VALUE_BYTES_MAX + 1)].iter().position(|&b| !is_secret_byte(b));
+    let end =
+        text[at..text.len().min(at + SECRET_VALUE_BYTES_MAX + 1)].iter().position(|&b| !is_secret_byte(b));
     let end = end.map_or(text.len().min(at + SECRET_VALUE_BYTES_MAX + 1), |n| at + n);
     if end == text.len() && more && end - at <= SECRET_VALUE_BYTES_MAX {
         return Seen::Undecided(at);
@@ -419,7 +441,24 @@ const SECRET_ENTROPY_MILLI: u32 = 3000;
 
 fn is_secret_byte(b: u8) -> bool {
     b.is_ascii_graphic()
-        && !matches!(b, b'"' | b'\'' | b'`' | b',' | b';' | b'&' | b'<' | b'>' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'|' | b'\\')
+        && !matches!(
+            b,
+            b'"' | b'\''
+                | b'`'
+                | b','
+                | b';'
+                | b'&'
+                | b'<'
+                | b'>'
+                | b'('
+                | b')'
+                | b'['
+                | b']'
+                | b'{'
+                | b'}'
+                | b'|'
+                | b'\\'
+        )
 }
 
 /// Whether a value looks drawn at random: long enough, of letters and digits, of high entropy; not a name, a date, a
@@ -428,8 +467,12 @@ fn is_high_entropy(text: &[u8]) -> bool {
     let figures = text.iter().filter(|b| b.is_ascii_digit()).count();
     let letters = text.iter().filter(|b| b.is_ascii_alphabetic()).count();
     let uuid = text.len() == 36
-        && text.iter().enumerate().all(|(place, &b)| if matches!(place, 8 | 13 | 18 | 23) { b == b'-' } else { is(b, HEX) });
-    let reference = text.starts_with(b"$") || text.starts_with(b"%") || text.windows(3).any(|three| three == b"://");
+        && text
+            .iter()
+            .enumerate()
+            .all(|(place, &b)| if matches!(place, 8 | 13 | 18 | 23) { b == b'-' } else { is(b, HEX) });
+    let reference =
+        text.starts_with(b"$") || text.starts_with(b"%") || text.windows(3).any(|three| three == b"://");
     (10..=SECRET_VALUE_BYTES_MAX).contains(&text.len())
         && figures >= 2
         && letters >= 4
@@ -455,7 +498,10 @@ pub(in crate::mask) fn named(name: &[u8], value: &[u8], set: Set) -> Option<Dete
     if ssn {
         return Some(Detector::UsSsn);
     }
-    if set.has(Detector::Secret) && is_high_entropy(value) && value.iter().all(|&b| is_secret_byte(b)) && says(&SECRET_WORDS)
+    if set.has(Detector::Secret)
+        && is_high_entropy(value)
+        && value.iter().all(|&b| is_secret_byte(b))
+        && says(&SECRET_WORDS)
     {
         return Some(Detector::Secret);
     }

@@ -66,7 +66,8 @@ pub(super) struct Keys {
 /// See [`Keys`].
 pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
-    let file: File = toml::from_str(include_str!("../../../rules/keys.toml")).expect("rules/keys.toml is sound");
+    let file: File =
+        toml::from_str(include_str!("../../../rules/keys.toml")).expect("rules/keys.toml is sound");
     let shapes = file.key.into_iter().flat_map(|key| {
         let (class, behind) = (key.body.class(), key.behind.map(|b| (b.of.class(), b.least, b.most)));
         let rule: &'static str = key.name.leak();

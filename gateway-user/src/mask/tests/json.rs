@@ -317,3 +317,21 @@ fn a_key_is_taken_to_the_bound_and_refused_beyond_and_so_is_a_number() {
         }
     }
 }
+
+#[test]
+fn the_name_of_a_member_says_what_its_value_is() {
+    let plan = Plan::new(&[mask("m", &Detector::ALL, &[], &[], Style::Stars)]);
+    for (body, expected) in [
+        (r#"{"homePhone":"467 3395","fax":4673395123}"#, r#"{"homePhone":"********","fax":"********"}"#),
+        (r#"{"order":"467 3395","count":4673395123}"#, r#"{"order":"467 3395","count":4673395123}"#),
+        (r#"{"bsn":111222333,"x":111222333}"#, r#"{"bsn":"********","x":111222333}"#),
+        (
+            r#"{"client_secret":"k3Jx9pQ2vW7zk3Jx","x":"k3Jx9pQ2vW7zk3Jx"}"#,
+            r#"{"client_secret":"********","x":"k3Jx9pQ2vW7zk3Jx"}"#,
+        ),
+        (r#"{"tel":"\u0034673395 ok","list":["467 3395"]}"#, r#"{"tel":"******** ok","list":["467 3395"]}"#),
+    ] {
+        assert_eq!(json_of(&plan, body), expected);
+        same_in_every_split(&plan, &Media::Json, body.as_bytes());
+    }
+}
