@@ -117,6 +117,8 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
     let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
     let key = Key::open(&settings.state)?;
+    let hash_key = mask::HashKey::below(&settings.state)
+        .map_err(AppError::io("cannot open mask-hash.key in the state directory"))?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
     let cgroups = kernel::cgroup2_root()?;
@@ -134,7 +136,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
-        plans: Plans::default(),
+        plans: Plans::hashing(hash_key),
         metrics,
         draining: Draining::default(),
     });

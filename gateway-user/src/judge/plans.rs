@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::mask::Plan;
+use crate::mask::{HashKey, Plan};
 use crate::operation::Sha256;
 use crate::policy::Set;
 use crate::policy::nouns::Mask;
@@ -17,6 +17,7 @@ pub(super) type Pair = (Plan, Plan);
 /// Plans by target and by the masks that apply.
 #[derive(Default)]
 pub struct Plans {
+    hash_key: Option<HashKey>,
     kept: Mutex<Kept>,
 }
 
@@ -29,6 +30,12 @@ struct Kept {
 }
 
 impl Plans {
+    /// Plans whose masks hash with this key.
+    #[must_use]
+    pub fn hashing(key: HashKey) -> Self {
+        Self { hash_key: Some(key), kept: Mutex::default() }
+    }
+
     /// The plans for `masks` on `target` under `set`.
     pub(super) fn of(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Pair {
         let names: Vec<&str> = masks.iter().map(|mask| mask.name.as_str()).collect();
@@ -37,9 +44,12 @@ impl Plans {
         if kept.digest != set.digest() || kept.plans.len() >= PLANS_MAX {
             *kept = Kept { digest: set.digest(), plans: HashMap::new() };
         }
-        kept.plans
-            .entry(key)
-            .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target), set.detectors())))
-            .clone()
+        kept.plans.entry(key).or_insert_with(|| self.compile(set, target, masks)).clone()
+    }
+
+    fn compile(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Pair {
+        let key = self.hash_key.as_ref();
+        let everything = Plan::everything(set.masks_of(target), set.detectors());
+        (Plan::new(masks).with_key(key), everything.with_key(key))
     }
 }

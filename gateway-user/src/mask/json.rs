@@ -291,12 +291,10 @@ impl Json {
         if self.frames.len() == JSON_DEPTH_MAX {
             return Err(MaskError::TooDeep { at: self.offset + at as u64 });
         }
-        if self.begin_value(tape.counts).is_some() {
+        if let Some(style) = self.begin_value(tape.counts) {
             tape.pass(at);
-            // A container has no last four characters to show.
-            tape.out.push(b'"');
-            Hidden::new(Style::Stars).write(true, tape.out);
-            tape.out.push(b'"');
+            // A container has no last four characters to show, and no text to hash.
+            Hidden::new(strictest(style, Style::Stars)).write_value(&self.plan, tape.out);
             self.muted = Some(self.frames.len());
         } else if self.muted.is_none() {
             self.trail.enter();
@@ -395,8 +393,8 @@ impl Json {
         self.must_part(tape, end)?;
         let style = self.begin_value(tape.counts);
         self.after_value();
-        if style.is_some() {
-            self.replace(tape, at, end, &Hidden::new(Style::Stars));
+        if let Some(style) = style {
+            self.replace(tape, at, end, &Hidden::new(strictest(style, Style::Stars)));
         }
         Ok(Token::Ends(end))
     }

@@ -6,6 +6,7 @@
 
 mod escape;
 mod find;
+mod hash;
 mod json;
 mod media;
 mod path;
@@ -15,6 +16,7 @@ mod scrub;
 mod stream;
 mod window;
 
+pub use hash::HashKey;
 pub use media::Media;
 pub use plan::{Find, Plan};
 pub use scrub::{scrub, scrub_header};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Media;
 use super::find::{Finder, SLOTS, Set, Slot, Span};
+use super::hash::HashKey;
 use super::path::Paths;
 use super::stream::Stream;
 use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
@@ -37,6 +38,8 @@ pub(super) struct Compiled {
     /// By the number of the detector.
     rules: Vec<Option<Rule>>,
     declared: Vec<Arc<DetectorNoun>>,
+    /// Without one, what should be hashed is starred.
+    pub(super) hash_key: Option<HashKey>,
     keys: Vec<Key>,
     /// Bit n: some key name has n bytes (bit 63: at least 63). Most keys of a body are passed over by this alone.
     key_lengths: u64,
@@ -68,6 +71,15 @@ impl Plan {
     #[must_use]
     pub fn everything(masks: &[Arc<Mask>], declared: &[Arc<DetectorNoun>]) -> Self {
         Self(Arc::new(Compiled::new(masks, Some(declared))))
+    }
+
+    /// The same with the key of keyed hashes. A plan that streams already keeps the one it has.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<&HashKey>) -> Self {
+        if let Some(compiled) = Arc::get_mut(&mut self.0) {
+            compiled.hash_key = key.cloned();
+        }
+        self
     }
 
     /// Whether it hides nothing at all.
@@ -111,6 +123,7 @@ impl Compiled {
             finder: Finder::default(),
             rules: vec![None; SLOTS],
             declared: declared_by(masks, everything.unwrap_or_default()),
+            hash_key: None,
             keys: Vec::new(),
             key_lengths: 0,
             paths: Paths::default(),
@@ -254,10 +267,13 @@ fn add(rule: &mut Option<Rule>, index: usize, style: Style) {
     }
 }
 
-/// The style that shows less.
+/// The style that shows less. A hash shows whether two values are the same; nothing at all shows least.
 pub(super) fn strictest(one: Style, other: Style) -> Style {
-    match (one, other) {
-        (Style::KeepLast4, Style::KeepLast4) => Style::KeepLast4,
-        _ => Style::Stars,
-    }
+    let shows = |style: Style| match style {
+        Style::Drop => 0,
+        Style::Stars => 1,
+        Style::KeyedHash => 2,
+        Style::KeepLast4 => 3,
+    };
+    if shows(one) <= shows(other) { one } else { other }
 }

@@ -246,9 +246,14 @@ impl Draft {
                 keys.push(field);
             }
         }
-        let later = ["keyed-hash", "hash", "token", "reversible-token", "drop"];
-        let style =
-            fields.word("style", &[("stars", Style::Stars), ("keep-last-4", Style::KeepLast4)], &later);
+        let later = ["token", "reversible-token"];
+        let styles = [
+            ("stars", Style::Stars),
+            ("keep-last-4", Style::KeepLast4),
+            ("keyed-hash", Style::KeyedHash),
+            ("drop", Style::Drop),
+        ];
+        let style = fields.word("style", &styles, &later);
         if !fields.has("find") && !fields.has("fields") {
             fields.report(
                 Problem::at(&name.place, "this mask finds nothing")

@@ -451,6 +451,10 @@ pub enum Style {
     Stars,
     /// Stars, then the last four characters of the value where it has at least twelve.
     KeepLast4,
+    /// `hash:` and a keyed hash of the value: the same value has the same token in this gate, so that joins survive.
+    KeyedHash,
+    /// Nothing: text is removed, a JSON value becomes `null`.
+    Drop,
 }
 
 /// Who must say yes, how many, and how long it lasts.

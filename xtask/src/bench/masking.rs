@@ -20,7 +20,8 @@ pub(crate) struct Masking {
 impl Masking {
     /// Builds, brings Presidio, measures both, prints a table.
     pub(crate) fn run(&self) -> Result<()> {
-        let (synth, keys) = (self.file("synth_dataset_v2", ".json.gz")?, self.file("gitleaks_cases", ".jsonl.gz")?);
+        let (synth, keys) =
+            (self.file("synth_dataset_v2", ".json.gz")?, self.file("gitleaks_cases", ".jsonl.gz")?);
         let sh = place::shell()?;
         build::cargo(&sh, &["build", "--workspace", "--bins"], false)?;
         let python = presidio()?;

@@ -96,9 +96,7 @@ impl Json {
     /// Writes a string of the style in the place of `bytes[at..end]`.
     pub(super) fn replace(&self, tape: &mut Tape<'_>, at: usize, end: usize, hidden: &Hidden) {
         tape.pass(at);
-        tape.out.push(b'"');
-        hidden.write(true, tape.out);
-        tape.out.push(b'"');
+        hidden.write_value(&self.plan, tape.out);
         tape.passed = end;
     }
 
@@ -142,7 +140,8 @@ impl Json {
         if self.muted.is_some() {
             self.long = Some(Long::Muted);
         } else {
-            tape.pass(at + 1);
+            // What is dropped loses its quotes, too.
+            tape.pass(if style == Some(Style::Drop) { at } else { at + 1 });
             self.long = Some(style.map_or(Long::Searched, |style| Long::Hidden(Hidden::new(style))));
         }
         Token::Ends(at + 1)
@@ -172,8 +171,12 @@ impl Json {
             return Ok(Token::Unfinished);
         }
         match self.long.take() {
+            Some(Long::Hidden(hidden)) if hidden.is_dropped() => {
+                hidden.write_value(&self.plan, tape.out);
+                tape.passed = *at + 1;
+            }
             Some(Long::Hidden(hidden)) => {
-                hidden.write(true, tape.out);
+                hidden.write(&self.plan, true, tape.out);
                 tape.passed = *at;
             }
             Some(Long::Searched) => tape.passed = *at,
