@@ -13,33 +13,14 @@ pub enum Media {
     Form,
     /// Bytes of any kind; detectors look for ASCII in them.
     Opaque,
-    /// Text in an encoding that is no superset of ASCII, by its name. Refused under any mask.
-    Unreadable(String),
 }
-
-/// Encodings in which every ASCII byte means itself wherever it stands.
-const READABLE: [&str; 6] = ["utf-8", "utf8", "us-ascii", "ascii", "latin1", "binary"];
-const READABLE_FAMILIES: [&str; 4] = ["iso-8859-", "iso8859-", "windows-125", "koi8-"];
 
 impl Media {
     /// Reads the value of a Content-Type field; `None` where there is no such field.
     #[must_use]
     pub fn of(content_type: Option<&str>) -> Self {
         let Some(content_type) = content_type else { return Self::Opaque };
-        let mut parts = content_type.split(';');
-        let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-        let charsets = parts.filter_map(|part| {
-            let (name, value) = part.split_once('=')?;
-            name.trim()
-                .eq_ignore_ascii_case("charset")
-                .then(|| value.trim().trim_matches('"').to_ascii_lowercase())
-        });
-        for charset in charsets {
-            let family = READABLE_FAMILIES.iter().any(|start| charset.starts_with(start));
-            if !family && !READABLE.contains(&charset.as_str()) {
-                return Self::Unreadable(charset);
-            }
-        }
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         Self::of_essence(&essence)
     }
 
@@ -90,13 +71,6 @@ mod tests {
             assert_eq!(Media::of(Some(name)), Media::Json, "{name}");
         }
         assert_eq!(Media::of(Some("application/x-ndjson")), Media::Json);
-    }
-
-    #[test]
-    fn an_encoding_that_detectors_cannot_read_is_named() {
-        assert_eq!(Media::of(Some("text/plain; charset=UTF-16")), Media::Unreadable("utf-16".into()));
-        assert_eq!(Media::of(Some("application/json;x=y; Charset=utf-7")), Media::Unreadable("utf-7".into()));
-        assert_eq!(Media::of(Some("text/html; charset=iso-8859-1")), Media::Text);
     }
 
     #[test]

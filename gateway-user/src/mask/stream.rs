@@ -2,6 +2,7 @@
 //!
 //! After an error nothing more is let go, whatever is pushed.
 
+use super::charset::{Charset, Reader};
 use super::escape;
 use super::find::Set;
 use super::json::Json;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Stream {
     plan: Arc<Compiled>,
+    reader: Reader,
     state: State,
     counts: Counts,
 }
@@ -43,29 +45,47 @@ impl Hits {
 }
 
 impl Stream {
-    pub(super) fn new(plan: &Plan, media: Media) -> Self {
+    pub(super) fn new(plan: &Plan, media: Media, charset: &Charset) -> Self {
         let compiled = Arc::clone(&plan.0);
         let set = compiled.set;
+        // Bytes of any kind may begin as a byte order mark does.
+        let reader = if media == Media::Opaque { Reader::Passing } else { Reader::of(charset) };
         let state = match media {
             _ if plan.is_empty() => State::Clear,
-            Media::Unreadable(charset) => State::Text(Box::new(Text::refusing(charset))),
             Media::Json => State::Json(Box::new(Json::new(Arc::clone(&compiled)))),
             _ if compiled.has_fields() => State::Sniff(Vec::new()),
             Media::Text => State::Text(Box::new(Text::new(set, Coding::Backslash))),
             Media::Form => State::Text(Box::new(Text::new(set, Coding::Percent))),
             Media::Opaque => State::Text(Box::new(Text::new(set.binary(), Coding::Backslash))),
         };
-        Self { plan: compiled, state, counts: Counts::default() }
+        let reader = if plan.is_empty() { Reader::Passing } else { reader };
+        Self { plan: compiled, reader, state, counts: Counts::default() }
     }
 
     /// Takes the next bytes of the body and appends to `out` what is certain. Fails where the body cannot be masked;
     /// what `out` got before is clean.
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), MaskError> {
-        let result = self.advance(chunk, out);
+        let result = match self.reader {
+            Reader::Passing => self.advance(chunk, out),
+            _ => self.read(chunk, false, out),
+        };
         if let Err(error) = &result {
             self.state = State::Failed(error.clone());
         }
         result
+    }
+
+    /// Reads the bytes in their encoding first.
+    fn read(&mut self, chunk: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), MaskError> {
+        if let State::Failed(error) = &self.state {
+            return Err(error.clone());
+        }
+        let mut text = Vec::new();
+        if self.reader.read(chunk, last, &mut text)? {
+            self.advance(&text, out)
+        } else {
+            self.advance(chunk, out)
+        }
     }
 
     fn advance(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), MaskError> {
@@ -99,6 +119,9 @@ impl Stream {
     /// The body is complete: appends what was held back, and tells what was hidden. A body without one byte is fine
     /// under any mask.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<Hits, MaskError> {
+        if let Err(error) = self.read(&[], true, out) {
+            self.state = State::Failed(error);
+        }
         let state = std::mem::replace(&mut self.state, State::Clear);
         let result = match state {
             State::Clear => Ok(()),
@@ -150,16 +173,11 @@ struct Text {
     /// The beginning of an escape.
     pending: Vec<u8>,
     started: bool,
-    refused: Option<String>,
 }
 
 impl Text {
     fn new(set: Set, coding: Coding) -> Self {
-        Self { set, coding, window: Window::default(), pending: Vec::new(), started: false, refused: None }
-    }
-
-    fn refusing(charset: String) -> Self {
-        Self { refused: Some(charset), ..Self::new(Set::default(), Coding::Backslash) }
+        Self { set, coding, window: Window::default(), pending: Vec::new(), started: false }
     }
 
     fn push(
@@ -171,9 +189,6 @@ impl Text {
     ) -> Result<(), MaskError> {
         if chunk.is_empty() {
             return Ok(());
-        }
-        if let Some(charset) = &self.refused {
-            return Err(MaskError::Encoding(charset.clone()));
         }
         self.check(chunk)?;
         if self.pending.is_empty() {

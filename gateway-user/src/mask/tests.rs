@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{MaskError, Media, Plan, scrub, scrub_header};
 use crate::limits::{JSON_DEPTH_MAX, MASK_HOLD_BACK_BYTES_MAX};
-use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, Style};
+use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, On, Style};
 
 fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Style) -> Arc<Mask> {
     Arc::new(Mask {
@@ -18,6 +18,9 @@ fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Sty
         find: find.to_vec(),
         paths: paths.iter().map(|text| path(text)).collect(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
         style,
     })
 }

@@ -11,7 +11,8 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role, Style, Target,
+    Approval, Guard, IdentityProvider, Mask, On, OperationNoun, Person, Protocol, Require, Role, Style,
+    Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
@@ -217,7 +218,8 @@ impl Draft {
     fn mask(&mut self, fields: &Fields<'_>, name: &At<String>) -> Mask {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
-        fields.word("on", &[("response", ())], &["request", "both"]);
+        let ways = [("response", On::Response), ("request", On::Request), ("both", On::Both)];
+        let on = fields.word("on", &ways, &[]);
         let find = fields.parsed("find", words::detector);
         let (mut paths, mut keys) = (Vec::new(), Vec::new());
         for field in fields.texts("fields") {
@@ -240,19 +242,26 @@ impl Draft {
         let later = ["keyed-hash", "hash", "token", "reversible-token", "drop"];
         let style =
             fields.word("style", &[("stars", Style::Stars), ("keep-last-4", Style::KeepLast4)], &later);
-        if !fields.has("find") && !fields.has("fields") {
+        let columns = fields.parsed("columns", words::column);
+        fields.distinct("columns", &columns);
+        let headers = fields.parsed("headers", words::masked_header);
+        fields.distinct("headers", &headers);
+        if !["find", "fields", "columns", "headers"].iter().any(|key| fields.has(key)) {
             fields.report(
                 Problem::at(&name.place, "this mask finds nothing")
-                    .help("give it `find` (detectors) or `fields`"),
+                    .help("give it `find` (detectors), `fields`, `columns` or `headers`"),
             );
         }
-        fields.finish(&["columns", "headers"]);
+        fields.finish(&[]);
         Mask {
             name: name.value.clone(),
             targets: self.names(Wanted::Target, targets),
             find: values(find),
             paths: values(paths),
             keys: values(keys),
+            columns: values(columns),
+            headers: values(headers),
+            on: on.map_or(On::Response, |on| on.value),
             style: style.map_or(Style::Stars, |style| style.value),
         }
     }
