@@ -41,6 +41,10 @@ pub struct Settings {
     pub metrics_port: Option<u16>,
     /// Log filter (`info`, `tidegate=debug`); without it `RUST_LOG`, then `info`.
     pub log: Option<String>,
+    /// File of the keys that bodies are encrypted with, where it is not below the state directory.
+    pub record_key: Option<PathBuf>,
+    /// Where systemd puts the credentials of this service, if it does.
+    pub credentials: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -56,6 +60,8 @@ impl Default for Settings {
             admin_socket: ADMIN_SOCKET.into(),
             metrics_port: None,
             log: None,
+            record_key: None,
+            credentials: None,
         }
     }
 }

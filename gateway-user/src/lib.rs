@@ -19,6 +19,7 @@ pub mod policy;
 pub mod protocol;
 pub mod record;
 pub mod session;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -49,6 +49,8 @@ pub const ENDS_KEPT_MAX: usize = 64 * 1024;
 pub const STATE_KEY_BYTES_MAX: usize = 512;
 /// Bytes of one value of the small durable state. A held operation with its whole body, and room.
 pub const STATE_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a key file. The most generations a ring holds, in hexadecimal, fit well.
+pub const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
 /// Bytes of one executable that is hashed. Larger ones have no digest.
 pub const EXECUTABLE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Executable digests remembered.
@@ -98,6 +100,10 @@ pub const DEMAND_BYTES_PER_SUBJECT_MAX: usize = 16 * 1024 * 1024;
 pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of what an approver says with a vote. A paragraph.
 pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of what a reader of the record says it is about to read: every filter there is, and a long text to look for.
+pub const READING_BYTES_MAX: usize = 4 * 1024;
+/// Sessions that one search or export goes through: 16 MiB of their ids. More takes a narrower filter.
+pub const SESSIONS_WALKED_MAX: usize = 1024 * 1024;
 /// Requests on the admin socket at once. More wait their turn in the listen queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Of them, those of one user. A quarter: nobody keeps the others out alone.
@@ -137,3 +143,11 @@ pub const GZIP_HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body that is masked before its head goes out, so that its length is known: many servers take no
 /// chunked requests. Longer ones stream.
 pub const WHOLE_ASK_BYTES_MAX: u64 = 64 * 1024;
+/// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
+pub const SIGNAL_KEYS_MAX: usize = 4096;
+/// Subjects kept with each of them: as many as a person reads.
+pub const SIGNAL_SUBJECTS_MAX: usize = 8;
+/// Ended holds from which the usual time of a decision is told.
+pub const SIGNAL_HOLDS_MAX: usize = 1024;
+/// Surges kept for those who look later.
+pub const SIGNAL_SURGES_MAX: usize = 100;

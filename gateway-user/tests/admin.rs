@@ -256,6 +256,7 @@ fn open(path: &Path) -> Arc<Admin> {
         metrics: Metrics::new(),
         kernel: Arc::new(|| vec![("redirected", 3)]),
         scrub: |text| text.replace("4111111111111111", "********").into(),
+        signals: tidegate::signals::Signals::new(0),
         started: Instant::now(),
     })
 }
@@ -461,4 +462,64 @@ async fn the_metrics_port_serves_metrics_and_nothing_else() {
             command(STRANGER, "curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output();
         assert_eq!(String::from_utf8(output.await.unwrap().stdout).unwrap(), status, "{path}");
     }
+}
+
+/// The readings that the record knows of, in order.
+fn readings(gate: &Gate) -> Vec<record::entry::RecordRead> {
+    let lines = record::read::Reader::open(&gate.dir.path().join("state")).unwrap().last(100).unwrap();
+    let events = lines.into_iter().filter_map(|line| match line.frame {
+        record::frame::Frame::Event(Event::RecordRead(reading)) => Some(reading),
+        _ => None,
+    });
+    events.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_of_the_record_is_on_record_before_the_first_byte_is_shown() {
+    let gate = Gate::start();
+    let state = gate.dir.path().join("state").display().to_string();
+    let search = ["--state", &state, "sessions", "search", "4111111111111111", "--user", "ann"];
+    let (code, said) = gate.says(0, &search).await;
+    assert!(code == 1 && said.contains("looked at 0 operations"), "{said}");
+    assert_eq!(gate.says(0, &["--state", &state, "sessions", "list"]).await.0, 0);
+    let (code, said) = gate.says(0, &["--state", &state, "sessions", "tail"]).await;
+    assert!(code == 0 && said.contains("sessions search") && said.contains("--user ann"), "{said}");
+    let found = readings(&gate);
+    let commands: Vec<&str> = found.iter().map(|reading| reading.command.as_str()).collect();
+    assert_eq!(commands, ["sessions search", "sessions list", "sessions tail"]);
+    assert_eq!((found[0].uid, found[0].about.as_str()), (0, "\"********\" --user ann"), "no card gets in");
+    assert_eq!(gate.says(0, &["--state", &state, "record", "verify"]).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_an_operator_announces_a_reading_and_none_without_bound() {
+    let gate = Gate::start();
+    let url = "http://gate/v1/record/readings";
+    let body = "{\"command\": \"sessions show\", \"about\": \"x\"}";
+    assert!(gate.curl(BOB, &["-d", body, url]).await.0.starts_with("403 "));
+    assert!(gate.curl(STRANGER, &["-d", body, url]).await.0.starts_with("403 "));
+    assert!(gate.curl(0, &["-d", "no json", url]).await.0.starts_with("400 "));
+    let long = format!("{{\"command\": \"x\", \"about\": \"{}\"}}", "a".repeat(4096));
+    assert!(gate.curl(0, &["-d", &long, url]).await.0.starts_with("413 "));
+    assert_eq!(readings(&gate), []);
+    assert!(gate.curl(0, &["-d", body, url]).await.0.starts_with("200 "));
+    assert_eq!(readings(&gate).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_announced_to_a_running_enforcer_is_not_read() {
+    let gate = Gate::start();
+    let state = gate.dir.path().join("state").display().to_string();
+    let elsewhere = ["--admin-socket", "/nonexistent", "--state", &state, "sessions", "list"];
+    let read = || command(0, env!("CARGO_BIN_EXE_tidegate")).args(elsewhere).output();
+    let refused = read().await.unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(3), &b""[..]), "{said}");
+    assert!(said.contains("nothing was read: an enforcer writes this record"), "{said}");
+    gate.admin.recorder.close();
+    let allowed = read().await.unwrap();
+    let said = String::from_utf8(allowed.stderr).unwrap();
+    assert!(allowed.status.code() == Some(0) && said.contains("not on record"), "{said}");
+    let (code, said) = gate.says(0, &["--state", &state, "sessions", "list"]).await;
+    assert!(code == 3 && said.contains("nothing was read"), "a gate that cannot write it down: {said}");
 }

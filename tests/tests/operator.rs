@@ -195,7 +195,7 @@ fn json_is_json_everywhere() {
     assert_eq!(client.get(HOST, "/json").unwrap().status, 200);
     let mut held = dial();
     held.send(format!("GET /held/json HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).unwrap();
-    let entry = WORLD.gate.entry_of("/json HTTP");
+    let entry = WORLD.gate.entry_of("GET /json HTTP");
     let session = entry.intent.session.to_string();
     let demand = tidegate_tests::eventually("a demand", || {
         let listed = tidegate(&["--json", "approvals", "list"]).success().json();

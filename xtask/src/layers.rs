@@ -10,7 +10,7 @@ const ROWS: [&[&str]; 9] = [
     &["config", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &["intercept", "identity", "approval", "mask", "record", "upstream"],
-    &["judge"],
+    &["judge", "signals"],
     &["protocol"],
     &["session"],
     &["admin"],

@@ -14,11 +14,14 @@ use axum::{Extension, Json, Router};
 
 use super::Admin;
 use super::peer::Peer;
-use super::view::{BallotView, DemandView, Problem, Reload, ShareView, Status, Voted};
+use super::view::{
+    Announced, BallotView, DemandView, Problem, ReadingView, Reload, ShareView, SignalsView, Status, Voted,
+};
 use crate::approval::{Standing, VoteError};
-use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX};
+use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
 use crate::operation::DemandId;
 use crate::policy::Reloaded;
+use crate::record::entry::{Event, RecordRead};
 use crate::telemetry::Metrics;
 
 /// The Content-Type of OpenMetrics text.
@@ -64,11 +67,13 @@ impl From<VoteError> for Refusal {
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .route("/v1/approvals", get(list))
         .route("/v1/approvals/{id}", get(show))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/reject", post(reject))
+        .route("/v1/record/readings", post(announce))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -115,6 +120,17 @@ async fn admit(
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     Json(admin.status())
+}
+
+async fn signals(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<SignalsView>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user may see what everybody does";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(Json(admin.signals()))
 }
 
 async fn reload(
@@ -195,6 +211,46 @@ async fn vote(
     };
     let approvals = shares.iter().map(ShareView::from).collect();
     Ok(Json(Voted { id: id.to_string(), person, standing: standing.into(), approvals }))
+}
+
+/// Writes down that somebody is about to read the record. Only those who can open its files have a reading to announce.
+async fn announce(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Json<Announced>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user can read the record, and announce it";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    let body = body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
+    let reading: ReadingView = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("no JSON object with `command` and `about`: {error}");
+        Refusal::new(StatusCode::BAD_REQUEST, detail)
+    })?;
+    if reading.command.len() + reading.about.len() > READING_BYTES_MAX {
+        let detail = format!("a reading is announced in at most {READING_BYTES_MAX} bytes");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    let person = peer.account.and_then(|account| {
+        let electorate = (admin.electorate)();
+        account.person(&*electorate).ok().map(|person| person.name.clone())
+    });
+    let at = admin.desk.now().as_microsecond();
+    let read = RecordRead {
+        at,
+        uid: peer.uid,
+        login_uid: peer.account.and_then(|account| account.login_uid),
+        person,
+        command: (admin.scrub)(&reading.command).into_owned(),
+        about: (admin.scrub)(&reading.about).into_owned(),
+    };
+    let unwritten = |error: crate::record::RecordError| {
+        let detail = format!("the reading cannot be recorded, so it is refused: {error}");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    };
+    admin.recorder.append(Event::RecordRead(read)).map_err(unwritten)?.await.map_err(unwritten)?;
+    Ok(Json(Announced { at }))
 }
 
 async fn scrape(State(admin): State<Arc<Admin>>) -> Response {

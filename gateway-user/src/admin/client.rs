@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::view::{BallotView, DemandView, Problem, Reload, Status, Voted};
+use super::view::{
+    Announced, BallotView, DemandView, Problem, ReadingView, Reload, SignalsView, Status, Voted,
+};
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 
@@ -73,6 +75,14 @@ impl Client {
         self.ask("GET", "/v1/status", None::<&()>)
     }
 
+    /// What the events of the last hour add up to.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn signals(&self) -> Result<SignalsView, ClientError> {
+        self.ask("GET", "/v1/signals", None::<&()>)
+    }
+
     /// Has the policy directory read again.
     ///
     /// # Errors
@@ -104,6 +114,14 @@ impl Client {
     pub fn vote(&self, id: DemandId, approve: bool, comment: Option<String>) -> Result<Voted, ClientError> {
         let word = if approve { "approve" } else { "reject" };
         self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(&BallotView { comment }))
+    }
+
+    /// Has the record say that the process that asks is about to read it. With the answer, that is durable.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn announce(&self, reading: &ReadingView) -> Result<Announced, ClientError> {
+        self.ask("POST", "/v1/record/readings", Some(reading))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -19,6 +19,7 @@ pub use listen::{AdminError, Socket, serve_metrics};
 use crate::approval::{Desk, Electorate};
 use crate::policy::Shelf;
 use crate::record::{Health, Recorder};
+use crate::signals::{Kind, Signals, View, broad};
 use crate::telemetry::{Metrics, Reading};
 
 /// What the door leads to.
@@ -37,6 +38,8 @@ pub struct Admin {
     pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// Hides what every detector finds, in what people write.
     pub scrub: fn(&str) -> Cow<'_, str>,
+    /// Rates, surges and the use of rules.
+    pub signals: Signals,
     /// When the gate started.
     pub started: Instant,
 }
@@ -73,11 +76,21 @@ impl Admin {
         }
     }
 
+    /// Rates, surges, the use of rules, and the permits that nobody used since the gate started.
+    #[must_use]
+    pub fn signals(&self) -> view::SignalsView {
+        let signals = self.signals.view(jiff::Timestamp::now().as_microsecond());
+        let unused = broad(&self.shelf.current(), &signals);
+        view::SignalsView { signals, unused }
+    }
+
     /// Adds what other parts count to the counters, read anew at every scrape. Call once.
     pub fn register(&self) {
         let (desk, shelf, recorder) = (self.desk.clone(), self.shelf.clone(), self.recorder.clone());
         let kernel = Arc::clone(&self.kernel);
+        let signals = self.signals.clone();
         self.metrics.on_scrape(move || {
+            let seen = signals.view(jiff::Timestamp::now().as_microsecond());
             let stats = recorder.stats();
             let up = recorder.health() == Health::Up;
             let mut readings = vec![
@@ -97,6 +110,7 @@ impl Admin {
                 Reading::counter("record_refused", "Events the record refused", stats.refused),
                 Reading::gauge("record_waiting", "Events waiting for the disk", stats.waiting),
             ];
+            readings.extend(signal_readings(&seen, broad(&shelf.current(), &seen).len() as u64));
             readings.extend(kernel().into_iter().map(|(event, count)| {
                 Reading::counter("kernel_events", "What the kernel programs did", count)
                     .labelled("event", event)
@@ -104,4 +118,31 @@ impl Admin {
             readings
         });
     }
+}
+
+/// Signals as counters and gauges: what surges now by kind, how holds ended and how long they take, permits nobody used.
+fn signal_readings(seen: &View, unused: u64) -> Vec<Reading> {
+    let kinds = [Kind::Sessions, Kind::Operations, Kind::Masked, Kind::Approvals];
+    let mut readings: Vec<_> = kinds
+        .iter()
+        .map(|kind| {
+            let surging = seen.rates.iter().filter(|rate| rate.kind == *kind && rate.surging).count();
+            Reading::gauge("surges", "Rates that are far above what is usual, now, by kind", surging as u64)
+                .labelled("kind", kind.name())
+        })
+        .collect();
+    let approvals = &seen.approvals;
+    for (outcome, count) in
+        [("asked", approvals.asked), ("released", approvals.released), ("refused", approvals.refused)]
+    {
+        let help = "Operations held, and how their holds ended";
+        readings.push(Reading::counter("holds", help, count).labelled("outcome", outcome));
+    }
+    if let Some(seconds) = approvals.median_seconds {
+        let help = "Half of the last holds ended within so many seconds";
+        readings.push(Reading::gauge("hold_median_seconds", help, seconds));
+    }
+    let help = "Permits of the policy in force that allowed nothing since the gate started";
+    readings.push(Reading::gauge("permits_unused", help, unused));
+    readings
 }

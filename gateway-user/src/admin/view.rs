@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+use crate::signals::{Broad, View};
 
 /// How the gate is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,16 @@ pub struct RecordStatus {
     pub waiting: u64,
     /// Entries that an earlier enforcer had left open.
     pub recovered: u64,
+}
+
+/// What the events of the last hour add up to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SignalsView {
+    /// Rates, surges, live sessions and the use of rules.
+    #[serde(flatten)]
+    pub signals: View,
+    /// Permits that allowed nothing since the gate started.
+    pub unused: Vec<Broad>,
 }
 
 /// What a reload of the policy did.
@@ -155,6 +166,22 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,
+}
+
+/// A reading of the record, announced before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingView {
+    /// The command: `sessions show`.
+    pub command: String,
+    /// Ids and filters as they were given.
+    pub about: String,
+}
+
+/// The announcement is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// When, in microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 impl DemandView {

@@ -37,6 +37,7 @@ use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
+use crate::signals::Signals;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -111,7 +112,9 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
-    let recorder = Recorder::open(&settings.state)?;
+    let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
+    let observing = signals.clone();
+    let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
     let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
@@ -148,7 +151,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     work.spawn(follower.follow());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, &mut work).await?;
+    open_admin(&settings, &bench, &gate, signals, &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -205,6 +208,7 @@ async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
     gate: &Arc<kernel::Gate>,
+    signals: Signals,
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
@@ -216,6 +220,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         kernel: Arc::new(move || counting.counters().unwrap_or_default()),
         scrub: mask::scrub,
+        signals,
         started: Instant::now(),
     });
     admin.register();

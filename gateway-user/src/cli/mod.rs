@@ -7,6 +7,7 @@ mod gate;
 mod manual;
 pub mod output;
 mod policy;
+mod reading;
 mod record;
 mod run;
 mod sessions;
@@ -89,6 +90,13 @@ struct Global {
     /// Log filter: `info`, `tidegate=debug`, ... [default: RUST_LOG, else info].
     #[arg(long, global = true, env = "TIDEGATE_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// File of the keys that recorded bodies are encrypted with [default: the systemd credential tidegate.record-key,
+    /// else keys/record.key in the state directory].
+    #[arg(long, global = true, env = "TIDEGATE_RECORD_KEY", value_name = "FILE")]
+    record_key: Option<PathBuf>,
+    /// Where systemd puts credentials.
+    #[arg(long, global = true, env = "CREDENTIALS_DIRECTORY", value_name = "DIR", hide = true)]
+    credentials: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -126,6 +134,8 @@ impl Context {
             admin_socket: global.admin_socket,
             metrics_port: global.metrics_port,
             log: global.log,
+            record_key: global.record_key,
+            credentials: global.credentials,
         };
         Self { settings, out: Output::new(global.json, global.color) }
     }

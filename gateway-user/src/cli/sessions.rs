@@ -1,27 +1,29 @@
-//! `tidegate sessions`: lists, shows and follows what was recorded. Never prints captured data unescaped.
+//! `tidegate sessions`: lists, shows, follows and searches what was recorded. Never prints captured data unescaped.
+
+mod filters;
+mod search;
 
 use std::time::Duration;
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::filters::Filters;
 use super::output::time;
+use super::reading::{self, asked};
 use super::record::quiet_engine;
 use super::story::{ending, field, print, show_entry, who};
 use super::{Context, Failure};
 use crate::operation::{EntryId, SessionId};
 use crate::record::RecordError;
-use crate::record::entry::{Micros, Side, Verdict};
+use crate::record::entry::Side;
 use crate::record::read::{EntryView, Filter, Reader, SessionView, Summary};
 use crate::store::StoreError;
 
 /// Between two looks at the record.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
-/// List, show and follow recorded sessions.
+/// List, show, follow and search recorded sessions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tidegate sessions list\n  tidegate sessions tail -f")]
 pub(super) struct Args {
@@ -34,6 +36,7 @@ enum Command {
     List(List),
     Show(Show),
     Tail(Tail),
+    Search(search::Args),
 }
 
 /// List sessions, newest first. Every filter given must hold for one and the same operation of a session.
@@ -42,27 +45,8 @@ enum Command {
                         tidegate sessions list --user ann --target react --since 2026-11-21 --until 2026-11-22\n  \
                         tidegate sessions list --workload react-worker.service --json")]
 struct List {
-    /// User: the subject, or the whole key `user:PROVIDER/SUBJECT`.
-    #[arg(long)]
-    user: Option<String>,
-    /// Workload: a systemd unit, container id or uid, or the whole key (`unit:…`, `container:…`, `uid:…`).
-    #[arg(long)]
-    workload: Option<String>,
-    /// Target.
-    #[arg(long)]
-    target: Option<String>,
-    /// Kind of operation: `http`, `open`.
-    #[arg(long)]
-    kind: Option<String>,
-    /// Verdict.
-    #[arg(long, value_enum)]
-    verdict: Option<VerdictName>,
-    /// Not before: a time (`2026-11-21T10:00:00Z`, `2026-11-21 10:00`, `2026-11-21`) or how long ago (`90m`, `2h`).
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    since: Option<Micros>,
-    /// Before: as --since.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    until: Option<Micros>,
+    #[command(flatten)]
+    filters: Filters,
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
@@ -94,38 +78,23 @@ struct Tail {
     lines: usize,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum VerdictName {
-    Allow,
-    Hold,
-    Deny,
-    Refuse,
-}
-
 /// Runs the command.
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     quiet_engine();
     match args.command {
-        Command::List(args) => list(args, context),
+        Command::List(args) => list(&args, context),
         Command::Show(args) => show(&args, context),
         Command::Tail(args) => tail(&args, context),
+        Command::Search(args) => search::run(&args, context),
     }
 }
 
-fn open(context: &Context) -> Result<Reader, Failure> {
-    Reader::open(&context.settings.state).map_err(|error| Failure::from_error(&error))
-}
-
-fn list(args: List, context: &Context) -> Result<(), Failure> {
-    let verdict = args.verdict.map(|verdict| match verdict {
-        VerdictName::Allow => Verdict::Allow,
-        VerdictName::Hold => Verdict::Hold,
-        VerdictName::Deny => Verdict::Deny,
-        VerdictName::Refuse => Verdict::Refuse,
-    });
-    let List { user, workload, target, kind, since, until, limit, .. } = args;
-    let filter = Filter { user, workload, target, kind, verdict, since, until, limit };
-    let found = open(context)?.list(&filter).map_err(|error| Failure::from_error(&error))?;
+fn list(args: &List, context: &Context) -> Result<(), Failure> {
+    let limit = Some(args.limit.to_string()).filter(|_| args.limit != 50);
+    let about = asked(args.filters.asked().into_iter().chain([("limit", limit)]));
+    let reader = reading::open("sessions list", &about, context)?;
+    let filter = Filter { limit: args.limit, ..args.filters.filter() };
+    let found = reader.list(&filter).map_err(|error| Failure::from_error(&error))?;
     if context.out.is_json() {
         return context.out.json(&found);
     }
@@ -182,7 +151,9 @@ impl Body {
 }
 
 fn show(args: &Show, context: &Context) -> Result<(), Failure> {
-    let reader = open(context)?;
+    let with = args.bodies.then(String::new);
+    let about = asked([("", Some(args.id.to_string())), ("bodies", with)]);
+    let reader = reading::open("sessions show", &about, context)?;
     let failed = |error: RecordError| Failure::from_error(&error);
     if let Some(session) = reader.session(SessionId(args.id)).map_err(failed)? {
         return show_session(&reader, &session, args.bodies, context);
@@ -247,7 +218,9 @@ fn show_session(
 
 fn tail(args: &Tail, context: &Context) -> Result<(), Failure> {
     let failed = |error: RecordError| Failure::from_error(&error);
-    let mut reader = Some(open(context)?);
+    let follow = args.follow.then(String::new);
+    let about = asked([("lines", Some(args.lines.to_string())), ("follow", follow)]);
+    let mut reader = Some(reading::open("sessions tail", &about, context)?);
     let mut next = 0;
     if let Some(reader) = &reader {
         next = reader.end().map_err(failed)?;
@@ -282,38 +255,5 @@ fn tail(args: &Tail, context: &Context) -> Result<(), Failure> {
             Err(error) => return Err(failed(error)),
         }
         reader = Some(current);
-    }
-}
-
-/// A time, or how long ago.
-fn moment(text: &str) -> Result<Micros, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.as_microsecond());
-    }
-    if let Ok(at) = text.parse::<DateTime>() {
-        let at = at.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
-        return Ok(at.timestamp().as_microsecond());
-    }
-    let ago: SignedDuration = text.parse().map_err(|_| {
-        format!("{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h)")
-    })?;
-    let at = Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())?;
-    Ok(at.as_microsecond())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_in_every_documented_form_and_others_refused() {
-        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
-        assert!(moment("2026-11-21").is_ok() && moment("2026-11-21 10:00").is_ok());
-        let now = Timestamp::now().as_microsecond();
-        let hour_ago = moment("1h").unwrap();
-        assert!((now - hour_ago - 3_600_000_000).abs() < 5_000_000);
-        for bad in ["yesterday-ish", "", "-"] {
-            assert!(moment(bad).is_err(), "{bad:?}");
-        }
     }
 }

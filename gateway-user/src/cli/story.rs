@@ -2,7 +2,7 @@
 
 use super::output::{Tone, escape, escape_line, paint, time};
 use super::{Context, Failure};
-use crate::record::entry::{BodyEnd, Ending, Event, Head, Side, Verdict};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, RecordRead, Side, Verdict};
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
 
@@ -185,6 +185,7 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             Tone::Strong,
             format!("tidegate {}, {} entries recovered", event.version, event.recovered),
         ),
+        Event::RecordRead(event) => ("read", Tone::Strong, reading(event)),
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",
@@ -196,4 +197,10 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             ("gap", Tone::Bad, text)
         }
     }
+}
+
+fn reading(event: &RecordRead) -> String {
+    let person = event.person.as_ref().map_or_else(String::new, |person| format!("{person}, "));
+    let login = event.login_uid.map_or_else(String::new, |login| format!(", logged in as uid {login}"));
+    format!("{person}uid {}{login}: {} {}", event.uid, event.command, event.about)
 }

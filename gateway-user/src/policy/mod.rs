@@ -13,6 +13,7 @@ pub mod files;
 mod json_path;
 mod last_good;
 mod lex;
+mod listing;
 mod memo;
 pub mod nouns;
 mod parse;
@@ -29,6 +30,7 @@ mod words;
 
 pub use decide::{Answer, Cause, Decision, Question};
 pub use explain::{Considered, Explanation, Met};
+pub use listing::Listed;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;

@@ -306,6 +306,10 @@ impl Set {
         Some(Sha256::of(self.rule(id)?.policy.to_string().as_bytes()))
     }
 
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.values()
+    }
+
     pub(super) fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
         self.rules.get(id)
     }
@@ -376,7 +380,7 @@ fn slot(rules: &[&Arc<Rule>]) -> Slot {
     Slot { permits: half(true), forbids: half(false) }
 }
 
-fn is_about(rule: &Rule, target: &Target) -> bool {
+pub(super) fn is_about(rule: &Rule, target: &Target) -> bool {
     let within = |uid: &EntityUid| {
         let name: &str = uid.id().as_ref();
         match uid.type_name().to_string().as_str() {

@@ -38,6 +38,8 @@ pub enum Event {
     Interrupted(Interrupted),
     /// A held operation is known whole and lies before people.
     Demanded(Demanded),
+    /// Somebody is about to read what the record holds.
+    RecordRead(RecordRead),
 }
 
 impl Event {
@@ -57,6 +59,7 @@ impl Event {
             Self::Started(event) => event.at,
             Self::Interrupted(event) => event.at,
             Self::Demanded(event) => event.at,
+            Self::RecordRead(event) => event.at,
         })
     }
 
@@ -92,6 +95,7 @@ impl Event {
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
             Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
+            Self::RecordRead(event) => event.command.len() + event.about.len(),
             Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
         }
     }
@@ -398,4 +402,21 @@ pub struct Interrupted {
     pub flows: u64,
     /// Operations that were refused and of which nothing else is recorded.
     pub operations: u64,
+}
+
+/// A reading of the record by an operator, announced before the first byte was shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRead {
+    /// When it was announced.
+    pub at: Micros,
+    /// The reader's effective user id.
+    pub uid: u32,
+    /// The user id the reader logged in with, where that is established and there was a login.
+    pub login_uid: Option<u32>,
+    /// The `[[person]]` behind it, where the policy has one.
+    pub person: Option<String>,
+    /// The command: `sessions show`.
+    pub command: String,
+    /// What it was to read: ids and filters as they were given, masked.
+    pub about: String,
 }

@@ -121,6 +121,7 @@ impl Frame {
                 Event::Started(_) => (10, About::Gate),
                 Event::Interrupted(_) => (13, About::Gate),
                 Event::Demanded(event) => (14, About::Entry(event.entry)),
+                Event::RecordRead(_) => (15, About::Gate),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

@@ -131,7 +131,11 @@ impl Ledger {
                     session(closed.session)?;
                     sessions.insert(closed.session, false);
                 }
-                Event::Voted(_) | Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {}
+                Event::Voted(_)
+                | Event::PolicyChanged(_)
+                | Event::Started(_)
+                | Event::Interrupted(_)
+                | Event::RecordRead(_) => {}
             }
         }
         Ok(())
@@ -186,7 +190,7 @@ impl Ledger {
             }
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) => {
+            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::RecordRead(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),

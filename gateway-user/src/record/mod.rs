@@ -12,10 +12,12 @@ pub mod index;
 mod journal;
 pub mod ledger;
 pub mod read;
+pub mod search;
 mod summary;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod walk;
 mod writer;
 
 use std::future::Future;
@@ -147,9 +149,19 @@ impl Default for Tuning {
     }
 }
 
+/// Is shown every event that is taken, before it is durable. Must be quick, and must not append.
+#[derive(Clone)]
+struct Observer(Arc<dyn Fn(&Event) + Send + Sync>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer(..)")
+    }
+}
+
 /// Writes the record. Clones share one writer; when the last is dropped, what waits is written and the writer ends.
 #[derive(Debug, Clone)]
-pub struct Recorder(Arc<Writer>);
+pub struct Recorder(Arc<Writer>, Option<Observer>);
 
 impl Recorder {
     /// Opens the record below this state directory, makes one where there is none. What an earlier enforcer left
@@ -164,7 +176,14 @@ impl Recorder {
     }
 
     pub(crate) fn open_on(disk: Arc<dyn Disk>, tuning: Tuning) -> Result<Self, RecordError> {
-        Ok(Self(Arc::new(Writer::start(disk, tuning)?)))
+        Ok(Self(Arc::new(Writer::start(disk, tuning)?), None))
+    }
+
+    /// Shows every event that this and its later clones take to `observer`, before it is durable: for signals, never
+    /// for what must be true. It must be quick, and must not append.
+    #[must_use]
+    pub fn observed(self, observer: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self(self.0, Some(Observer(Arc::new(observer))))
     }
 
     /// Takes an event. Never blocks.
@@ -194,7 +213,7 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::append`].
     pub fn append_soon(&self, events: Vec<Event>) -> Result<Durable, RecordError> {
-        self.0.append(Vec::new(), events, limits::COMMIT_PATIENCE).map(Durable)
+        self.take(Vec::new(), events, limits::COMMIT_PATIENCE)
     }
 
     /// Takes changes of the small state and events: all become durable in one commit, or none.
@@ -202,7 +221,19 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::append`].
     pub fn append_with(&self, state: Vec<StateOp>, events: Vec<Event>) -> Result<Durable, RecordError> {
-        self.0.append(state, events, Duration::ZERO).map(Durable)
+        self.take(state, events, Duration::ZERO)
+    }
+
+    fn take(
+        &self,
+        state: Vec<StateOp>,
+        events: Vec<Event>,
+        patience: Duration,
+    ) -> Result<Durable, RecordError> {
+        if let Some(Observer(observer)) = &self.1 {
+            events.iter().for_each(|event| observer(event));
+        }
+        self.0.append(state, events, patience).map(Durable)
     }
 
     /// Puts a value under a key, durably. Where the [`Durable`] gives an error the value may still turn out to be

@@ -136,6 +136,14 @@ impl Reader {
         Ok(Self { store: ReadStore::open(disk.as_ref())?, bodies: Bodies::of(disk) })
     }
 
+    /// Whether an enforcer writes the record below this state directory now.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn is_being_written(state: &Path) -> Result<bool, RecordError> {
+        Ok(ReadStore::is_being_written(&Folder::at(&state.join(DIRECTORY)))?)
+    }
+
     /// Whether the enforcer was killed and has not started since. This reader follows no commits then, and keeps an
     /// enforcer from starting: drop it soon.
     #[must_use]
@@ -288,7 +296,7 @@ impl Reader {
 }
 
 impl EntryView {
-    fn of(intent: Intent, votes: Vec<Voted>) -> Self {
+    pub(super) fn of(intent: Intent, votes: Vec<Voted>) -> Self {
         Self {
             intent,
             demanded: None,
@@ -300,7 +308,7 @@ impl EntryView {
         }
     }
 
-    fn take(&mut self, frame: &Frame) {
+    pub(super) fn take(&mut self, frame: &Frame) {
         match frame {
             Frame::Event(Event::Demanded(event)) => self.demanded = Some(event.clone()),
             Frame::Event(Event::Decided(event)) => self.decided.push(event.clone()),

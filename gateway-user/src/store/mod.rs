@@ -6,6 +6,8 @@
 //! refers to is on disk before the commit is. The layout is written down byte by byte in `docs/RECORD.md`.
 
 pub mod disk;
+pub mod keyfile;
+pub mod keyring;
 mod overlay;
 mod segments;
 #[cfg(test)]
@@ -307,6 +309,24 @@ impl ReadStore {
             Ok(Handle::Recovered(builder(READER_CACHE_BYTES).create_with_backend(backend)?))
         })?;
         Ok(Self { handle: Some(handle) })
+    }
+
+    /// Whether somebody has it open for writing now. Asked by trying the writer's lock for a moment; writes nothing.
+    ///
+    /// # Errors
+    /// As [`ReadStore::open`].
+    pub fn is_being_written(disk: &dyn Disk) -> Result<bool, StoreError> {
+        if !disk.exists().map_err(StoreError::io("look for the record's database"))? {
+            return Err(StoreError::Missing(format!("{disk:?}")));
+        }
+        let doing = "look whether the record's database is being written";
+        let backend = disk.database(Access::Probe).and_then(Overlay::over).map_err(StoreError::io(doing))?;
+        let tried = guarded(doing, || Ok(builder(READER_CACHE_BYTES).create_with_backend(backend)?));
+        match tried.and_then(close) {
+            Ok(()) => Ok(false),
+            Err(StoreError::InUse) => Ok(true),
+            Err(other) => Err(other),
+        }
     }
 
     /// Whether it shows a store that was not closed, recovered in memory. It follows no commits then, and keeps an

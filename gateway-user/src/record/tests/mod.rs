@@ -4,6 +4,7 @@ mod crash;
 mod kill;
 mod promises;
 mod reading;
+mod search;
 mod tamper;
 
 use uuid::Uuid;
