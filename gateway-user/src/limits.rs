@@ -151,3 +151,10 @@ pub const SIGNAL_SUBJECTS_MAX: usize = 8;
 pub const SIGNAL_HOLDS_MAX: usize = 1024;
 /// Surges kept for those who look later.
 pub const SIGNAL_SURGES_MAX: usize = 100;
+/// Bytes of one server-sent event under a mask. The last event of a model's answer repeats all of it.
+pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of events that wait for the end of a text that is sent piece by piece. The longest find, each of its
+/// characters in an event of its own.
+pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Parts of a multipart body under a mask. Forms have dozens.
+pub const MULTIPART_PARTS_MAX: usize = 1024;

@@ -11,6 +11,16 @@ pub enum Media {
     Text,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/*`, with its boundary.
+    Multipart(Vec<u8>),
+    /// A table, and what parts its cells where the type says so.
+    Csv(Option<u8>),
+    /// XML.
+    Xml,
+    /// HTML.
+    Html,
+    /// Server-sent events.
+    Events,
     /// Bytes of any kind; detectors look for ASCII in them.
     Opaque,
 }
@@ -21,6 +31,10 @@ impl Media {
     pub fn of(content_type: Option<&str>) -> Self {
         let Some(content_type) = content_type else { return Self::Opaque };
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if essence.starts_with("multipart/") {
+            // Without a boundary nobody can read it.
+            return Self::Multipart(boundary(content_type).unwrap_or_default());
+        }
         Self::of_essence(&essence)
     }
 
@@ -47,13 +61,28 @@ impl Media {
             .contains(&subtype)
             || subtype.ends_with("+xml")
             || subtype.ends_with("+yaml");
+        let is_xml = subtype == "xml" || subtype.ends_with("+xml");
         match (is_json, is_text) {
             (true, _) => Self::Json,
+            _ if essence == "text/html" || essence == "application/xhtml+xml" => Self::Html,
+            _ if is_xml => Self::Xml,
+            _ if essence == "text/event-stream" => Self::Events,
+            _ if subtype == "csv" => Self::Csv(None),
+            _ if subtype == "tab-separated-values" => Self::Csv(Some(b'\t')),
             (_, true) => Self::Text,
             _ if essence == "application/x-www-form-urlencoded" => Self::Form,
             _ => Self::Opaque,
         }
     }
+}
+
+/// The boundary of a multipart body (RFC 2046 section 5.1.1).
+fn boundary(content_type: &str) -> Option<Vec<u8>> {
+    let mut parameters = content_type.split(';').skip(1).filter_map(|part| part.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))?;
+    let value = value.trim().trim_matches('"');
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
+    (!value.is_empty() && value.len() <= 70 && value.bytes().all(fits)).then(|| value.as_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -78,6 +107,6 @@ mod tests {
         for name in [None, Some(""), Some("image/png"), Some("application/octet-stream"), Some("nonsense")] {
             assert_eq!(Media::of(name), Media::Opaque, "{name:?}");
         }
-        assert_eq!(Media::of(Some("image/svg+xml")), Media::Text);
+        assert_eq!(Media::of(Some("image/svg+xml")), Media::Xml);
     }
 }

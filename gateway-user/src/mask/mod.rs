@@ -5,18 +5,24 @@
 //! [`MaskError`]. `docs/MASKING.md` has the rules in full.
 
 mod charset;
+mod csv;
 mod escape;
+mod events;
 mod find;
+mod form;
 mod header;
 mod json;
 mod media;
+mod multipart;
 mod packing;
 mod path;
 mod plan;
 mod scalar;
 mod scrub;
 mod stream;
+mod text;
 mod window;
+mod xml;
 
 pub use media::Media;
 pub use packing::{Packing, Unpacker};
@@ -63,10 +69,10 @@ pub enum MaskError {
         /// `key` or `number`.
         what: &'static str,
     },
-    /// A mask by path or key name met a body that is not JSON.
+    /// A mask by field met a body that has none, or one by JSON path met a body that is no JSON.
     #[error(
-        "a mask by path or key applies here and the body is not JSON, so it cannot be honoured; use a mask with `find` \
-         for bodies of other kinds, or narrow its targets"
+        "a mask by field applies here and the body has no fields that it could name, so it cannot be honoured; use a \
+         mask with `find` for bodies of other kinds, or narrow its targets"
     )]
     NoFields,
     /// The text is in a character encoding that cannot be read, or is not what it says it is.

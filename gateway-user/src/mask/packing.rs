@@ -57,6 +57,14 @@ impl Packing {
         self.codings.as_ref().copied()
     }
 
+    pub(super) fn media(&self) -> &Media {
+        &self.media
+    }
+
+    pub(super) fn charset(&self) -> &Charset {
+        &self.charset
+    }
+
     /// What Content-Type must say once the body is unpacked, where that differs: it is UTF-8 then.
     #[must_use]
     pub fn renamed(&self) -> Option<&str> {

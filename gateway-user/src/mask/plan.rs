@@ -138,6 +138,16 @@ impl Compiled {
         !self.keys.is_empty() || !self.paths.is_empty()
     }
 
+    pub(super) fn has_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// The rule for a name that may have parts, as forms write them: `card[number]`.
+    pub(super) fn key_within(&self, name: &str) -> Option<&Rule> {
+        let parts = name.split(['[', ']', '.']).map(str::trim).filter(|part| !part.is_empty());
+        std::iter::once(name).chain(parts).find_map(|part| self.key(part.as_bytes()))
+    }
+
     pub(super) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }

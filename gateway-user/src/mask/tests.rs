@@ -280,9 +280,9 @@ fn a_form_and_a_lying_content_type_hide_nothing_from_detectors() {
 }
 
 #[test]
-fn a_mask_by_field_meets_only_json_or_is_refused() {
+fn a_mask_by_field_meets_a_body_with_fields_or_is_refused() {
     let plan = Plan::new(&[mask("m", &[], &[], &["pin"], Style::Stars)]);
-    for media in [Media::Text, Media::Opaque, Media::Form] {
+    for media in [Media::Text, Media::Opaque, Media::Html] {
         assert_eq!(whole(&plan, &media, b""), "");
         assert_eq!(whole(&plan, &media, b" \n {\"pin\":1}"), " \n {\"pin\":\"********\"}");
         for body in [&b"pin=1"[..], b"\"pin\"", b"<html>", b"\xEF\xBBx", b"\0{"] {
