@@ -1,6 +1,7 @@
 //! Promises of masking: what is named is gone, what is not named is untouched, wherever the body was cut.
 
 mod json;
+mod packed;
 mod text;
 
 use std::sync::Arc;
