@@ -234,6 +234,9 @@ impl Multipart {
 
 impl Format for Multipart {
     fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
         self.held.extend_from_slice(chunk);
         while self.step(false, out, counts)? {}
         Ok(())

@@ -79,7 +79,9 @@ impl Stream {
 
     /// A part of a body. `leaf`: it is one value, so that there are no fields to look for in it.
     pub(super) fn of_part(plan: &Plan, packing: &Packing, leaf: bool) -> Self {
-        let mut stream = Self::new(plan, packing.media().clone(), packing.charset());
+        // A part that says nothing of itself is text (RFC 7578 section 4.4).
+        let media = if leaf { Media::Text } else { packing.media().clone() };
+        let mut stream = Self::new(plan, media, packing.charset());
         if leaf && let State::Sniff(_, media) = &stream.state {
             stream.state = State::Text(Box::new(text(&stream.plan, media)));
         }

@@ -2,6 +2,8 @@
 //!
 //! Refuses by name what the design has and this version has not. What nouns say about each other is `check`'s.
 
+mod time;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +18,7 @@ use super::nouns::{
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::when::Hours;
 use super::{json_path, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
@@ -68,16 +71,17 @@ pub(super) struct Draft {
     pub masks: Vec<Entry<Mask>>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Hours.
+    pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
     pub references: Vec<(Wanted, At<String>)>,
     /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
     pub broken: bool,
 }
 
-const BUILT: [&str; 8] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval"];
-const LATER: [&str; 8] =
-    ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"];
+const BUILT: [&str; 9] =
+    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval", "hours"];
+const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -127,6 +131,7 @@ impl Draft {
                 let mask = self.mask(fields, &name);
                 self.masks.push(entry(mask, name, fields));
             }
+            "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
                 self.approvals.push(entry(approval, name, fields));

@@ -1,6 +1,7 @@
 //! Every mistake of a policy directory, each with its place. None is let through, and none hides another.
 
 mod rules;
+mod time;
 mod typed_wrong;
 
 use std::fs;
@@ -154,7 +155,7 @@ fn unknown_nouns_and_keys_are_refused_with_the_near_one() {
 
 #[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"] {
+    for noun in ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
@@ -176,11 +177,6 @@ fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
     for (after, key, place) in keys {
         noun_mistake(after, &format!("{after}\n{key}"), place, &["not supported yet"]);
     }
-    rule_mistake(
-        "@until(\"2026-12-01\")\npermit (principal, action, resource);",
-        "r.cedar:1:1",
-        &["not supported yet"],
-    );
 }
 
 #[test]
