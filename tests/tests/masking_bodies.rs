@@ -123,19 +123,28 @@ fn url(upstream: &Upstream, path: &str) -> String {
 fn curl_compressed_gets_a_masked_answer_from_nginx_that_compresses() {
     let files = WORLD.host.folder().join("files");
     std::fs::create_dir_all(&files).unwrap();
-    let rows: Vec<String> = (0..500).map(|n| format!("{{\"n\":{n},\"pin\":\"12\",\"c\":\"{CARD}\"}}")).collect();
+    let rows: Vec<String> =
+        (0..500).map(|n| format!("{{\"n\":{n},\"pin\":\"12\",\"c\":\"{CARD}\"}}")).collect();
     std::fs::write(files.join("rows.json"), format!("[{}]", rows.join(","))).unwrap();
     let folder = files.display();
     let server = format!("root {folder}; gzip on; gzip_types application/json; gzip_min_length 1;");
     let nginx = Nginx::start(&WORLD.host.client(), port(), &server);
     let url = format!("http://127.0.0.1:{}/rows.json", nginx.port());
     let client = WORLD.host.client();
-    let coded = client.run("curl", &["-s", "-D", "-", "-o", "/dev/null", "--compressed", &url]).success().text();
-    assert!(!coded.to_lowercase().contains("etag") && !coded.to_lowercase().contains("accept-ranges"), "{coded}");
+    let coded =
+        client.run("curl", &["-s", "-D", "-", "-o", "/dev/null", "--compressed", &url]).success().text();
+    assert!(
+        !coded.to_lowercase().contains("etag") && !coded.to_lowercase().contains("accept-ranges"),
+        "{coded}"
+    );
     assert!(!coded.to_lowercase().contains("content-encoding"), "it is sent as it is: {coded}");
     let (compressed, plain) = (client.curl(&["--compressed", &url]), client.curl(&[&url]));
     assert_eq!(compressed.body, plain.body);
-    assert!(!plain.body.contains(CARD) && plain.body.matches("********").count() == 1000, "{:.300}", plain.body);
+    assert!(
+        !plain.body.contains(CARD) && plain.body.matches("********").count() == 1000,
+        "{:.300}",
+        plain.body
+    );
     assert_eq!(client.curl(&["-r", "0-9", &url]).body, plain.body, "no part of it: all of it");
     let clear = client.uid(1700).curl(&["--compressed", &url]);
     assert!(clear.body.contains(CARD), "who may reveal it gets nginx's own bytes");
@@ -152,7 +161,10 @@ fn a_request_body_is_masked_before_it_goes_to_its_target() {
     let body = format!("{{\"pin\":\"12\",\"note\":\"bob@x.io\",\"n\":1,\"c\":{CARD}}}");
     let masked = "{\"pin\":\"********\",\"note\":\"********\",\"n\":1,\"c\":\"********\"}";
     for (what, flags) in [
-        ("JSON", &["-H", "Content-Type: application/json", "-H", "Content-Digest: x", "-H", "X-Customer: bob"][..]),
+        (
+            "JSON",
+            &["-H", "Content-Type: application/json", "-H", "Content-Digest: x", "-H", "X-Customer: bob"][..],
+        ),
         ("JSON called a form", &[]),
         ("chunked", &["-H", "Content-Type: application/json", "-H", "Transfer-Encoding: chunked"]),
     ] {
@@ -200,7 +212,10 @@ fn a_compressed_request_is_unpacked_and_one_that_cannot_be_is_refused_with_415_o
     let path = unique("unknown");
     assert_eq!(send(&path, "compress", b"xx"), 415);
     assert_eq!(upstream.received().len(), bytes, "nothing of it was sent");
-    assert_eq!((fault(&WORLD.gate.entry_of(&path)), status(&WORLD.gate.entry_of(&path))), ("client", Some(415)));
+    assert_eq!(
+        (fault(&WORLD.gate.entry_of(&path)), status(&WORLD.gate.entry_of(&path))),
+        ("client", Some(415))
+    );
     let path = unique("truncated");
     let whole = gzip("{\"pin\":1}");
     assert_eq!(send(&path, "gzip", &whole[..whole.len() - 4]), 400);
@@ -250,7 +265,10 @@ fn bad_bodies_are_refused_or_broken_off_and_recorded() {
         let all = all_of(&upstream, &path);
         assert!(!all.contains(CARD), "{what}: {all:.500}");
         assert!(all.len() < 20 * 1024 * 1024, "{what}: {} bytes", all.len());
-        assert!(all.starts_with("HTTP/1.1 502") || !all.ends_with("\r\n0\r\n\r\n"), "{what} looks whole: {all:.500}");
+        assert!(
+            all.starts_with("HTTP/1.1 502") || !all.ends_with("\r\n0\r\n\r\n"),
+            "{what} looks whole: {all:.500}"
+        );
         assert_eq!(fault(&WORLD.gate.entry_of(&path)), "upstream", "{what}");
     }
 }
@@ -301,7 +319,11 @@ fn where_no_mask_applies_bytes_pass_unchanged_and_the_record_keeps_them_unpacked
     assert_eq!(entry.closed.unwrap().response.decoded.to_string(), "gzip");
     for (coding, bytes) in [("compress", &b"xx"[..]), ("gzip", &body[..body.len() - 9])] {
         let path = unique("unread");
-        upstream.next(Answer::new(200, &[("Content-Type", "text/plain"), ("Content-Encoding", coding)], bytes));
+        upstream.next(Answer::new(
+            200,
+            &[("Content-Type", "text/plain"), ("Content-Encoding", coding)],
+            bytes,
+        ));
         let response = client.get(&upstream.address().to_string(), &path).unwrap();
         assert_eq!(response.body, bytes, "{coding}");
         let end = WORLD.gate.entry_of(&path).closed.unwrap().response;
@@ -316,10 +338,8 @@ fn what_people_approve_is_the_body_as_it_will_be_sent() {
     let target = url(&upstream, &path);
     let client = WORLD.host.client();
     let body = format!("{{\"pin\":\"hunter2\",\"n\":\"{CARD}\"}}");
-    let asking = client.spawn(
-        "curl",
-        &["-s", "-X", "PUT", "-H", "Content-Type: application/json", "-d", &body, &target],
-    );
+    let asking = client
+        .spawn("curl", &["-s", "-X", "PUT", "-H", "Content-Type: application/json", "-d", &body, &target]);
     let demand = eventually("the demand", || {
         let listed = WORLD.gate.tidegate(&["--json", "approvals", "list"]).text();
         listed.contains(&path).then_some(listed)

@@ -81,7 +81,9 @@ impl Csv {
         });
         let long = match end {
             Some(end) => end + 1,
-            None if row.len() > MASK_HOLD_BACK_BYTES_MAX => return Err(self.wrong("a first row that is too long")),
+            None if row.len() > MASK_HOLD_BACK_BYTES_MAX => {
+                return Err(self.wrong("a first row that is too long"));
+            }
             None if !last => return Ok(chunk.len()),
             None => row.len(),
         };
@@ -188,7 +190,9 @@ impl Csv {
                     }
                 }
                 (Cell::Start | Cell::Bare | Cell::Quote, _) if byte == mark => {
-                    if self.cell == Cell::Start && self.column != usize::MAX && self.column >= self.columns.len()
+                    if self.cell == Cell::Start
+                        && self.column != usize::MAX
+                        && self.column >= self.columns.len()
                     {
                         return Err(self.wrong("a row with more cells than the first"));
                     }

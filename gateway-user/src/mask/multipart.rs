@@ -152,7 +152,8 @@ impl Multipart {
             let (field, value) = (field.to_ascii_lowercase(), value.trim());
             match field.as_str() {
                 "content-disposition" if !std::mem::replace(&mut seen[0], true) => {
-                    (name, file) = disposition(value).ok_or_else(|| self.wrong("a name with two readings"))?;
+                    (name, file) =
+                        disposition(value).ok_or_else(|| self.wrong("a name with two readings"))?;
                 }
                 "content-type" if !std::mem::replace(&mut seen[1], true) => kind = Some(value.to_owned()),
                 "content-disposition" | "content-type" => {

@@ -171,8 +171,11 @@ impl Xml {
         let Some((_, named)) = text.split_once("encoding").filter(|_| text.starts_with("<?xml ")) else {
             return Ok(());
         };
-        let label: String =
-            named.chars().skip_while(|c| " =\"'\t\r\n".contains(*c)).take_while(|c| !"\"'?".contains(*c)).collect();
+        let label: String = named
+            .chars()
+            .skip_while(|c| " =\"'\t\r\n".contains(*c))
+            .take_while(|c| !"\"'?".contains(*c))
+            .collect();
         let encoding = encoding_rs::Encoding::for_label_no_replacement(label.as_bytes());
         match encoding {
             // The body is UTF-8 by now whatever it was; the declaration may still say what it was.
@@ -225,7 +228,12 @@ impl Xml {
         Ok(())
     }
 
-    fn attributes(&mut self, mut rest: &[u8], out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError> {
+    fn attributes(
+        &mut self,
+        mut rest: &[u8],
+        out: &mut Vec<u8>,
+        counts: &mut Counts,
+    ) -> Result<(), MaskError> {
         let plan = Arc::clone(&self.plan);
         loop {
             let blank = rest.iter().take_while(|b| b.is_ascii_whitespace()).count();
@@ -238,11 +246,13 @@ impl Xml {
                 return Err(self.wrong("an attribute without a value"));
             };
             let name = rest[..equals].trim_ascii_end();
-            let quote = rest[equals + 1..].iter().position(|b| !b.is_ascii_whitespace()).map(|n| equals + 1 + n);
+            let quote =
+                rest[equals + 1..].iter().position(|b| !b.is_ascii_whitespace()).map(|n| equals + 1 + n);
             let Some(start) = quote.filter(|&at| b"\"'".contains(&rest[at])) else {
                 return Err(self.wrong("an attribute without quotes"));
             };
-            let Some(end) = rest[start + 1..].iter().position(|&b| b == rest[start]).map(|n| start + 1 + n) else {
+            let Some(end) = rest[start + 1..].iter().position(|&b| b == rest[start]).map(|n| start + 1 + n)
+            else {
                 return Err(self.wrong("an attribute without an end"));
             };
             if name.is_empty() || name.iter().any(|b| b.is_ascii_whitespace() || b"<>&\"'".contains(b)) {

@@ -238,9 +238,8 @@ fn list(value: &Value) -> impl Iterator<Item = (u64, &Value)> {
 /// Whether an event says that what was sent so far is whole.
 fn ends_texts(value: &Value) -> bool {
     let kind = value["type"].as_str().unwrap_or_default();
-    let finished = |(_, choice): (u64, &Value)| {
-        !choice["finish_reason"].is_null() || !choice["finishReason"].is_null()
-    };
+    let finished =
+        |(_, choice): (u64, &Value)| !choice["finish_reason"].is_null() || !choice["finishReason"].is_null();
     kind.ends_with("_stop")
         || kind.ends_with(".done")
         || list(&value["choices"]).chain(list(&value["candidates"])).any(finished)

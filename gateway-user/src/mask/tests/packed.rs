@@ -42,7 +42,9 @@ fn encode(coding: &str, text: &[u8]) -> Vec<u8> {
 fn written(charset: &str, text: &str) -> Option<Vec<u8>> {
     match charset {
         "utf-16le" => Some(text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
-        "utf-16" => Some([&[0xFE, 0xFF][..], &text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>()].concat()),
+        "utf-16" => Some(
+            [&[0xFE, 0xFF][..], &text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>()].concat(),
+        ),
         label => {
             let (bytes, _, lost) = encoding_rs::Encoding::for_label(label.as_bytes()).unwrap().encode(text);
             (!lost).then(|| bytes.into_owned())
@@ -121,7 +123,9 @@ fn every_kind_of_content_is_masked_the_same_in_any_coding_encoding_and_split() {
     for (kind, body, masked) in samples() {
         for charset in ["utf-8", "utf-16le", "utf-16", "iso-8859-1", "windows-1252", "shift_jis", "gbk"] {
             let multipart = kind.starts_with("multipart");
-            let Some(text) = written(charset, &body).filter(|_| !multipart || charset == "utf-8") else { continue };
+            let Some(text) = written(charset, &body).filter(|_| !multipart || charset == "utf-8") else {
+                continue;
+            };
             let named = if multipart { kind.to_owned() } else { format!("{kind}; charset={charset}") };
             let expected = if charset == "utf-16" { format!("\u{feff}{masked}") } else { masked.clone() };
             for coding in ["identity", "gzip", "deflate", "br", "zstd", "gzip, br"] {
@@ -156,9 +160,18 @@ fn what_has_two_readings_or_none_is_refused_under_a_mask_by_field() {
         ("multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=x\r\n\r\n1\r\n--b"),
         ("multipart/form-data; boundary=b", "--b\r\nno colon\r\n\r\n1\r\n--b--"),
         ("multipart/form-data; boundary=b", "--b\r\nContent-Transfer-Encoding: base64\r\n\r\nMQ==\r\n--b--"),
-        ("multipart/form-data; boundary=b", "--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c--\r\n--b--"),
-        ("multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=a; name=pin\r\n\r\n1\r\n--b--"),
-        ("multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\nany\r\n--b--"),
+        (
+            "multipart/form-data; boundary=b",
+            "--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c--\r\n--b--",
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            "--b\r\nContent-Disposition: form-data; name=a; name=pin\r\n\r\n1\r\n--b--",
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            "--b\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\nany\r\n--b--",
+        ),
         ("multipart/form-data; boundary=b", "preamble --b--"),
         ("multipart/form-data; boundary=b", "--b--after"),
         ("multipart/form-data", "--b--"),
@@ -208,7 +221,8 @@ fn chat(pieces: &[&str]) -> String {
     let event = |piece: &&str| {
         format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": piece}}]}))
     };
-    let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let end =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     pieces.iter().map(event).collect::<String>() + end
 }
 
@@ -249,16 +263,28 @@ fn the_streams_of_every_known_model_api_are_put_together() {
     let packing = Packing::new(Some("text/event-stream"), []);
     let parts = ["mail bob@ex", "ample.com please"];
     for (pointer, event) in [
-        ("/delta/text", (|p| json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": p}})) as fn(&str) -> Value),
-        ("/delta/partial_json", |p| json!({"type": "content_block_delta", "index": 1, "delta": {"partial_json": p}})),
+        (
+            "/delta/text",
+            (|p| json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": p}}))
+                as fn(&str) -> Value,
+        ),
+        (
+            "/delta/partial_json",
+            |p| json!({"type": "content_block_delta", "index": 1, "delta": {"partial_json": p}}),
+        ),
         ("/delta", |p| json!({"type": "response.output_text.delta", "item_id": "a", "delta": p})),
         ("/choices/0/text", |p| json!({"choices": [{"index": 0, "text": p}]})),
-        ("/choices/0/delta/tool_calls/0/function/arguments", |p| {
-            json!({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": p}}]}}]})
-        }),
-        ("/candidates/0/content/parts/0/text", |p| json!({"candidates": [{"content": {"parts": [{"text": p}]}}]})),
+        (
+            "/choices/0/delta/tool_calls/0/function/arguments",
+            |p| json!({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": p}}]}}]}),
+        ),
+        (
+            "/candidates/0/content/parts/0/text",
+            |p| json!({"candidates": [{"content": {"parts": [{"text": p}]}}]}),
+        ),
     ] {
-        let stream: String = parts.iter().map(|part| format!("event: x\ndata: {}\n\n", event(part))).collect();
+        let stream: String =
+            parts.iter().map(|part| format!("event: x\ndata: {}\n\n", event(part))).collect();
         let (shown, hits) = unpack(&plan, &packing, [stream.as_bytes()]).unwrap();
         assert_eq!(together(&shown, pointer), "mail ******** please", "{pointer}");
         assert_eq!(hits, 1, "{pointer}");
@@ -320,10 +346,16 @@ fn a_bomb_a_truncated_stream_and_an_unknown_coding_are_refused_and_nothing_uncle
     let json = |coding: &str| Packing::new(Some("application/json"), [coding.as_bytes()]);
     assert!(matches!(unpack(&plan, &json("gzip"), [&bomb[..]]), Err(MaskError::Decoding(_))));
     let coded = encode("br", format!("{{\"pin\":\"{CARD}\"}}").as_bytes());
-    assert!(matches!(unpack(&plan, &json("br"), [&coded[..coded.len() - 2]]), Err(MaskError::Decoding(_) | MaskError::Truncated { .. })));
+    assert!(matches!(
+        unpack(&plan, &json("br"), [&coded[..coded.len() - 2]]),
+        Err(MaskError::Decoding(_) | MaskError::Truncated { .. })
+    ));
     assert!(matches!(unpack(&plan, &json("compress"), [&coded[..]]), Err(MaskError::Coding(_))));
     let deep = encode("zstd", "[".repeat(10_000).as_bytes());
-    assert!(matches!(unpack(&plan, &json("zstd"), [&deep[..]]), Err(MaskError::TooDeep { .. } | MaskError::Decoding(_))));
+    assert!(matches!(
+        unpack(&plan, &json("zstd"), [&deep[..]]),
+        Err(MaskError::TooDeep { .. } | MaskError::Decoding(_))
+    ));
 }
 
 #[test]
