@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use tidegate::mask::{Media, Plan};
-use tidegate::policy::nouns::{JsonPath, JsonStep, Mask, Style};
+use tidegate::policy::nouns::{JsonPath, JsonStep, Mask, On, Style};
 
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let path = |steps: Vec<JsonStep>| JsonPath { text: String::new(), steps };
@@ -19,6 +19,9 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
             path(vec![JsonStep::Descendant("b".to_owned())]),
         ],
         keys: vec!["pin".to_owned()],
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Both,
         style: Style::KeepLast4,
     };
     Plan::everything(&[Arc::new(mask)], &[])

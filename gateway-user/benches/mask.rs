@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate::mask::{Media, Plan};
-use tidegate::policy::nouns::{Detector, Mask, Style};
+use tidegate::policy::nouns::{Detector, Mask, On, Style};
 
 fn mask(name: &str, find: &[Detector], keys: &[&str]) -> Arc<Mask> {
     Arc::new(Mask {
@@ -17,6 +17,9 @@ fn mask(name: &str, find: &[Detector], keys: &[&str]) -> Arc<Mask> {
         declared: Vec::new(),
         paths: Vec::new(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
         style: Style::Stars,
     })
 }

@@ -135,6 +135,24 @@ pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Content codings on top of each other. Nobody has a use for two; some servers stack them by mistake.
+pub const CODINGS_MAX: usize = 2;
+/// Bytes decoded at once. What one read of the client or upstream unpacks to never stands in memory whole.
+pub const DECODED_PIECE_BYTES: usize = 32 * 1024;
+/// Bytes a coded body may unpack to whatever its size: repetitive pages of a few kilobytes are no attack.
+pub const DECODED_GRACE_BYTES: u64 = 1024 * 1024;
+/// Bytes a coded body may unpack to per byte that came, beyond the grace. Logs and tables of equal rows reach 100; gzip
+/// ends at 1032, other codings go on.
+pub const DECODED_RATIO_MAX: u64 = 256;
+/// Bytes a coded body may unpack to in all. Larger ones are downloads, which no mask is for.
+pub const DECODED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Logarithm of a zstd window: 8 MiB, what RFC 9659 lets a sender ask for. Brotli's own end is 16 MiB.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Bytes of a gzip header. File name and comment; its extra field alone could be 64 KiB.
+pub const GZIP_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request body that is masked before its head goes out, so that its length is known: many servers take no
+/// chunked requests. Longer ones stream.
+pub const WHOLE_ASK_BYTES_MAX: u64 = 64 * 1024;
 /// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
 pub const SIGNAL_KEYS_MAX: usize = 4096;
 /// Subjects kept with each of them: as many as a person reads.
@@ -143,3 +161,10 @@ pub const SIGNAL_SUBJECTS_MAX: usize = 8;
 pub const SIGNAL_HOLDS_MAX: usize = 1024;
 /// Surges kept for those who look later.
 pub const SIGNAL_SURGES_MAX: usize = 100;
+/// Bytes of one server-sent event under a mask. The last event of a model's answer repeats all of it.
+pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of events that wait for the end of a text that is sent piece by piece. The longest find, each of its
+/// characters in an event of its own.
+pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Parts of a multipart body under a mask. Forms have dozens.
+pub const MULTIPART_PARTS_MAX: usize = 1024;

@@ -60,6 +60,7 @@ impl Admin {
             policy: view::PolicyStatus {
                 digest: self.shelf.current().digest().to_string(),
                 fault: self.shelf.fault().map(|fault| fault.to_string()),
+                notices: self.shelf.current().notices(jiff::Timestamp::now()),
             },
             record: view::RecordStatus {
                 up: fault.is_none(),

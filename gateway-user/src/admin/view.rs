@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+use crate::policy::Notice;
 use crate::signals::{Broad, View};
 
 /// How the gate is.
@@ -36,6 +37,9 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// What has ended in the set in force, and what will.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// How the record is.

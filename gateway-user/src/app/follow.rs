@@ -9,6 +9,7 @@ use super::table;
 use crate::judge::{Bench, now};
 use crate::kernel::{Gate, Own, Table};
 use crate::operation::Sha256;
+use crate::policy::Notice;
 use crate::record::entry::{Event, PolicyChanged};
 
 /// How often the cgroups of guards and the host's addresses are looked for again.
@@ -38,9 +39,11 @@ impl Follower {
         let mut state = self.bench.shelf.subscribe();
         let mut published: Option<Table> = None;
         let (mut own, mut fault) = (Own::default(), None);
+        let mut noticed = Vec::new();
         loop {
             fault = self.tell_own(&mut own, fault);
             published = self.publish(published).await;
+            noticed = self.notice(noticed);
             tokio::select! {
                 changed = state.changed() => {
                     if changed.is_err() {
@@ -67,6 +70,19 @@ impl Follower {
         if let Err(error) = self.bench.recorder.append(event) {
             tracing::error!(%error, "a change of policy could not be recorded");
         }
+    }
+
+    /// Logs what is to be known about the set in force and was not known before: at its load, and at the moment that
+    /// something in it ends.
+    fn notice(&self, known: Vec<Notice>) -> Vec<Notice> {
+        let notices = self.bench.shelf.current().notices(jiff::Timestamp::now());
+        for notice in notices.iter().filter(|notice| !known.contains(notice)) {
+            match notice.warning {
+                true => tracing::warn!(about = notice.about, name = notice.name, "{}", notice.text),
+                false => tracing::info!(about = notice.about, name = notice.name, "{}", notice.text),
+            }
+        }
+        notices
     }
 
     /// Tells the kernel which addresses are this host's; says once what keeps it from that, which is given back.

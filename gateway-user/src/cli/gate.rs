@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::output::{Tone, escape, paint};
+use super::output::{Tone, escape, escape_line, paint};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
 use crate::app;
 use crate::kernel::{self, Found, KernelError, Options, Status, UnloadReport};
+use crate::policy::Notice;
 
 const LOAD_EXAMPLES: &str = "Examples:
   sudo tidegate load
@@ -139,6 +140,9 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
         enforcer.demands_held
     ))?;
     context.out.line(format!("policy {}", enforcer.policy.digest))?;
+    for notice in &enforcer.policy.notices {
+        context.out.line(told(notice))?;
+    }
     if let Some(fault) = &enforcer.policy.fault {
         context.out.line(format!(
             "{}\n{}",
@@ -153,6 +157,12 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
         }
         Some(fault) => context.out.line(format!("{}: {fault}", paint(Tone::Bad, "record down"))),
     }
+}
+
+/// A notice about the policy as one line.
+pub(super) fn told(notice: &Notice) -> String {
+    let word = if notice.warning { paint(Tone::Bad, "warning:") } else { paint(Tone::Warn, "note:") };
+    format!("{word} {}", escape_line(&notice.text))
 }
 
 fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {

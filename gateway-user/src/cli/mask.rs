@@ -14,7 +14,7 @@ use super::output::{Tone, escape_line, paint};
 use super::{Context, Failure};
 use crate::limits::MASK_TEST_BYTES_MAX;
 use crate::mask::{Find, Media, Plan};
-use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
+use crate::policy::nouns::{Detector, DetectorNoun, Mask, On, Style};
 use crate::policy::{self, Set};
 
 const TEST_EXAMPLES: &str = "\
@@ -154,6 +154,9 @@ fn mask_of(args: &Test, context: &Context) -> Result<Arc<Mask>, Failure> {
         targets: Vec::new(),
         paths: Vec::new(),
         keys: Vec::new(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Both,
         style: Style::Stars,
     }))
 }

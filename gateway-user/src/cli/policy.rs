@@ -182,12 +182,14 @@ fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
     if !failed.is_empty() {
         return findings(&failed, context);
     }
+    let notices = set.notices(Timestamp::now());
     if context.out.is_json() {
         return context.out.json(&json!({
             "ok": true,
             "digest": set.digest().to_string(),
             "files": files.all.iter().map(|file| &file.name).collect::<Vec<_>>(),
             "notes": set.notes(),
+            "notices": notices,
             "targets": set.targets().len(),
             "rules": set.rules_count(),
             "cases": results.len(),
@@ -202,6 +204,9 @@ fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
         set.rules_count(),
         results.len()
     ))?;
+    for notice in &notices {
+        context.out.note(super::gate::told(notice));
+    }
     context.out.line(format_args!("digest {}", set.digest()))
 }
 
@@ -358,6 +363,7 @@ fn words(met: Met) -> &'static str {
         Met::ConditionsFalse => "near: conditions false",
         Met::OtherPrincipal => "near: other principal",
         Met::Failed => "failing",
+        Met::Ended => "ended",
     }
 }
 

@@ -3,14 +3,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
-use crate::mask::{Media, Plan};
+use crate::limits::HELD_BODY_BYTES_MAX;
+use crate::mask::{MaskError, Packing, Plan};
 use crate::operation::{Kind, Operation};
+use crate::policy::nouns::Mask;
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Demanded, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Head, Side, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
 
 /// An operation that a rule holds; its record says so already. Its body is not known yet.
@@ -21,7 +25,29 @@ pub struct Held {
     pub(super) approvals: Vec<String>,
 }
 
+/// A held operation's body, whole, as it will be sent: that is what people approve.
+pub struct Whole {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// How they are packed.
+    pub packing: Packing,
+}
+
 impl Judge {
+    /// The body of a held operation as its masks let it go to the target. Where none applies it goes as it came.
+    ///
+    /// # Errors
+    /// [`MaskError`] where one applies and the body cannot be masked.
+    pub fn seal(&self, held: &Held, packing: &Packing, body: Bytes) -> Result<Whole, MaskError> {
+        let asks = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).asks;
+        if asks.is_empty() || body.is_empty() {
+            return Ok(Whole { bytes: body, packing: packing.clone() });
+        }
+        let (bytes, hits) = asks.mask_whole(packing, body, HELD_BODY_BYTES_MAX)?;
+        held.entry.masked(Side::Request, hits.0);
+        Ok(Whole { bytes: bytes.into(), packing: packing.unpacked() })
+    }
+
     /// Writes down that the operation is held, before a byte of its body is asked for.
     pub(super) async fn begin_hold(&self, held: Held, asked: &Asked) -> Result<Box<Held>, Denial> {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
@@ -39,9 +65,10 @@ impl Judge {
     ///
     /// # Errors
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
-    pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
-        let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
-        let Some(shown) = shown(asked, body, &plan) else {
+    pub async fn hold(&self, held: Held, asked: &Asked, body: &Whole) -> Result<Allowed, Denial> {
+        let plan = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).recorded;
+        let head = self.head(&held.case, asked);
+        let Some(shown) = shown(asked, head, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_nobody_known(&self.flow) {
@@ -49,7 +76,7 @@ impl Judge {
                 "the process that asks could not be looked at, so nobody knows who must not approve this";
             return Err(self.refuse_held(&held, Denial::forbidden(Some(shown.into()))).await);
         }
-        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, body);
+        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, &body.bytes);
         let draft = DemandDraft {
             entry: held.entry.id(),
             session: held.entry.session(),
@@ -120,8 +147,9 @@ impl Judge {
         }
         let decision = self.decide(&case, approved.approvals());
         match decision.answer {
-            Answer::Allow => {}
-            Answer::Hold { .. } => return Err(self.superseded(&entry).await),
+            // What was approved is what masks left of the body, so they must be the same.
+            Answer::Allow if asks(&decision).eq(asks(&held.decision)) => {}
+            Answer::Allow | Answer::Hold { .. } => return Err(self.superseded(&entry).await),
             Answer::Deny => {
                 return Err(self.end_hold(&entry, decision.reason.clone(), Denial::of(&decision)).await);
             }
@@ -154,6 +182,11 @@ impl Judge {
     }
 }
 
+/// The masks on what the target is sent.
+fn asks(decision: &Decision) -> impl Iterator<Item = &Mask> {
+    decision.masks.iter().map(Arc::as_ref).filter(|mask| mask.on.requests())
+}
+
 /// Waits until what was written about a hold is durable.
 async fn written(entry: &Entry, durable: Result<Durable, RecordError>) -> Result<(), Denial> {
     let written = match durable {
@@ -173,12 +206,8 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
-    let content_type = asked.head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    let mut stream = plan.stream(Media::of(content_type.map(|(_, value)| value.as_str())));
-    let mut masked = Vec::new();
-    stream.push(body, &mut masked).ok()?;
-    stream.finish(&mut masked).ok()?;
+fn shown(asked: &Asked, head: Head, body: &Whole, plan: &Plan) -> Option<Shown> {
+    let (masked, _) = plan.mask_whole(&body.packing, body.bytes.clone(), HELD_BODY_BYTES_MAX).ok()?;
     let (text, base64) = match String::from_utf8(masked) {
         Ok(text) => (text, false),
         Err(bytes) => (data_encoding::BASE64.encode(bytes.as_bytes()), true),
@@ -189,8 +218,8 @@ fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
         host: request.host.clone(),
         path: crate::mask::scrub(&request.path).into_owned(),
         query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
-        headers: asked.head.fields.clone(),
-        body: (!body.is_empty()).then_some(ShownBody { bytes: body.len() as u64, text, base64 }),
+        headers: head.fields,
+        body: (!body.bytes.is_empty()).then_some(ShownBody { bytes: body.bytes.len() as u64, text, base64 }),
     })
 }
 

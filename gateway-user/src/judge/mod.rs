@@ -11,8 +11,8 @@ mod subject;
 
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
-pub use head::recorded as recorded_head;
-pub use hold::Held;
+pub use head::{hiding, recorded as recorded_head};
+pub use hold::{Held, Whole};
 pub use plans::Plans;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -137,8 +137,10 @@ pub struct Allowed {
 /// What a permit obliges the gate to.
 #[derive(Clone)]
 pub struct Duties {
+    /// What the target must not see.
+    pub asks: Plan,
     /// What the client must not see.
-    pub masks: Plan,
+    pub answers: Plan,
     /// What the record must not see.
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
@@ -275,11 +277,12 @@ impl Judge {
         decision: &Decision,
         recorded: Option<Durable>,
     ) -> Allowed {
-        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
+        let plans::Hiding { asks, answers, recorded: hidden } =
+            self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
+            duties: Duties { asks, answers, recorded: hidden, forward_token: case.target.forward_token },
             recorded,
         }
     }
@@ -347,6 +350,15 @@ impl Judge {
         refused(entry, begun, why, denial).await
     }
 
+    /// The request's head as the record and approvers may see it.
+    fn head(&self, case: &Case, asked: &Asked) -> Head {
+        let named = case.set.masks_of(&case.target.name).iter().any(|mask| !mask.headers.is_empty());
+        if !named {
+            return asked.head.clone();
+        }
+        head::hiding(&self.bench.plans.of(&case.set, &case.target.name, &[]).recorded, asked.head.clone())
+    }
+
     fn intent(
         &self,
         entry: &Entry,
@@ -368,7 +380,7 @@ impl Judge {
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            head: asked.head.clone(),
+            head: self.head(case, asked),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Media;
+use super::charset::Charset;
 use super::find::{Finder, SLOTS, Set, Slot, Span};
 use super::hash::HashKey;
 use super::path::Paths;
@@ -44,6 +45,8 @@ pub(super) struct Compiled {
     /// Bit n: some key name has n bytes (bit 63: at least 63). Most keys of a body are passed over by this alone.
     key_lengths: u64,
     pub(super) paths: Paths,
+    /// Header fields whose value is hidden.
+    headers: Vec<Key>,
 }
 
 /// How a find is written and where it is counted.
@@ -111,7 +114,7 @@ impl Plan {
     /// Starts on one body of this kind.
     #[must_use]
     pub fn stream(&self, media: Media) -> Stream {
-        Stream::new(self, media)
+        Stream::new(self, media, &Charset::Ascii)
     }
 }
 
@@ -127,6 +130,7 @@ impl Compiled {
             keys: Vec::new(),
             key_lengths: 0,
             paths: Paths::default(),
+            headers: Vec::new(),
         };
         for detector in Detector::ALL {
             let always = everything.is_some() && detector.is_always_recorded_hidden();
@@ -140,11 +144,14 @@ impl Compiled {
         }
         plan.finder = Finder::new(plan.set, &plan.declared);
         for (index, mask) in masks.iter().enumerate() {
-            for name in &mask.keys {
+            for name in mask.keys.iter().chain(&mask.columns) {
                 plan.add_key(name, index, mask.style);
             }
             for path in &mask.paths {
                 plan.paths.add(path, index, mask.style);
+            }
+            for name in &mask.headers {
+                plan.add_header(name, index, mask.style);
             }
         }
         plan
@@ -209,8 +216,35 @@ impl Compiled {
         self.keys.push(Key { lower, rule: Rule { style, names: vec![index] } });
     }
 
+    fn add_header(&mut self, name: &str, index: usize, style: Style) {
+        let lower = name.to_ascii_lowercase();
+        match self.headers.iter_mut().find(|key| key.lower == lower) {
+            Some(key) => key.rule.add(index, style),
+            None => self.headers.push(Key { lower, rule: Rule { style, names: vec![index] } }),
+        }
+    }
+
+    /// The rule for the value of this header field.
+    pub(super) fn header(&self, name: &str) -> Option<&Rule> {
+        self.headers.iter().find(|key| key.lower.eq_ignore_ascii_case(name)).map(|key| &key.rule)
+    }
+
+    pub(super) fn has_headers(&self) -> bool {
+        !self.headers.is_empty()
+    }
+
     pub(super) fn has_fields(&self) -> bool {
         !self.keys.is_empty() || !self.paths.is_empty()
+    }
+
+    pub(super) fn has_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// The rule for a name that may have parts, as forms write them: `card[number]`.
+    pub(super) fn key_within(&self, name: &str) -> Option<&Rule> {
+        let parts = name.split(['[', ']', '.']).map(str::trim).filter(|part| !part.is_empty());
+        std::iter::once(name).chain(parts).find_map(|part| self.key(part.as_bytes()))
     }
 
     pub(super) fn has_keys(&self) -> bool {

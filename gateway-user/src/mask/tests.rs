@@ -1,6 +1,7 @@
 //! Promises of masking: what is named is gone, what is not named is untouched, wherever the body was cut.
 
 mod json;
+mod packed;
 mod text;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{HashKey, MaskError, Media, Plan, scrub, scrub_header};
 use crate::limits::{JSON_DEPTH_MAX, MASK_HOLD_BACK_BYTES_MAX};
-use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, Style};
+use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, On, Style};
 
 fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Style) -> Arc<Mask> {
     Arc::new(Mask {
@@ -19,6 +20,9 @@ fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Sty
         declared: Vec::new(),
         paths: paths.iter().map(|text| path(text)).collect(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
         style,
     })
 }
@@ -350,9 +354,9 @@ fn a_form_and_a_lying_content_type_hide_nothing_from_detectors() {
 }
 
 #[test]
-fn a_mask_by_field_meets_only_json_or_is_refused() {
+fn a_mask_by_field_meets_a_body_with_fields_or_is_refused() {
     let plan = Plan::new(&[mask("m", &[], &[], &["pin"], Style::Stars)]);
-    for media in [Media::Text, Media::Opaque, Media::Form] {
+    for media in [Media::Text, Media::Opaque, Media::Html] {
         assert_eq!(whole(&plan, &media, b""), "");
         assert_eq!(whole(&plan, &media, b" \n {\"pin\":1}"), " \n {\"pin\":\"********\"}");
         for body in [&b"pin=1"[..], b"\"pin\"", b"<html>", b"\xEF\xBBx", b"\0{"] {

@@ -162,6 +162,11 @@ impl Window {
         self.name.extend_from_slice(name);
     }
 
+    /// Whether everything that it took was let go.
+    pub(super) fn is_settled(&self) -> bool {
+        self.from == self.text.len() && self.hidden.is_none()
+    }
+
     /// The decoded text.
     pub(super) fn text(&self) -> &[u8] {
         &self.text

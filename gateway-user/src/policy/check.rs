@@ -22,6 +22,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("mask", names(&draft.masks, |n| &n.name), &report);
     unique("detector", names(&draft.detectors, |n| &n.name), &report);
     unique("approval", names(&draft.approvals, |n| &n.name), &report);
+    unique("hours", names(&draft.hours, |n| &n.name), &report);
     for target in &draft.targets {
         let operations = draft.operations.iter().filter(|op| op.noun.target == target.noun.name);
         unique("operation", operations.map(|op| (op.noun.name.as_str(), &op.at)).collect(), &report);

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entities, Request};
+use cedar_policy::{AuthorizationError, Authorizer, Entities, PolicyId, Request};
 use jiff::Timestamp;
 
 use crate::operation::{Kind, Operation, Subject};
@@ -16,6 +16,7 @@ use super::nouns::Mask;
 use super::rules::Rule;
 use super::scope::Half;
 use super::set::{Captures, Set, Slot};
+use super::when::Season;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -95,16 +96,17 @@ impl Set {
     /// not remembered.
     #[must_use]
     pub fn recall(&self, at: Timestamp, asked: &Question<'_>) -> Arc<Decision> {
-        let Some(key) = memo::decision_key(self.sight(&asked.operation.target), asked) else {
+        let (sight, season) = (self.sight(&asked.operation.target), self.season(at));
+        let Some(key) = memo::decision_key(sight, &season, asked) else {
             return Arc::new(self.decide(at, asked));
         };
         let decided: Result<_, Infallible> = self.memo.decisions.get_or(key, || Ok(self.decide(at, asked)));
         decided.unwrap_or_else(|never| match never {})
     }
 
-    /// Decides. Nothing here depends on the time yet; rules with hours will, and must not be remembered then.
+    /// Decides, as of this moment: rules that have ended are not there, and the context says which hours last.
     #[must_use]
-    pub fn decide(&self, _at: Timestamp, asked: &Question<'_>) -> Decision {
+    pub fn decide(&self, at: Timestamp, asked: &Question<'_>) -> Decision {
         let operation = asked.operation;
         let refuse = |cause, reason| refusal(cause, reason, self.masks_of(&operation.target));
         let Some(target) =
@@ -130,7 +132,8 @@ impl Set {
             Err(reason) => return refuse(Cause::NoOperation, reason),
         };
         let (guard, subject) = (asked.guard, asked.subject);
-        let asked_of = Asked { set: self, target, subject, principal, guard, operation };
+        let season = &*self.season(at);
+        let asked_of = Asked { set: self, target, subject, principal, guard, operation, season };
         let operations = match operation.kind {
             Kind::Http(_) if self.operations_declared(name).next().is_some() => {
                 let mut names: Vec<String> = actions.iter().map(|(action, _)| (*action).to_owned()).collect();
@@ -174,7 +177,7 @@ impl Set {
             self.slot(&asked.target.name, action).ok_or_else(|| format!("{action} is never asked here"));
         let matched = found.and_then(|slot| {
             let request = asked.request(action, caught)?;
-            self.matching(slot, &request, &*self.entities(asked, action)?)
+            self.matching(slot, asked.season, &request, &*self.entities(asked, action)?)
         });
         match matched {
             Ok(matched) => {
@@ -203,6 +206,7 @@ impl Set {
     pub(super) fn matching(
         &self,
         slot: &Slot,
+        season: &Season,
         request: &Request,
         entities: &Entities,
     ) -> Result<Matched, String> {
@@ -212,8 +216,15 @@ impl Set {
             let mut errors = Vec::new();
             for set in half.about(principal, entities) {
                 let response = Authorizer::new().is_authorized(request, set, entities);
-                errors.extend(response.diagnostics().errors().map(ToString::to_string));
-                for id in response.diagnostics().reason() {
+                let is_over =
+                    |id: &PolicyId| self.rule(id.as_ref()).is_some_and(|rule| rule.is_over(season.from));
+                for error in response.diagnostics().errors() {
+                    let AuthorizationError::PolicyEvaluationError(failed) = error;
+                    if !is_over(failed.policy_id()) {
+                        errors.push(error.to_string());
+                    }
+                }
+                for id in response.diagnostics().reason().filter(|id| !is_over(id)) {
                     let rule = self.rule(id.as_ref()).cloned();
                     rules.push(rule.ok_or_else(|| format!("rule {id} is not in the set"))?);
                 }
@@ -239,8 +250,9 @@ impl Set {
         let Ok(entities) = self.entities(asked, "reveal") else { return masks.to_vec() };
         let clear = |mask: &&Arc<Mask>| {
             revealable(mask).is_some_and(|slot| {
-                let matched =
-                    asked.reveal(&mask.name).and_then(|request| self.matching(slot, &request, &entities));
+                let matched = asked
+                    .reveal(&mask.name)
+                    .and_then(|request| self.matching(slot, asked.season, &request, &entities));
                 matched.is_ok_and(|matched| matched.forbids.is_empty() && !matched.permits.is_empty())
             })
         };

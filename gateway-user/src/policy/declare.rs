@@ -2,6 +2,8 @@
 //!
 //! Refuses by name what the design has and this version has not. What nouns say about each other is `check`'s.
 
+mod time;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +13,12 @@ use crate::operation::Direction;
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, DetectorNoun, Guard, IdentityProvider, Mask, OperationNoun, Person, Protocol, Require, Role,
-    Style, Target,
+    Approval, DetectorNoun, Guard, IdentityProvider, Mask, On, OperationNoun, Person, Protocol, Require,
+    Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::when::Hours;
 use super::{detectors, json_path, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
@@ -72,16 +75,27 @@ pub(super) struct Draft {
     pub finds: Vec<(usize, At<String>)>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Hours.
+    pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
     pub references: Vec<(Wanted, At<String>)>,
     /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
     pub broken: bool,
 }
 
-const BUILT: [&str; 9] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "detector", "approval"];
-const LATER: [&str; 8] =
-    ["extract", "rewrite", "hours", "budget", "credential", "notify", "witness", "exempt"];
+const BUILT: [&str; 10] = [
+    "target",
+    "operation",
+    "guard",
+    "role",
+    "person",
+    "identity_provider",
+    "mask",
+    "detector",
+    "approval",
+    "hours",
+];
+const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -133,6 +147,7 @@ impl Draft {
                 self.masks.push(entry(mask, name, fields));
             }
             "detector" => self.detectors.push(detectors::read(fields, name)),
+            "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
                 self.approvals.push(entry(approval, name, fields));
@@ -224,7 +239,8 @@ impl Draft {
     fn mask(&mut self, fields: &Fields<'_>, name: &At<String>) -> Mask {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
-        fields.word("on", &[("response", ())], &["request", "both"]);
+        let ways = [("response", On::Response), ("request", On::Request), ("both", On::Both)];
+        let on = fields.word("on", &ways, &[]);
         let find = fields.texts("find");
         fields.distinct("find", &find);
         self.finds.extend(find.into_iter().map(|name| (self.masks.len(), name)));
@@ -254,13 +270,17 @@ impl Draft {
             ("drop", Style::Drop),
         ];
         let style = fields.word("style", &styles, &later);
-        if !fields.has("find") && !fields.has("fields") {
+        let columns = fields.parsed("columns", words::column);
+        fields.distinct("columns", &columns);
+        let headers = fields.parsed("headers", words::masked_header);
+        fields.distinct("headers", &headers);
+        if !["find", "fields", "columns", "headers"].iter().any(|key| fields.has(key)) {
             fields.report(
                 Problem::at(&name.place, "this mask finds nothing")
-                    .help("give it `find` (detectors) or `fields`"),
+                    .help("give it `find` (detectors), `fields`, `columns` or `headers`"),
             );
         }
-        fields.finish(&["columns", "headers"]);
+        fields.finish(&[]);
         Mask {
             name: name.value.clone(),
             targets: self.names(Wanted::Target, targets),
@@ -268,6 +288,9 @@ impl Draft {
             declared: Vec::new(),
             paths: values(paths),
             keys: values(keys),
+            columns: values(columns),
+            headers: values(headers),
+            on: on.map_or(On::Response, |on| on.value),
             style: style.map_or(Style::Stars, |style| style.value),
         }
     }

@@ -15,6 +15,7 @@ use crate::operation::{Direction, HttpRequest, Kind, Operation, Subject, User, W
 
 use super::nouns::{ExecutableMatch, Require, Role, Target};
 use super::set::{Captures, Set, segments};
+use super::when::Season;
 
 /// Why nobody stands as the principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +156,7 @@ pub(super) struct Asked<'a> {
     pub(super) principal: Principal<'a>,
     pub(super) guard: Option<&'a str>,
     pub(super) operation: &'a Operation,
+    pub(super) season: &'a Season,
 }
 
 impl Asked<'_> {
@@ -259,6 +261,7 @@ impl Asked<'_> {
         let mut context = vec![
             ("peer".to_owned(), self.peer()),
             ("direction".to_owned(), entity(uid(&TYPES.direction, direction))),
+            ("hours".to_owned(), RestrictedExpression::new_set(self.season.hours.iter().map(text))),
         ];
         context.extend(self.guard.map(|guard| ("guard".to_owned(), entity(uid(&TYPES.guard, guard)))));
         let workload = self.subject.workload.as_ref();

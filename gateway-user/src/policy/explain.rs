@@ -27,6 +27,8 @@ pub enum Met {
     OtherPrincipal,
     /// It could not be evaluated.
     Failed,
+    /// Its `@until` has passed: it is as if it were not there.
+    Ended,
 }
 
 /// One rule as it met the question.
@@ -74,7 +76,8 @@ impl Set {
         explanation.roles = principal.roles(self.roles()).into_iter().map(str::to_owned).collect();
         let Ok(actions) = self.actions_of(question.operation) else { return explanation };
         let (subject, guard, operation) = (question.subject, question.guard, question.operation);
-        let asked = Asked { set: self, target, subject, principal, guard, operation };
+        let season = &*self.season(at);
+        let asked = Asked { set: self, target, subject, principal, guard, operation, season };
         for (action, caught) in actions {
             let (Ok(request), Ok(entities)) = (asked.request(action, &caught), asked.entities(action)) else {
                 continue;
@@ -82,8 +85,12 @@ impl Set {
             let Some(slot) = self.slot(&target.name, action) else { continue };
             for policy in slot.permits.policies().chain(slot.forbids.policies()) {
                 let Some(rule) = self.rule(policy.id().as_ref()) else { continue };
-                let met =
-                    met(rule, &principal, &request, &entities, &explanation.decision, question.approved);
+                let met = match rule.is_over(at) {
+                    true => Met::Ended,
+                    false => {
+                        met(rule, &principal, &request, &entities, &explanation.decision, question.approved)
+                    }
+                };
                 explanation.considered.push(considered(rule, action, met));
             }
         }

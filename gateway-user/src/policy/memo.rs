@@ -13,6 +13,7 @@ use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
 use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Subject, User, Workload};
 
 use super::decide::{Decision, Question};
+use super::when::Season;
 
 /// What one set remembers. It goes with the set.
 #[derive(Default)]
@@ -123,7 +124,7 @@ enum What<'a> {
 }
 
 /// Under what the answer to this question is remembered; `None` where it is not.
-pub(super) fn decision_key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>> {
+pub(super) fn decision_key(sight: Sight, season: &Season, asked: &Question<'_>) -> Option<Vec<u8>> {
     if !asked.approved.is_empty() {
         return None;
     }
@@ -137,7 +138,9 @@ pub(super) fn decision_key(sight: Sight, asked: &Question<'_>) -> Option<Vec<u8>
             What::Http { method, host, path, query, body_length }
         }
     };
-    key(&(standing(asked.subject, asked.guard, asked.operation), what))
+    // Rules end and hours change between seasons, and a clock may be put back.
+    let season = (season.from.as_nanosecond(), season.until.as_nanosecond());
+    key(&(season, standing(asked.subject, asked.guard, asked.operation), what))
 }
 
 /// Under what the entities of a question about this action are remembered.

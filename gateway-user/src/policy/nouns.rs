@@ -194,8 +194,39 @@ pub struct Mask {
     pub paths: Vec<JsonPath>,
     /// Key names, at any depth, compared without case.
     pub keys: Vec<String>,
+    /// Names of columns of tables; where a body is no table, names of fields.
+    pub columns: Vec<String>,
+    /// Names of header fields, lower case.
+    pub headers: Vec<String>,
+    /// Which way it works.
+    pub on: On,
     /// What stands in the place.
     pub style: Style,
+}
+
+/// Which messages a mask works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// What the target answers.
+    Response,
+    /// What the target is sent.
+    Request,
+    /// Both.
+    Both,
+}
+
+impl On {
+    /// Whether it works on requests.
+    #[must_use]
+    pub fn requests(self) -> bool {
+        self != Self::Response
+    }
+
+    /// Whether it works on answers.
+    #[must_use]
+    pub fn responses(self) -> bool {
+        self != Self::Request
+    }
 }
 
 /// What a detector finds.

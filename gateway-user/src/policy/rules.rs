@@ -11,14 +11,16 @@ use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode,
     ValidationWarning, Validator,
 };
+use jiff::Timestamp;
 use miette::Diagnostic;
 
 use super::declare::Draft;
-use super::document::not_yet;
 use super::files::{FileKind, Files, PolicyFile};
+use super::hours;
 use super::lex::{Statement, excess, statements};
 use super::parse;
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::when;
 
 /// One rule.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(super) struct Rule {
     pub approval: Option<String>,
     /// What the client is told when it denies.
     pub message: Option<String>,
+    /// From when on it is as if it were not there.
+    pub until: Option<Timestamp>,
     /// Where it stands.
     pub place: Place,
     /// Whether Cedar and its names are right. Where they are not, that is already reported, and that it never matches is
@@ -42,6 +46,11 @@ impl Rule {
     /// Whether it permits.
     pub(super) fn permits(&self) -> bool {
         self.policy.effect() == Effect::Permit
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_over(&self, at: Timestamp) -> bool {
+        self.until.is_some_and(|until| until <= at)
     }
 
     /// Whether its action constraint names this action itself, not a group it is in.
@@ -138,6 +147,7 @@ impl<'a> Names<'a> {
             ("Guard", draft.guards.iter().map(|entry| entry.noun.name.as_str()).collect()),
             ("Mask", draft.masks.iter().map(|entry| entry.noun.name.as_str()).collect()),
             ("Approval", draft.approvals.iter().map(|entry| entry.noun.name.as_str()).collect()),
+            ("Hours", draft.hours.iter().map(|entry| entry.noun.name.as_str()).collect()),
             ("Label", labels.collect()),
         ]))
     }
@@ -211,6 +221,7 @@ impl File<'_> {
     fn rule(&mut self, index: usize, policy: &Policy, statement: &Statement, sound: bool) {
         let place = self.place(&statement.span);
         self.annotations(policy, statement);
+        let sound = self.hours(policy, statement) && sound;
         let id = match policy.annotation("id") {
             Some(id) => self.id(id, statement),
             None => format!("policy{index}"),
@@ -221,6 +232,7 @@ impl File<'_> {
             id,
             approval: policy.annotation("approval").map(str::to_owned),
             message: policy.annotation("message").map(str::to_owned),
+            until: policy.annotation("until").and_then(|text| when::end(text).ok()),
             place,
             sound,
         }));
@@ -253,10 +265,14 @@ impl File<'_> {
                 "message" if value.is_empty() => self.report(Problem::at(&at, "`@message` says nothing")),
                 "message" => {}
                 "approval" => self.approval(policy, value, &at),
-                "until" => self.report(not_yet(&at, "`@until`")),
+                "until" => {
+                    if let Err(misread) = when::end(value) {
+                        self.report(Problem::at(&at, misread.message).help_if(misread.help));
+                    }
+                }
                 _ => {
                     let unknown = Problem::at(&at, format!("there is no annotation `@{name}`"));
-                    self.report(unknown.help_if(did_you_mean(name, ["id", "approval", "message"])));
+                    self.report(unknown.help_if(did_you_mean(name, ["id", "approval", "message", "until"])));
                 }
             }
         }
@@ -274,6 +290,31 @@ impl File<'_> {
                 Problem::at(at, format!("no `approval` is called `{}`", name.escape_debug())).help_if(near),
             );
         }
+    }
+
+    /// Every name that `context.hours` is compared with must be declared.
+    fn hours(&self, policy: &Policy, statement: &Statement) -> bool {
+        let Some(names) = hours::named(policy) else {
+            let unclear =
+                Problem::at(&self.place(&statement.span), "it cannot be told which hours this rule means");
+            self.report(unclear.help(
+                "write their names out: context.hours.contains(\"office\"), .containsAny([\"office\", \"night\"])",
+            ));
+            return false;
+        };
+        let mut known = true;
+        for name in names {
+            let Some(near) = self.names.missing("Hours", &name) else { continue };
+            let quoted = format!("\"{name}\"");
+            let found = self.file.source.text()[statement.span.clone()].find(&quoted);
+            let span = found.map_or(statement.span.clone(), |at| {
+                statement.span.start + at..statement.span.start + at + quoted.len()
+            });
+            let unknown = format!("no `hours` are called `{}`", name.escape_debug());
+            self.report(Problem::at(&self.place(&span), unknown).help_if(near));
+            known = false;
+        }
+        known
     }
 
     /// Every role, target, guard, label and mask that a rule names must be declared: Cedar itself cannot know them.

@@ -39,6 +39,7 @@ type Request = {
   direction: Direction,
   guard?: Guard,
   workload?: Workload,
+  hours: Set<String>, // names of the [[hours]] that last now
   method: String, // as sent
   host: String, // lower case, no port
   path: String, // as sent; canonical
@@ -52,6 +53,7 @@ type Opening = {
   direction: Direction,
   guard?: Guard,
   workload?: Workload,
+  hours: Set<String>,
   address: ipaddr, // where to
   port: Long,
 };
@@ -61,6 +63,7 @@ type Reveal = {
   direction: Direction,
   guard?: Guard,
   workload?: Workload,
+  hours: Set<String>,
   target: Target, // whose answers the mask would hide
 };
 
@@ -105,7 +108,7 @@ pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) 
     for (name, declared) in by_name {
         let _ = write!(out, "\n// {}\naction \"{name}\" in [\"request\"] appliesTo {{\n", about(&declared));
         out.push_str("  principal: [User, Workload, Peer],\n  resource: [Target],\n  context: {\n");
-        out.push_str("    peer: ipaddr, direction: Direction, guard?: Guard, workload?: Workload,\n");
+        out.push_str("    peer: ipaddr, direction: Direction, guard?: Guard, workload?: Workload, hours: Set<String>,\n");
         out.push_str("    method: String, host: String, path: String, segments: Set<String>,\n");
         out.push_str("    query?: String, body_length?: Long,\n");
         for (capture, always) in captures(&declared) {

@@ -7,7 +7,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use cedar_policy::{EntityUid, ResourceConstraint};
+use jiff::Timestamp;
 
 use crate::operation::{Direction, Sha256};
 
@@ -21,6 +23,7 @@ use super::nouns::{
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
 use super::scope::Half;
+use super::when::{Hours, Season};
 
 /// The rules that can match one action on one thing, parted by effect, so that one question to each half says which
 /// rules match.
@@ -49,6 +52,9 @@ pub struct Set {
     by_target: HashMap<String, HashMap<String, Slot>>,
     by_mask: HashMap<String, Slot>,
     sights: HashMap<String, Sight>,
+    hours: Vec<Hours>,
+    /// The season asked about last.
+    season: ArcSwapOption<Season>,
     pub(super) memo: Memo,
 }
 
@@ -81,6 +87,8 @@ impl Set {
             by_target: HashMap::new(),
             by_mask: HashMap::new(),
             sights: HashMap::new(),
+            hours: nouns(draft.hours),
+            season: ArcSwapOption::empty(),
             memo: Memo::default(),
         };
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
@@ -269,6 +277,23 @@ impl Set {
     #[must_use]
     pub fn person_with_uid(&self, uid: u32) -> Option<&Person> {
         self.persons.iter().find(|person| person.uid == Some(uid))
+    }
+
+    /// Its hours.
+    #[must_use]
+    pub fn hours(&self) -> &[Hours] {
+        &self.hours
+    }
+
+    /// The stretch of time around a moment in which nothing that a decision depends on changes by itself.
+    pub(super) fn season(&self, at: Timestamp) -> Arc<Season> {
+        if let Some(known) = self.season.load_full().filter(|known| known.holds(at)) {
+            return known;
+        }
+        let ends = self.rules.values().filter_map(|rule| rule.until);
+        let season = Arc::new(Season::at(at, ends, &self.hours));
+        self.season.store(Some(Arc::clone(&season)));
+        season
     }
 
     /// All masks of a target, in the order of their files.

@@ -1,6 +1,7 @@
 //! What a decision promises. Most of these show a refusal.
 
 mod by_hand;
+mod time;
 mod who;
 
 use std::fs;
@@ -354,7 +355,9 @@ fn what_is_asked_is_what_the_schema_says() {
         let target = set.target(&sample.target).unwrap();
         let principal = principal(target, &subject).unwrap();
         let guard = sample.guard.as_deref();
-        let asked = Asked { set: &set, target, subject: &subject, principal, guard, operation: &operation };
+        let season = &*set.season(Timestamp::UNIX_EPOCH);
+        let asked =
+            Asked { set: &set, target, subject: &subject, principal, guard, operation: &operation, season };
         let conforms = |request: &Request, entities: &Entities| {
             let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
             let context = request.context().unwrap().clone();

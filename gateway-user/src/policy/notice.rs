@@ -1,0 +1,55 @@
+//! What an operator should know about a sound policy set: what in it has ended, and what will.
+//!
+//! Changes nothing about any decision; leaves out nothing that ends by itself.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::rules::Rule;
+use super::set::Set;
+
+/// One thing to know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Notice {
+    /// `ends` or `ended`.
+    pub about: String,
+    /// Whether less is protected by it, now or later.
+    pub warning: bool,
+    /// The rule's id, `file#id`, or the target's name.
+    pub name: String,
+    /// In words, with the place.
+    pub text: String,
+}
+
+impl Set {
+    /// What to know about this set at this moment, the warnings first.
+    #[must_use]
+    pub fn notices(&self, at: Timestamp) -> Vec<Notice> {
+        let mut notices: Vec<Notice> = self.rules().filter_map(|rule| ending(rule, at)).collect();
+        notices.sort_by(|a, b| (!a.warning, a).cmp(&(!b.warning, b)));
+        notices
+    }
+}
+
+/// That a rule ends by itself, or has. The end of a forbid widens what may be done.
+fn ending(rule: &Rule, at: Timestamp) -> Option<Notice> {
+    let (until, over) = (rule.until?, rule.is_over(at));
+    let text = match (rule.permits(), over) {
+        (true, false) => format!("the permit `{}` ends at {until}", rule.id),
+        (true, true) => format!("the permit `{}` ended at {until} and permits nothing; remove it", rule.id),
+        (false, false) => format!(
+            "the forbid `{}` ends at {until}: from then on it forbids nothing, and what others permit goes through",
+            rule.id
+        ),
+        (false, true) => format!(
+            "the forbid `{}` ended at {until} and forbids nothing: what others permit goes through; remove it, or give it another `@until`",
+            rule.id
+        ),
+    };
+    Some(Notice {
+        about: if over { "ended" } else { "ends" }.to_owned(),
+        warning: !rule.permits(),
+        name: rule.id.clone(),
+        text: format!("{text} ({})", rule.place),
+    })
+}
