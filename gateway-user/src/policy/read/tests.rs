@@ -166,7 +166,7 @@ fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
         ("groups = [\"analysts\"]", "claims = { a = 1 }", "a.toml:34:1"),
         ("groups = [\"analysts\"]", "max_token_life = \"5m\"", "a.toml:34:1"),
         ("groups = [\"analysts\"]", "key_sha256 = \"00\"", "a.toml:34:1"),
-        ("find = [\"card\"]", "style = \"drop\"", "a.toml:43:9"),
+        ("find = [\"card\"]", "style = \"token\"", "a.toml:43:9"),
         ("approvers = [\"ada\"]", "hold = \"retry\"", "a.toml:47:8"),
         ("approvers = [\"ada\"]", "window = \"5m\"", "a.toml:47:1"),
         ("approvers = [\"ada\"]", "reason = \"required\"", "a.toml:47:1"),
