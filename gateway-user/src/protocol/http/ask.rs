@@ -215,7 +215,7 @@ impl Denial {
             MaskError::TooLarge { .. } => 413,
             _ => 400,
         };
-        Self { status, shown: Some(error.to_string()), entry: None, closes: true }
+        Self { status, shown: Some(error.to_string()), entry: None, closes: true, demand: None }
     }
 }
 
