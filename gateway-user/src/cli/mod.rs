@@ -12,6 +12,7 @@ mod policy_log;
 mod reading;
 mod record;
 mod rejudge;
+mod replay;
 mod report;
 mod run;
 mod screen;
@@ -116,10 +117,10 @@ enum Command {
     Policy(policy::Args),
     Sessions(sessions::Args),
     Record(record::Args),
+    Replay(replay::Args),
     Approvals(approvals::Args),
     Report(report::Args),
     Top(top::Args),
-    Replay(rejudge::Against),
     Block(blocks::Block),
     Unblock(blocks::Unblock),
     Blocks(blocks::Blocks),
@@ -177,10 +178,10 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Policy(args) => policy::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
+        Command::Replay(args) => replay::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Top(args) => top::run(&args, context),
-        Command::Replay(args) => rejudge::against(&args, context),
         Command::Block(args) => blocks::block(args, context),
         Command::Unblock(args) => blocks::unblock(&args, context),
         Command::Blocks(_) => blocks::list(context),

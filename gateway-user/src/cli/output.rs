@@ -153,6 +153,12 @@ impl Output {
         written(out.write_all(bytes).and_then(|()| out.flush()))
     }
 
+    /// Takes bytes for standard output as they are; for files that go there, which are not for terminals.
+    #[must_use]
+    pub fn writer(&self) -> impl Write {
+        io::stdout().lock()
+    }
+
     /// Prints one JSON document, indented. Control and bidi characters are escaped the JSON way.
     ///
     /// # Errors

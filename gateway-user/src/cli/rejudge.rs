@@ -24,34 +24,12 @@ Examples:
 Exit codes: 0 nothing is decided differently, 1 something is (or the files have findings), 2 wrong command line,
 3 the record cannot be read";
 
-const AGAINST_HELP: &str = "\
-What was recorded is compared with what the directory says of it now, at the time it was asked, for whoever asked it
-then. What the record does not hold in full (masked values, tokens nobody looked at) is counted, never guessed.
-
-Examples:
-  tidegate replay --against ./policies
-  tidegate replay --against ./policies --since 7d --json
-
-Exit codes: 0 everything is decided as it was, 1 something is not (or the files have findings), 2 wrong command line,
-3 the record cannot be read";
-
 /// Show which recorded operations another directory would decide differently than the one in use.
 #[derive(Debug, clap::Args)]
 #[command(after_help = DIFF_HELP)]
 pub(super) struct Diff {
     /// The other directory.
     other: PathBuf,
-    #[command(flatten)]
-    span: Span,
-}
-
-/// Ask another policy directory about recorded operations, and show which verdicts change.
-#[derive(Debug, clap::Args)]
-#[command(after_help = AGAINST_HELP)]
-pub(super) struct Against {
-    /// The directory to ask.
-    #[arg(long, value_name = "DIR")]
-    against: PathBuf,
     #[command(flatten)]
     span: Span,
 }
@@ -93,12 +71,11 @@ pub(super) fn diff(args: &Diff, context: &Context) -> Result<(), Failure> {
     tell(&report, &args.other, context)
 }
 
-pub(super) fn against(args: &Against, context: &Context) -> Result<(), Failure> {
-    let (_, set) = policy::read(&args.against, context)?;
-    let reader = open("replay --against", &args.span, context)?;
-    let report =
-        rejudge(|look, take| reader.operations(look, take), Before::Recorded, &set, args.span.bounds())?;
-    tell(&report, &args.against, context)
+pub(super) fn against(dir: &Path, span: &Span, context: &Context) -> Result<(), Failure> {
+    let (_, set) = policy::read(dir, context)?;
+    let reader = open("replay --against", span, context)?;
+    let report = rejudge(|look, take| reader.operations(look, take), Before::Recorded, &set, span.bounds())?;
+    tell(&report, dir, context)
 }
 
 /// Announces the reading, and opens the record.

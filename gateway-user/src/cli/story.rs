@@ -100,7 +100,7 @@ fn body_end(end: &BodyEnd) -> String {
     format!("{} bytes{coded}, {} recorded{cut}", end.bytes, end.recorded)
 }
 
-fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
+pub(super) fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
     let mark = paint(Tone::Dim, format_args!("{mark:>9}"));
     let fields = head.fields.iter().map(|(name, value)| format!("{name}: {value}"));
     for line in std::iter::once(head.line.clone()).chain(fields).filter(|line| !line.is_empty()) {
@@ -147,7 +147,7 @@ pub(super) fn print(line: &Line, context: &Context) -> Result<(), Failure> {
     context.out.line(format_args!("{at} {word} {id:36} {}", escape_line(&text)))
 }
 
-fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
+pub(super) fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
     match frame {
         Frame::Event(event) => event_in_words(event),
         Frame::Body(body) => {

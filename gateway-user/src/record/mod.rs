@@ -7,6 +7,7 @@
 pub mod chain;
 mod desk;
 pub mod entry;
+pub mod export;
 pub mod frame;
 pub mod index;
 mod journal;
