@@ -183,7 +183,8 @@ fn a_request_body_is_masked_before_it_goes_to_its_target() {
         assert!(closed.request.masked >= 3, "{what}: {closed:?}");
     }
     let path = unique("form");
-    client.curl(&["-F", "pin=12", "-F", "note=to bob@x.io", &url(&upstream, &path)]);
+    let sent = client.curl(&["-F", "pin=12", "-F", "note=to bob@x.io", &url(&upstream, &path)]);
+    assert_eq!(sent.status, 200);
     let got = upstream.requests().into_iter().find(|request| request.target.contains(&path)).unwrap();
     let text = String::from_utf8_lossy(&got.body).into_owned();
     assert!(text.contains("to ********") && !text.contains("bob@x.io") && !text.contains("12\r\n"), "{text}");

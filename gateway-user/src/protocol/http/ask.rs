@@ -151,6 +151,8 @@ impl Exchange {
         };
         let body = match ask {
             Ask::Whole(whole) => {
+                // It is here already.
+                parts.headers.remove(header::EXPECT);
                 let mut capture = capture(&whole.packing).unpacked_from(&packing);
                 capture.saw(&whole.bytes)?;
                 capture.finish()?;
@@ -180,6 +182,9 @@ impl Exchange {
             !duties.answers.is_empty(),
             safe,
         );
+        for name in &duties.stripped {
+            parts.headers.remove(name.as_str());
+        }
         if chunked {
             // Said, because the engine takes a GET of unknown length for one without a body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -210,7 +215,7 @@ impl Denial {
             MaskError::TooLarge { .. } => 413,
             _ => 400,
         };
-        Self { status, shown: Some(error.to_string()), entry: None, closes: true }
+        Self { status, shown: Some(error.to_string()), entry: None, closes: true, demand: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -15,7 +15,7 @@ use super::body::{AnswerBody, AnyBody};
 use super::forward;
 use super::io::{Answering, Wire};
 use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
-use crate::limits::WHOLE_ANSWER_BYTES_MAX;
+use crate::limits::{APPROVAL_RETRY_AFTER, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::MaskError;
 use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
@@ -343,6 +343,12 @@ fn problem(denial: &Denial) -> Response<AnyBody> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if denial.status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(demand) = denial.demand {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(APPROVAL_RETRY_AFTER.as_secs()));
+        if let Ok(id) = HeaderValue::try_from(demand.to_string()) {
+            headers.insert(HeaderName::from_static("tidegate-demand"), id);
+        }
     }
     if denial.closes {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
