@@ -69,11 +69,15 @@ fn an_engineer_sees_what_waits_in_full_votes_with_a_word_and_the_operation_runs(
     assert!(queue.contains("a model change needs a lead"), "{queue}");
 
     terminal.press(&["Enter"]);
-    let detail = terminal.await_screen("the whole demand", |screen| screen.contains("asked by") && screen.contains("\"rate\""));
+    let detail = terminal.await_screen("the whole demand", |screen| {
+        screen.contains("asked by") && screen.contains("\"rate\"")
+    });
     assert!(detail.contains("a.cedar#writes") && detail.contains("exactly this, once"), "{detail}");
 
     terminal.press(&["a"]);
-    terminal.await_screen("what is about to be said", |screen| screen.contains("APPROVE") && screen.contains("enter votes"));
+    terminal.await_screen("what is about to be said", |screen| {
+        screen.contains("APPROVE") && screen.contains("enter votes")
+    });
     assert!(world.upstream.requests().is_empty(), "one key decides nothing");
     terminal.write("checked with the team");
     terminal.await_screen("the comment", |screen| screen.contains("checked with the team"));

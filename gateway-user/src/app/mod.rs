@@ -152,6 +152,8 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     })?;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
+    let hash_key = mask::HashKey::below(&settings.state)
+        .map_err(AppError::io("cannot open mask-hash.key in the state directory"))?;
     let set = shelf.current();
     let logging = kernel::Options { log: kernel_log, ..kernel::Options::default() };
     let cgroups = kernel::cgroup2_root()?;
@@ -170,7 +172,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
-        plans: Plans::default(),
+        plans: Plans::hashing(hash_key),
         metrics,
         draining: Draining::default(),
     });

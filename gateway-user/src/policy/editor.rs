@@ -132,9 +132,11 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
         &[
             NAME,
             ("targets", true, Kind::Texts, "targets"),
-            ("on", false, Kind::Word(&["response"]), "which bodies"),
+            ("on", false, Kind::Word(&["response", "request", "both"]), "in which messages"),
             ("find", false, Kind::Detectors, "detectors"),
             ("fields", false, Kind::Texts, "JSON paths or key names"),
+            ("columns", false, Kind::Texts, "columns of tables"),
+            ("headers", false, Kind::Texts, "header fields"),
             ("style", false, Kind::Word(&["stars", "keep-last-4"]), "what stands in the place"),
         ],
     ),
@@ -222,7 +224,9 @@ fn property((_, _, kind, about): &Key) -> Value {
         Kind::Wholes(low, high) => list(whole(low, high)),
         Kind::Word(words) => json!({ "enum": words }),
         Kind::Words(words) => list(json!({ "enum": words })),
-        Kind::Detectors => list(json!({ "enum": Detector::ALL.map(Detector::name) })),
+        Kind::Detectors => {
+            list(json!({ "type": "string", "examples": Detector::ALL.map(Detector::name).to_vec() }))
+        }
         Kind::Values => {
             let plain = json!({ "type": ["string", "boolean", "integer"] });
             json!({ "type": "object", "minProperties": 1, "additionalProperties": { "anyOf": [plain, list(plain.clone())] } })

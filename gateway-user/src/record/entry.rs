@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head::ListedKey;
 use crate::operation::{DemandId, Direction, EntryId, SessionId, Sha256, User, Workload};
+use crate::wire::coding::Codings;
 
 /// Microseconds since the Unix epoch.
 pub type Micros = i64;
@@ -317,8 +318,39 @@ pub struct BodyEnd {
     pub recorded: u64,
     /// Set where the record stops short: the offset it is truncated at.
     pub truncated_at: Option<u64>,
-    /// Values hidden from the client by masks.
+    /// Values hidden by masks, from the client or from the target.
     pub masked: u64,
+    /// The content codings it came in, which the record has undone.
+    pub decoded: Codings,
+    /// Why the record stops short.
+    pub gap: Option<Gap>,
+}
+
+/// Why the record stops short of the end of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gap {
+    /// It is longer than the record keeps.
+    Size,
+    /// Its content coding cannot be undone, or was damaged, or ended too early.
+    Coding,
+    /// Its character encoding cannot be read.
+    Charset,
+    /// It is not the kind of content it says it is, so that nobody knows what in it must be hidden.
+    Content,
+}
+
+impl Gap {
+    /// It, for people.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Size => "it is longer than the record keeps",
+            Self::Coding => "its content coding could not be undone",
+            Self::Charset => "its character encoding could not be read",
+            Self::Content => "it could not be read as what it says it is",
+        }
+    }
 }
 
 /// How something ended, and whose fault it was if it broke.
