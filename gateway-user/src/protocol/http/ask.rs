@@ -176,16 +176,7 @@ impl Exchange {
             http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
         parts.version = http::Version::HTTP_11;
         let mut request = Request::from_parts(parts, body);
-        let (tell, interim) = mpsc::channel(INTERIM_MAX);
-        // A client of HTTP/1.0 would take an interim answer for the answer (RFC 9110 section 15.2).
-        if asked.minor > 0 {
-            let plan = duties.answers.clone();
-            hyper::ext::on_informational(&mut request, move |response| {
-                let head = interim_head(response.status(), response.headers(), &plan);
-                // A full queue drops advice.
-                let _ = tell.try_send((response.status(), head));
-            });
-        }
+        let interim = listening(&mut request, asked, duties);
         Ok(Outgoing { request, interim, gate: opener })
     }
 }
@@ -200,6 +191,25 @@ impl Denial {
         };
         Self { status, shown: Some(error.to_string()), entry: None, closes: true, demand: None }
     }
+}
+
+/// Hears the interim responses to a request.
+fn listening(
+    request: &mut Request<AnyBody>,
+    asked: &Asked,
+    duties: &Duties,
+) -> mpsc::Receiver<(StatusCode, Vec<u8>)> {
+    let (tell, interim) = mpsc::channel(INTERIM_MAX);
+    // A client of HTTP/1.0 would take an interim answer for the answer (RFC 9110 section 15.2).
+    if asked.minor > 0 {
+        let plan = duties.answers.clone();
+        hyper::ext::on_informational(request, move |response| {
+            let head = interim_head(response.status(), response.headers(), &plan);
+            // A full queue drops advice.
+            let _ = tell.try_send((response.status(), head));
+        });
+    }
+    interim
 }
 
 fn interim_head(status: StatusCode, headers: &HeaderMap, plan: &Plan) -> Vec<u8> {
