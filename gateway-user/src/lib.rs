@@ -6,9 +6,11 @@
 pub mod admin;
 pub mod app;
 pub mod approval;
+pub mod block;
 pub mod cli;
 pub mod config;
 pub mod identity;
+pub mod inspect;
 pub mod intercept;
 pub mod judge;
 pub mod kernel;

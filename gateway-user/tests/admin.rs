@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tidegate::admin::view::{DemandView, Reload, Status};
 use tidegate::admin::{Admin, Socket, serve_metrics};
 use tidegate::approval::{
-    CastVote, DemandDraft, Desk, Durable, Electorate, Ledger, LedgerError, Outcome, Shown, ShownBody,
+    Change, DemandDraft, Desk, Durable, Electorate, Ledger, LedgerError, Outcome, Parts, Place, Said, Shown,
+    ShownBody, Spool,
 };
 use tidegate::limits::ADMIN_CONNECTIONS_PER_USER_MAX;
 use tidegate::operation::{EntryId, SessionId, Sha256, Subject, User};
@@ -20,6 +21,8 @@ use tidegate::policy::nouns::{Approval, Person};
 use tidegate::policy::{Set, Shelf};
 use tidegate::record::entry::{Event, Voted};
 use tidegate::record::{self, RecordError, Recorder, StateOp};
+use tidegate::store::keyfile;
+use tidegate::store::keyring::Keyring;
 use tidegate::telemetry::Metrics;
 
 const ANN: u32 = 61001;
@@ -116,30 +119,35 @@ fn kept(written: Result<record::Durable, RecordError>) -> Durable {
 }
 
 impl Ledger for Store {
-    fn put(&self, key: &str, bytes: Vec<u8>) -> Durable {
-        kept(self.0.put(key.as_bytes(), &bytes))
-    }
-    fn remove(&self, key: &str) -> Durable {
-        kept(self.0.remove(key.as_bytes()))
+    fn write(&self, change: Change) -> Durable {
+        let put = change.put.into_iter().map(|(key, bytes)| StateOp::Put(key.into(), bytes));
+        let removed = change.remove.into_iter().map(|key| StateOp::Remove(key.into()));
+        let said = change.said.map(event).into_iter().collect();
+        kept(self.0.append_with(put.chain(removed).collect(), said))
     }
     fn scan(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
         let rows = self.0.scan(prefix.as_bytes()).map_err(|error| LedgerError(error.to_string()))?;
         Ok(rows.into_iter().map(|(key, value)| (String::from_utf8(key).unwrap(), value)).collect())
     }
-    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable {
-        let state = match demand {
-            Some(bytes) => StateOp::Put(key.into(), bytes),
-            None => StateOp::Remove(key.into()),
-        };
-        let event = Event::Voted(Voted {
+}
+
+fn event(said: Said) -> Event {
+    match said {
+        Said::Voted(vote) => Event::Voted(Voted {
             demand: vote.demand,
             entry: vote.entry,
             at: vote.at.as_microsecond(),
             person: vote.person,
             approve: vote.approve,
             comment: vote.comment,
-        });
-        kept(self.0.append_with(vec![state], vec![event]))
+        }),
+        Said::CalledOff(off) => Event::CalledOff(record::entry::CalledOff {
+            demand: off.demand,
+            entry: off.entry,
+            at: off.at.as_microsecond(),
+            by: off.by,
+            revoked: off.revoked,
+        }),
     }
 }
 
@@ -219,13 +227,22 @@ impl Gate {
     }
 
     async fn hold(&self, name: &str) -> tidegate::approval::Waiting {
-        let user = User { provider: "corp".into(), subject: name.into(), groups: Vec::new(), expires: 0 };
+        let user = User {
+            provider: "corp".into(),
+            subject: name.into(),
+            groups: Vec::new(),
+            expires: 0,
+            proof: tidegate::operation::Proof::default(),
+        };
         let subject = Subject { user: Some(user), workload: None, peer: "192.0.2.1:1".parse().unwrap() };
-        let body = ShownBody { bytes: 9, text: "{\"a\":\u{1b}1}".into(), base64: false };
+        let body = ShownBody::of(9, "{\"a\":\u{1b}1}".into());
         let draft = DemandDraft {
             entry: EntryId::now(),
             session: SessionId::now(),
             subject: &subject,
+            guard: None,
+            reason: None,
+            operations: vec!["change".into()],
             target: "react".into(),
             digest: Sha256::of(name.as_bytes()),
             rules: vec!["a.cedar#change".into()],
@@ -239,16 +256,28 @@ impl Gate {
                 ..Shown::default()
             },
         };
-        self.admin.desk.hold(draft, &*(self.admin.electorate)()).await.unwrap()
+        match self.admin.desk.hold(draft, (self.admin.electorate)()).await.unwrap() {
+            Place::Wait(waiting) => waiting,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
 fn open(path: &Path) -> Arc<Admin> {
     let recorder = Recorder::open(&path.join("state")).unwrap();
     let shelf = Shelf::open(&path.join("policies"), &path.join("last-good")).unwrap();
-    let desk = Desk::open(Arc::new(Store(recorder.clone())), Arc::new(jiff::Timestamp::now)).unwrap();
+    let keys = Keyring::open_or_make(&keyfile::Place::below(&path.join("state"))).unwrap();
+    let desk = Desk::open(Parts {
+        ledger: Arc::new(Store(recorder.clone())),
+        clock: Arc::new(jiff::Timestamp::now),
+        spool: Spool::open(&path.join("state"), keys).unwrap(),
+        listener: Arc::new(()),
+    })
+    .unwrap();
     let current = shelf.clone();
     Arc::new(Admin {
+        weighed: Arc::default(),
+        blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,
         shelf,
         electorate: Box::new(move || Arc::new(People(current.current()))),

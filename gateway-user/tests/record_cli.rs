@@ -41,6 +41,7 @@ fn write(state: &Path) -> (SessionId, EntryId) {
             user: None,
             workload: Some(HOSTILE.into()),
             verdict: Verdict::Deny,
+            would: None,
             rules: vec![HOSTILE.into()],
             reason: HOSTILE.into(),
             policy: None,

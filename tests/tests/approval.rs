@@ -69,6 +69,12 @@ roles = ["ml-lead"]
 name = "colin"
 uid = 1004
 
+[[person]]
+name = "otto"
+uid = 1005
+roles = ["ml-lead"]
+owns = ["uid:2002"]
+
 [[approval]]
 name = "one-lead"
 approvers = ["ml-lead"]
@@ -79,6 +85,41 @@ name = "two-leads"
 approvers = ["ml-lead"]
 needed = 2
 
+[[operation]]
+name = "tune"
+target = "models"
+methods = ["PUT"]
+paths = ["/v1/tuning/{model}"]
+
+[[operation]]
+name = "later"
+target = "models"
+methods = ["PUT"]
+paths = ["/v1/later/{model}"]
+
+[[operation]]
+name = "argued"
+target = "models"
+methods = ["PUT"]
+paths = ["/v1/argued/{model}"]
+
+[[approval]]
+name = "for-a-while"
+approvers = ["ml-lead"]
+window = "1h"
+
+[[approval]]
+name = "retried"
+approvers = ["ml-lead"]
+hold = "retry"
+
+[[approval]]
+name = "argued"
+approvers = ["ml-lead"]
+reason = "required"
+comment = "required"
+on_timeout = "deny"
+
 [[approval]]
 name = "soon"
 approvers = ["ml-lead"]
@@ -86,7 +127,13 @@ timeout = "2s"
 "#;
 
 const RULES: &str = r#"
-permit (principal, action in [Action::"read", Action::"update", Action::"erase", Action::"quick"], resource == Target::"models");
+permit (principal, action in Action::"request", resource == Target::"models");
+@id("tune") @approval("for-a-while")
+forbid (principal, action == Action::"tune", resource == Target::"models");
+@id("later") @approval("retried")
+forbid (principal, action == Action::"later", resource == Target::"models");
+@id("argued") @approval("argued")
+forbid (principal, action == Action::"argued", resource == Target::"models");
 @id("update") @approval("one-lead") @message("changing a model needs an ML lead")
 forbid (principal, action == Action::"update", resource == Target::"models");
 @id("erase") @approval("two-leads")
@@ -561,4 +608,184 @@ fn a_demand_survives_a_kill_and_its_approval_lets_the_retry_through_once() {
         "the killed ones are closed"
     );
     drop(world.gate.tidegate(&["record", "verify"]).success());
+}
+
+/// A path below `root` that no other test uses.
+fn below(root: &str) -> String {
+    format!("/v1/{root}/{}", unique().rsplit('/').next().unwrap())
+}
+
+#[test]
+fn approved_for_a_window_runs_all_like_it_without_another_vote_and_each_use_is_recorded() {
+    let mut world = World::new();
+    let path = below("tuning");
+    let (mut client, demand) = held(&world, &path, &put(&path, "one"));
+    let shown = world.gate.tidegate(&["approvals", "show", &demand]).success().text();
+    assert!(shown.contains("for 1h") && shown.contains("under the same rules"), "{shown}");
+    drop(world.vote(LEAD, "approve", &demand).success());
+    assert_eq!(answer(&mut client).status, 200);
+    assert_eq!(world.client().ask(put(&path, "another body")).unwrap().status, 200);
+    // It is durable.
+    world.gate.kill();
+    world.gate.start();
+    assert_eq!(world.client().ask(put(&path, "after a restart")).unwrap().status, 200);
+    assert_eq!(world.reached(&path), 3);
+    for entry in world.gate.entries_of(&path).iter().filter(|entry| entry.closed.is_some()) {
+        assert_eq!(entry.demanded.as_ref().unwrap().demand.to_string(), demand);
+        assert!(entry.decided[0].reason.contains("lea for a window until"), "{:?}", entry.decided);
+    }
+    // Not for another subject.
+    let mut other = world.host.client().uid(2001).connect(world.upstream.address()).unwrap();
+    other.send(put(&path, "one")).unwrap();
+    eventually("a demand of its own", || (world.demands(&path).len() == 2).then_some(()));
+    drop(world.gate.tidegate_as(LEAD, &["approvals", "revoke", &demand]).success());
+    let mut held_again = world.client();
+    held_again.send(put(&path, "after the end")).unwrap();
+    eventually("held again", || (world.demands(&path).len() == 2).then_some(()));
+    assert_eq!(world.reached(&path), 3);
+    drop(world.gate.tidegate(&["record", "verify"]).success());
+}
+
+#[test]
+fn a_client_told_to_ask_again_gets_its_demand_and_runs_once_when_approved() {
+    let path = below("later");
+    let request = put(&path, "later");
+    let told = WORLD.client().ask(&request).unwrap();
+    let demand = told.json()["demand"].as_str().expect("the demand's id").to_owned();
+    assert_eq!(
+        (told.status, told.header("retry-after"), told.header("tidegate-demand")),
+        (503, Some("5"), Some(demand.as_str()))
+    );
+    assert_eq!(WORLD.client().ask(&request).unwrap().json()["demand"], demand.as_str());
+    assert_eq!(WORLD.demands(&path), std::slice::from_ref(&demand));
+    drop(WORLD.vote(LEAD, "approve", &demand).success());
+    assert_eq!(WORLD.reached(&path), 0, "nobody asked for it since");
+    let ran = std::thread::scope(|scope| {
+        let asks: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| WORLD.client().ask(&request).unwrap().status)).collect();
+        asks.into_iter().map(|ask| ask.join().unwrap()).filter(|status| *status == 200).count()
+    });
+    assert_eq!((ran, WORLD.reached(&path)), (1, 1), "concurrent duplicates need one grant each");
+}
+
+#[test]
+fn a_rejected_retry_is_told_no_and_nobody_is_asked_again() {
+    let path = below("later");
+    let request = put(&path, "no");
+    let demand = WORLD.client().ask(&request).unwrap().json()["demand"].as_str().unwrap().to_owned();
+    drop(WORLD.vote(LEAD, "reject", &demand).success());
+    for _ in 0..2 {
+        assert_eq!(WORLD.client().ask(&request).unwrap().status, 403);
+    }
+    assert!(WORLD.demands(&path).is_empty() && WORLD.reached(&path) == 0);
+}
+
+#[test]
+fn a_reason_that_is_required_is_asked_for_shown_and_never_forwarded() {
+    let path = below("argued");
+    let refused = WORLD.client().ask(put(&path, "x")).unwrap();
+    assert_eq!(refused.status, 428);
+    assert!(refused.text().contains("Tidegate-Reason"), "{}", refused.text());
+    for unfit in [
+        "Tidegate-Reason: \r\n".to_owned(),
+        "Tidegate-Reason: a\r\nTidegate-Reason: b\r\n".to_owned(),
+        format!("Tidegate-Reason: {}\r\n", "x".repeat(1025)),
+    ] {
+        assert_eq!(WORLD.client().ask(with(&path, &unfit, "x")).unwrap().status, 428, "{unfit}");
+    }
+    assert!(WORLD.demands(&path).is_empty());
+    let field = "Tidegate-Reason: fix card 4111 1111 1111 1111 for ticket 7\r\n";
+    let (mut client, demand) = held(&WORLD, &path, &with(&path, field, "x"));
+    let shown = WORLD.gate.tidegate(&["approvals", "show", &demand]).success().text();
+    assert!(shown.contains("for ticket 7") && !shown.contains("4111"), "{shown}");
+    let silent = WORLD.vote(LEAD, "approve", &demand);
+    refused_vote(&silent, "--comment");
+    drop(
+        WORLD
+            .gate
+            .tidegate_as(LEAD, &["approvals", "approve", &demand, "--comment", "ticket 7 is real"])
+            .success(),
+    );
+    assert_eq!(answer(&mut client).status, 200);
+    let got = WORLD.upstream.requests().into_iter().find(|request| request.target == path).unwrap();
+    assert_eq!(got.header("tidegate-reason"), None);
+}
+
+fn refused_vote(vote: &Finished, why: &str) {
+    refused(vote);
+    let said = format!("{}{}", vote.text(), vote.errors());
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn a_workloads_owner_cannot_vote_on_what_it_asks() {
+    let path = unique();
+    let mut client = WORLD.host.client().uid(2002).connect(WORLD.upstream.address()).unwrap();
+    client.send(put(&path, "x")).unwrap();
+    let demand = WORLD.demand(&path);
+    let shown = WORLD.gate.tidegate(&["approvals", "show", &demand]).success().text();
+    assert!(shown.contains("otto"), "{shown}");
+    for word in ["approve", "reject"] {
+        refused_vote(&WORLD.vote(1005, word, &demand), "otto is behind this request");
+    }
+    drop(WORLD.vote(LEAD, "approve", &demand).success());
+    assert_eq!(client.response("PUT").unwrap().status, 200);
+}
+
+#[test]
+fn a_demand_is_withdrawn_by_its_requester_or_an_operator_and_by_no_one_else() {
+    let path = unique();
+    let (mut client, demand) = held(&WORLD, &path, &put(&path, "x"));
+    drop(WORLD.gate.tidegate_as(REQUESTER, &["approvals", "withdraw", &demand]).success());
+    assert_eq!((answer(&mut client).status, WORLD.reached(&path)), (403, 0));
+    assert!(WORLD.demands(&path).is_empty());
+    refused(&WORLD.vote(LEAD, "approve", &demand));
+    let entry = WORLD.gate.entry_of(&path);
+    assert!(entry.decided[0].reason.contains("withdrawn by rita"), "{:?}", entry.decided);
+    let other = unique();
+    let (mut client, demand) = held(&WORLD, &other, &put(&other, "x"));
+    drop(WORLD.gate.tidegate(&["approvals", "withdraw", &demand]).success());
+    assert_eq!(answer(&mut client).status, 403);
+}
+
+#[test]
+fn a_long_body_is_fully_viewable_in_parts() {
+    let path = unique();
+    let body = "0123456789abcde\n".repeat(40 * 1024);
+    let (_client, demand) = held(&WORLD, &path, &put(&path, &body));
+    let shown = WORLD.gate.tidegate(&["--json", "approvals", "show", &demand]).success().json();
+    assert_eq!(shown["operation"]["body"]["text"].as_str().unwrap(), body);
+    let page = WORLD.gate.admin("GET", &format!("/v1/approvals/{demand}?offset=16&limit=15"), "").json();
+    assert_eq!(page["operation"]["body"]["text"], "0123456789abcde");
+    assert_eq!(page["operation"]["body"]["length"], body.len());
+}
+
+#[test]
+fn a_held_body_is_nowhere_on_disk_in_clear_and_its_spool_is_empty_when_it_is_over() {
+    let mut world = World::new();
+    let path = "/v1/models/sealed";
+    let marker = "a-marker-that-is-in-no-file";
+    let (client, demand) = held(&world, path, &put(path, marker));
+    let spool = world.gate.state().join("spool");
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 2);
+    let found = |world: &World| {
+        let search = std::process::Command::new("grep")
+            .args(["-rl", marker])
+            .arg(world.gate.state())
+            .output()
+            .unwrap();
+        String::from_utf8(search.stdout).unwrap()
+    };
+    assert_eq!(found(&world), "");
+    world.gate.kill();
+    drop(client);
+    // What a kill leaves between the spool and the record.
+    std::fs::write(spool.join("019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11.body"), "left over").unwrap();
+    world.gate.start();
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 2);
+    let shown = world.gate.tidegate(&["approvals", "show", &demand]).success().text();
+    assert!(shown.contains(marker), "{shown}");
+    drop(world.vote(LEAD, "reject", &demand).success());
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    assert_eq!(found(&world), "");
 }

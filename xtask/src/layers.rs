@@ -9,10 +9,10 @@ use crate::rust_text::{RustText, words};
 const ROWS: [&[&str]; 9] = [
     &["config", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
-    &["intercept", "identity", "approval", "mask", "record", "upstream"],
+    &["intercept", "identity", "approval", "mask", "record", "upstream", "block"],
     &["judge", "signals"],
     &["protocol"],
-    &["session"],
+    &["session", "inspect"],
     &["admin"],
     &["app"],
     &["cli"],

@@ -60,6 +60,8 @@ const TESTS: &[Need] = &[
     Need::command("node", "nodejs", "an unmodified client, the identity provider"),
     Need::command("nginx", "nginx", "a real server behind the gate"),
     Need::command("openssl", "openssl", "a second opinion on keys"),
+    Need::command("tmux", "tmux", "a terminal for the pages that fill one"),
+    Need::command("chromium", "chromium", "looks at the weekly review"),
     Need::command("shellcheck", "shellcheck", "checks the shell scripts"),
     Need::command("tshark", "tshark", "reads the captures that are exported"),
     Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),

@@ -5,21 +5,17 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 
-use super::Admin;
 use super::peer::Peer;
-use super::view::{
-    Announced, BallotView, DemandView, Problem, ReadingView, Reload, ShareView, SignalsView, Status, Voted,
-};
-use crate::approval::{Standing, VoteError};
+use super::view::{Announced, Problem, ReadingView, Reload, SignalsView, Status};
+use super::{Admin, approvals, blocks};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
-use crate::operation::DemandId;
 use crate::policy::Reloaded;
 use crate::record::entry::{Event, RecordRead};
 use crate::telemetry::Metrics;
@@ -28,10 +24,10 @@ use crate::telemetry::Metrics;
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// An error on its way out.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, String);
 
 impl Refusal {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self(status, detail.into())
     }
 }
@@ -45,35 +41,16 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<VoteError> for Refusal {
-    fn from(error: VoteError) -> Self {
-        let status = match &error {
-            VoteError::Unknown(_) => StatusCode::NOT_FOUND,
-            VoteError::Expired => StatusCode::GONE,
-            VoteError::Approved | VoteError::AlreadyVoted(_) | VoteError::Superseded => StatusCode::CONFLICT,
-            VoteError::SharedAccount
-            | VoteError::TwoAccounts { .. }
-            | VoteError::NoPerson(_)
-            | VoteError::OwnRequest(_)
-            | VoteError::NotApprover { .. } => StatusCode::FORBIDDEN,
-            VoteError::LongComment => StatusCode::PAYLOAD_TOO_LARGE,
-            VoteError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self(status, error.to_string())
-    }
-}
-
 /// Everything at the admin socket. Each connection adds its [`Peer`].
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
-        .route("/v1/approvals", get(list))
-        .route("/v1/approvals/{id}", get(show))
-        .route("/v1/approvals/{id}/approve", post(approve))
-        .route("/v1/approvals/{id}/reject", post(reject))
+        .merge(approvals::routes())
         .route("/v1/record/readings", post(announce))
+        .route("/v1/blocks", get(blocks::list).post(blocks::block))
+        .route("/v1/blocks/lift", post(blocks::unblock))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -107,7 +84,9 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    if !peer.may_read(&*(admin.electorate)()) {
+    // Whoever asked may take it back, and nothing else.
+    let own = request.method() == Method::POST && request.uri().path().ends_with("/withdraw");
+    if !own && !peer.may_read(&*(admin.electorate)()) {
         tracing::warn!(uid = peer.uid, "refused at the admin socket");
         let detail = format!(
             "uid {} is neither root, nor the gate's own user, nor a [[person]] of the policy",
@@ -154,64 +133,7 @@ async fn reload(
     Ok(Json(Reload { result: result.into(), digest, problems }))
 }
 
-async fn list(State(admin): State<Arc<Admin>>) -> Json<Vec<DemandView>> {
-    let (electorate, now) = ((admin.electorate)(), admin.desk.now());
-    let demands = admin.desk.list();
-    let brief = |demand: &_| DemandView::brief(demand, &admin.desk.shares(demand, &*electorate), now);
-    Json(demands.iter().map(|demand| brief(demand)).collect())
-}
-
-async fn show(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Json<DemandView>, Refusal> {
-    let id = demand_id(&id)?;
-    let demand = admin.desk.show(id).ok_or(VoteError::Unknown(id))?;
-    let shares = admin.desk.shares(&demand, &*(admin.electorate)());
-    Ok(Json(DemandView::whole(&demand, &shares, admin.desk.now())))
-}
-
-type Body = Result<Bytes, BytesRejection>;
-
-async fn approve(
-    State(admin): State<Arc<Admin>>,
-    Extension(peer): Extension<Peer>,
-    Path(id): Path<String>,
-    body: Body,
-) -> Result<Json<Voted>, Refusal> {
-    vote(&admin, peer, &id, true, body).await
-}
-
-async fn reject(
-    State(admin): State<Arc<Admin>>,
-    Extension(peer): Extension<Peer>,
-    Path(id): Path<String>,
-    body: Body,
-) -> Result<Json<Voted>, Refusal> {
-    vote(&admin, peer, &id, false, body).await
-}
-
-async fn vote(
-    admin: &Admin,
-    peer: Peer,
-    id: &str,
-    approve: bool,
-    body: Body,
-) -> Result<Json<Voted>, Refusal> {
-    let id = demand_id(id)?;
-    let comment = ballot(body)?.comment.map(|comment| (admin.scrub)(&comment).into_owned());
-    let unknown =
-        "the kernel cannot say beyond doubt whose process this is; vote again from a shell of your own";
-    let account = peer.account.ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, unknown))?;
-    let electorate = (admin.electorate)();
-    let person = account.person(&*electorate)?.name.clone();
-    let standing = admin.desk.vote(id, account, approve, comment, electorate).await?;
-    tracing::info!(demand = %id, %person, approve, ?standing, "vote");
-    let (standing, shares) = match standing {
-        Standing::Open(shares) => ("open", shares),
-        Standing::Approved => ("approved", Vec::new()),
-        Standing::Rejected => ("rejected", Vec::new()),
-    };
-    let approvals = shares.iter().map(ShareView::from).collect();
-    Ok(Json(Voted { id: id.to_string(), person, standing: standing.into(), approvals }))
-}
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Writes down that somebody is about to read the record. Only those who can open its files have a reading to announce.
 async fn announce(
@@ -267,20 +189,4 @@ async fn nothing_there() -> Refusal {
 
 async fn wrong_method() -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this can be read or be done, not both")
-}
-
-fn demand_id(text: &str) -> Result<DemandId, Refusal> {
-    let detail = "the id of a demand is a UUID; see `tidegate approvals list`";
-    text.parse().map_err(|_| Refusal::new(StatusCode::NOT_FOUND, detail))
-}
-
-/// An empty body is a vote without a comment.
-fn ballot(body: Body) -> Result<BallotView, Refusal> {
-    let body = body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
-    if body.is_empty() {
-        return Ok(BallotView::default());
-    }
-    serde_json::from_slice(&body).map_err(|error| {
-        Refusal::new(StatusCode::BAD_REQUEST, format!("the vote is no JSON object with a `comment`: {error}"))
-    })
 }

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::view::{
-    Announced, BallotView, DemandView, Problem, ReadingView, Reload, SignalsView, Status, Voted,
+    Announced, BallotView, BlockAsked, BlockView, DemandView, Ended, PriorView, Problem, QueueView,
+    ReadingView, Reload, SignalsView, Status, UnblockAsked, Voted,
 };
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
@@ -91,7 +92,7 @@ impl Client {
         self.ask("POST", "/v1/policy/reload", None::<&()>)
     }
 
-    /// What waits for people, oldest first, without header fields and bodies.
+    /// What waits for people, the oldest of each subject first, without header fields and bodies.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -99,21 +100,61 @@ impl Client {
         self.ask("GET", "/v1/approvals", None::<&()>)
     }
 
-    /// One demand, whole.
+    /// What each subject has waiting, and how much of it was refused for want of room.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn queues(&self) -> Result<Vec<QueueView>, ClientError> {
+        self.ask("GET", "/v1/approvals/queues", None::<&()>)
+    }
+
+    /// One demand, whole: the pages of its body are put together.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn demand(&self, id: DemandId) -> Result<DemandView, ClientError> {
-        self.ask("GET", &format!("/v1/approvals/{id}"), None::<&()>)
+        let mut whole: DemandView = self.ask("GET", &format!("/v1/approvals/{id}"), None::<&()>)?;
+        while let Some(body) = &mut whole.operation.body
+            && (body.text.len() as u64) < body.length
+        {
+            let page = format!("/v1/approvals/{id}?offset={}", body.text.len());
+            let next: DemandView = self.ask("GET", &page, None::<&()>)?;
+            match next
+                .operation
+                .body
+                .filter(|next| next.offset == body.text.len() as u64 && !next.text.is_empty())
+            {
+                Some(next) => body.text.push_str(&next.text),
+                None => return Err(self.unusable("the body of the demand changed while it was read")),
+            }
+        }
+        Ok(whole)
+    }
+
+    /// The last approved demand like this one: same target, operations and rules.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn prior(&self, id: DemandId) -> Result<Option<PriorView>, ClientError> {
+        self.ask("GET", &format!("/v1/approvals/{id}/prior"), None::<&()>)
+    }
+
+    /// Takes a demand back, or, with `revoke`, what was approved.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn call_off(&self, id: DemandId, revoke: bool) -> Result<Ended, ClientError> {
+        let word = if revoke { "revoke" } else { "withdraw" };
+        self.ask("POST", &format!("/v1/approvals/{id}/{word}"), None::<&()>)
     }
 
     /// Votes, as the person whose process this is.
     ///
     /// # Errors
     /// See [`ClientError`]; a vote that does not count is [`ClientError::Refused`].
-    pub fn vote(&self, id: DemandId, approve: bool, comment: Option<String>) -> Result<Voted, ClientError> {
+    pub fn vote(&self, id: DemandId, approve: bool, ballot: &BallotView) -> Result<Voted, ClientError> {
         let word = if approve { "approve" } else { "reject" };
-        self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(&BallotView { comment }))
+        self.ask("POST", &format!("/v1/approvals/{id}/{word}"), Some(ballot))
     }
 
     /// Has the record say that the process that asks is about to read it. With the answer, that is durable.
@@ -122,6 +163,30 @@ impl Client {
     /// See [`ClientError`].
     pub fn announce(&self, reading: &ReadingView) -> Result<Announced, ClientError> {
         self.ask("POST", "/v1/record/readings", Some(reading))
+    }
+
+    /// The blocks in force, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn blocks(&self) -> Result<Vec<BlockView>, ClientError> {
+        self.ask("GET", "/v1/blocks", None::<&()>)
+    }
+
+    /// Blocks, durably.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what may not be blocked is [`ClientError::Refused`].
+    pub fn block(&self, asked: &BlockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks", Some(asked))
+    }
+
+    /// Lifts a block, durably; gives it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; where there is none, [`ClientError::Refused`].
+    pub fn unblock(&self, asked: &UnblockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks/lift", Some(asked))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::approval::{Asker, Demand, Share, Shown, State, Vote};
+use crate::approval::{
+    Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
+};
+use crate::block::Block;
 use crate::policy::Notice;
 use crate::signals::{Broad, View};
 
@@ -26,6 +29,9 @@ pub struct Status {
     pub sessions_open: u64,
     /// Operations held, and approvals not yet used.
     pub demands_held: u64,
+    /// Blocks in force.
+    #[serde(default)]
+    pub blocks: u64,
     /// The kernel's counters.
     pub kernel: BTreeMap<String, u64>,
 }
@@ -37,6 +43,10 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// Recorded operations and cases that the set in force lets through further than the one before it; absent where it has
+    /// not been weighed.
+    #[serde(default)]
+    pub widens: Option<u64>,
     /// What has ended in the set in force, and what will.
     #[serde(default)]
     pub notices: Vec<Notice>,
@@ -82,6 +92,59 @@ pub struct Reload {
     pub problems: Option<String>,
 }
 
+/// What to block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockAsked {
+    /// Whom or what: `user:PROVIDER/SUBJECT`, `unit:…`, `container:…`, `uid:…`, `target:…`.
+    pub subject: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// What to unblock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnblockAsked {
+    /// Whom or what, as it was blocked.
+    pub subject: String,
+}
+
+/// A block in force, or one that was just lifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockView {
+    /// Whom or what.
+    pub subject: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who blocked.
+    pub by: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// What whoever blocked should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl From<&Block> for BlockView {
+    fn from(block: &Block) -> Self {
+        Self {
+            subject: block.subject.to_string(),
+            since: block.since,
+            by: block.by.clone(),
+            reason: block.reason.clone(),
+            until: block.until,
+            note: None,
+        }
+    }
+}
+
 /// A held operation. Lists leave out header fields and body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemandView {
@@ -91,12 +154,23 @@ pub struct DemandView {
     pub entry: String,
     /// The session of that entry.
     pub session: String,
-    /// `pending`, or `granted`: approved and not used yet.
+    /// `pending`; `granted`: approved and not used yet; `window`: approved for a while; `rejected`: its client has yet to
+    /// hear it.
     pub state: String,
+    /// What approval gives.
+    pub grant: GrantView,
+    /// Whether its client waits, or was told to ask again.
+    pub hold: String,
     /// Who asks.
     pub asker: Asker,
+    /// Persons who own the asking process, and so cannot vote.
+    pub owners: Vec<String>,
+    /// Why, in the requester's words, masked.
+    pub reason: Option<String>,
     /// The target.
     pub target: String,
+    /// The declared operations it is.
+    pub operations: Vec<String>,
     /// Digest of the exact operation.
     pub digest: String,
     /// The rules that ask for it.
@@ -117,6 +191,54 @@ pub struct DemandView {
     pub votes: Vec<VoteView>,
 }
 
+/// What approval gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantView {
+    /// `once`: one run of exactly this; `window`: everything the same subject asks under the same rules on this target.
+    pub kind: String,
+    /// Seconds that a window lasts.
+    pub seconds: Option<u64>,
+}
+
+/// The last approved demand of the same kind: same target, operations and rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorView {
+    /// The demand it was.
+    pub id: String,
+    /// The entry it was about.
+    pub entry: String,
+    /// Who asked.
+    pub asker: String,
+    /// When it was approved.
+    pub at: Timestamp,
+    /// Who approved it.
+    pub by: Vec<String>,
+    /// The operation, masked, whole.
+    pub operation: Shown,
+}
+
+/// What one subject has at the desk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// The subject.
+    pub subject: String,
+    /// Its demands, unused grants and windows.
+    pub demands: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// How many more it asked for and was refused, since it last had none.
+    pub refused: u64,
+}
+
+/// A demand, a grant or a window that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The demand.
+    pub id: String,
+    /// Who took it back.
+    pub by: String,
+}
+
 /// How far one `[[approval]]` has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShareView {
@@ -135,6 +257,8 @@ pub struct VoteView {
     pub person: String,
     /// When.
     pub at: Timestamp,
+    /// Whether it is for one run only.
+    pub once: bool,
     /// What they said, masked.
     pub comment: Option<String>,
 }
@@ -146,6 +270,9 @@ pub struct BallotView {
     /// What they say with it.
     #[serde(default)]
     pub comment: Option<String>,
+    /// For one run only, also where approval would open a window.
+    #[serde(default)]
+    pub once: bool,
 }
 
 /// What became of a vote.
@@ -190,11 +317,15 @@ pub struct Announced {
 
 impl DemandView {
     /// The whole demand, counted by this set.
-    pub(super) fn whole(demand: &Demand, shares: &[Share], now: Timestamp) -> Self {
+    pub(super) fn whole(demand: &Demand, shares: &[Share], people: &dyn Electorate, now: Timestamp) -> Self {
         let state = match demand.state {
             State::Pending => "pending",
             State::Granted { .. } => "granted",
+            State::Window { .. } => "window",
+            State::Rejected { .. } => "rejected",
         };
+        let once = demand.votes.iter().any(|vote| vote.once);
+        let seconds = demand.window.filter(|_| !once);
         let unknown = |name: &String| ShareView { approval: name.clone(), needed: None, voters: Vec::new() };
         let approvals = match shares.is_empty() {
             true => demand.approvals.iter().map(unknown).collect(),
@@ -205,8 +336,13 @@ impl DemandView {
             entry: demand.entry.to_string(),
             session: demand.session.to_string(),
             state: state.into(),
+            grant: GrantView { kind: if seconds.is_some() { "window" } else { "once" }.into(), seconds },
+            hold: if demand.retry { "retry" } else { "wait" }.into(),
             asker: demand.asker.clone(),
+            owners: owners(&demand.asker, people).into_iter().map(|person| person.name.clone()).collect(),
+            reason: demand.reason.clone(),
             target: demand.target.clone(),
+            operations: demand.operations.clone(),
             digest: demand.digest.to_string(),
             rules: demand.rules.clone(),
             message: demand.message.clone(),
@@ -220,7 +356,7 @@ impl DemandView {
     }
 
     /// Without header fields and body.
-    pub(super) fn brief(demand: &Demand, shares: &[Share], now: Timestamp) -> Self {
+    pub(super) fn brief(demand: &Demand, shares: &[Share], people: &dyn Electorate, now: Timestamp) -> Self {
         let shown = &demand.shown;
         let head = Shown {
             method: shown.method.clone(),
@@ -229,7 +365,33 @@ impl DemandView {
             query: shown.query.clone(),
             ..Shown::default()
         };
-        Self::whole(&Demand { shown: head, ..demand.clone() }, shares, now)
+        Self::whole(&Demand { shown: head, ..demand.clone() }, shares, people, now)
+    }
+
+    /// The same with this body.
+    pub(super) fn with_body(mut self, body: Option<ShownBody>) -> Self {
+        self.operation.body = body;
+        self
+    }
+}
+
+impl From<&Prior> for PriorView {
+    fn from(prior: &Prior) -> Self {
+        Self {
+            id: prior.demand.to_string(),
+            entry: prior.entry.to_string(),
+            asker: prior.asker.clone(),
+            at: prior.at,
+            by: prior.by.clone(),
+            operation: prior.shown.clone(),
+        }
+    }
+}
+
+impl From<Queue> for QueueView {
+    fn from(queue: Queue) -> Self {
+        let Queue { subject, demands, bytes, refused } = queue;
+        Self { subject, demands, bytes, refused }
     }
 }
 
@@ -241,6 +403,6 @@ impl From<&Share> for ShareView {
 
 impl From<&Vote> for VoteView {
     fn from(vote: &Vote) -> Self {
-        Self { person: vote.person.clone(), at: vote.at, comment: vote.comment.clone() }
+        Self { person: vote.person.clone(), at: vote.at, once: vote.once, comment: vote.comment.clone() }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::future::ready;
 
-use crate::approval::{CastVote, Durable, Ledger, LedgerError};
-use crate::record::entry::{Event, Voted};
+use crate::approval::{Change, Durable, Ledger, LedgerError, Row, Said};
+use crate::record::entry::{CalledOff, Event, Voted};
 use crate::record::{self, RecordError, Recorder, StateOp};
 
 /// The desk's ledger on the record's store.
@@ -21,32 +21,35 @@ fn durable(written: Result<record::Durable, RecordError>) -> Durable {
 }
 
 impl Ledger for RecordLedger {
-    fn put(&self, key: &str, bytes: Vec<u8>) -> Durable {
-        durable(self.0.put(key.as_bytes(), &bytes))
+    fn write(&self, change: Change) -> Durable {
+        let put = change.put.into_iter().map(|(key, bytes)| StateOp::Put(key.into(), bytes));
+        let removed = change.remove.into_iter().map(|key| StateOp::Remove(key.into()));
+        let said = change.said.map(event).into_iter().collect();
+        durable(self.0.append_with(put.chain(removed).collect(), said))
     }
 
-    fn remove(&self, key: &str) -> Durable {
-        durable(self.0.remove(key.as_bytes()))
-    }
-
-    fn scan(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
+    fn scan(&self, prefix: &str) -> Result<Vec<Row>, LedgerError> {
         let rows = self.0.scan(prefix.as_bytes()).map_err(|error| failed(&error))?;
         Ok(rows.into_iter().map(|(key, value)| (String::from_utf8_lossy(&key).into_owned(), value)).collect())
     }
+}
 
-    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable {
-        let state = match demand {
-            Some(bytes) => StateOp::Put(key.into(), bytes),
-            None => StateOp::Remove(key.into()),
-        };
-        let event = Event::Voted(Voted {
+fn event(said: Said) -> Event {
+    match said {
+        Said::Voted(vote) => Event::Voted(Voted {
             demand: vote.demand,
             entry: vote.entry,
             at: vote.at.as_microsecond(),
             person: vote.person,
             approve: vote.approve,
             comment: vote.comment,
-        });
-        durable(self.0.append_with(vec![state], vec![event]))
+        }),
+        Said::CalledOff(off) => Event::CalledOff(CalledOff {
+            demand: off.demand,
+            entry: off.entry,
+            at: off.at.as_microsecond(),
+            by: off.by,
+            revoked: off.revoked,
+        }),
     }
 }

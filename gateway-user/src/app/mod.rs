@@ -6,13 +6,14 @@ mod denials;
 mod follow;
 mod ledger;
 mod table;
+mod weigh;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,8 +24,10 @@ use tokio_util::task::TaskTracker;
 use self::accept::Door;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
+use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
-use crate::approval::{Desk, DeskError, Key, KeyError};
+use crate::approval::{Desk, DeskError, Key, KeyError, Parts, Spool, SpoolError};
+use crate::block::Blocks;
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
@@ -35,9 +38,12 @@ use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::mask;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
+use crate::record::entry::PolicyWeighed;
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
 use crate::signals::Signals;
+use crate::store::keyfile;
+use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -45,6 +51,8 @@ pub use table::of as kernel_table;
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
+/// How often blocks that have run out are forgotten. They refuse nothing meanwhile.
+const BLOCKS_SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the enforcer does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +66,12 @@ pub enum AppError {
     /// The approvals cannot be read.
     #[error("the approvals cannot be read: {0}")]
     Approvals(#[from] DeskError),
+    /// The keys of what is encrypted at rest cannot be used.
+    #[error(transparent)]
+    Keys(#[from] keyfile::KeyError),
+    /// The spool of held operations cannot be used.
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
     /// The approval key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -115,7 +129,14 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
-    let desk = Desk::open(Arc::new(RecordLedger(recorder.clone())), Arc::new(jiff::Timestamp::now))?;
+    let keys = Keyring::open_or_make(&keyfile::Place::of(&settings))?;
+    let desk = Desk::open(Parts {
+        ledger: Arc::new(RecordLedger(recorder.clone())),
+        clock: Arc::new(jiff::Timestamp::now),
+        spool: Spool::open(&settings.state, keys)?,
+        listener: Arc::new(()),
+    })?;
+    let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
@@ -131,6 +152,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
         desk: desk.clone(),
+        blocks: blocks.clone(),
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
@@ -141,7 +163,9 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
     let dialer = Dialer::new(exempt, flows.clone());
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
-    let follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone());
+    let weighed = Arc::new(ArcSwapOption::empty());
+    let weigher = Weigher::new(recorder.clone(), weighed.clone());
+    let mut follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone(), weigher.clone());
     follower.started();
 
     let mut work = JoinSet::new();
@@ -149,9 +173,11 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
+    work.spawn(sweep(blocks));
+    work.spawn(weigher.weigh());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, signals, &mut work).await?;
+    open_admin(&settings, &bench, &gate, (signals, weighed), &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -165,6 +191,14 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     recorder.close();
     tracing::info!("the gate is shut");
     outcome
+}
+
+/// Forgets blocks as they run out, until the task is dropped.
+async fn sweep(blocks: Blocks) {
+    loop {
+        tokio::time::sleep(BLOCKS_SWEPT_EVERY).await;
+        blocks.sweep().await;
+    }
 }
 
 /// Every connection takes two descriptors, its own and the upstream's; what the shell allows is far less.
@@ -208,12 +242,14 @@ async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
     gate: &Arc<kernel::Gate>,
-    signals: Signals,
+    (signals, weighed): (Signals, Arc<ArcSwapOption<PolicyWeighed>>),
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
+        blocks: bench.blocks.clone(),
+        weighed,
         shelf: bench.shelf.clone(),
         electorate: Box::new(move || shelf.current()),
         recorder: bench.recorder.clone(),

@@ -15,8 +15,14 @@ pub struct DemandDraft<'a> {
     pub session: SessionId,
     /// Who asks.
     pub subject: &'a Subject,
+    /// The guard that holds the asking process, if one does.
+    pub guard: Option<&'a str>,
+    /// Why, in the requester's words, masked.
+    pub reason: Option<String>,
     /// The target.
     pub target: String,
+    /// The declared `[[operation]]`s it is.
+    pub operations: Vec<String>,
     /// Names the exact operation ([`super::Key::digest`]).
     pub digest: Sha256,
     /// The rules that ask for it, `file#id`.
@@ -40,8 +46,12 @@ pub struct Demand {
     pub session: SessionId,
     /// Who asks.
     pub asker: Asker,
+    /// Why, in the requester's words, masked.
+    pub reason: Option<String>,
     /// The target.
     pub target: String,
+    /// The declared `[[operation]]`s it is.
+    pub operations: Vec<String>,
     /// Names the exact operation.
     pub digest: Sha256,
     /// The rules that ask for it, `file#id`.
@@ -52,6 +62,10 @@ pub struct Demand {
     pub message: Option<String>,
     /// Names of the `[[approval]]`s that are needed, all of them; sorted, each once.
     pub approvals: Vec<String>,
+    /// Seconds that approval opens a window for, as its approvers were told; `None`: it is for one run.
+    pub window: Option<u64>,
+    /// Whether its client was told to ask again, and does not wait.
+    pub retry: bool,
     /// When it was held.
     pub created: Timestamp,
     /// When it ends without an answer.
@@ -65,7 +79,7 @@ pub struct Demand {
 }
 
 /// Where a demand stands. What ended otherwise is no longer kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Waits for votes.
@@ -74,6 +88,20 @@ pub enum State {
     Granted {
         /// The grant ends unused then.
         until: Timestamp,
+    },
+    /// Approved for a window: whatever the same subject asks under the same rules on the same target.
+    Window {
+        /// The window ends then.
+        until: Timestamp,
+    },
+    /// Rejected, and its client has not come back to hear it.
+    Rejected {
+        /// Nobody needs to remember it any longer.
+        until: Timestamp,
+        /// Who.
+        by: String,
+        /// What they said, masked.
+        comment: Option<String>,
     },
 }
 
@@ -86,6 +114,8 @@ pub struct Vote {
     pub at: Timestamp,
     /// Digest of the policy set in force then.
     pub policy: Sha256,
+    /// Whether it is for one run, also where approval would open a window.
+    pub once: bool,
     /// What they said, masked.
     pub comment: Option<String>,
 }
@@ -101,6 +131,8 @@ pub struct Asker {
     pub peer: String,
     /// The process, for local flows.
     pub process: Option<Process>,
+    /// The guard that holds the process.
+    pub guard: Option<String>,
 }
 
 /// The process that asks.
@@ -118,10 +150,16 @@ pub struct Process {
     pub command: String,
     /// Path of its program.
     pub executable: Option<String>,
+    /// Its unit, and the slices that hold it.
+    pub units: Vec<String>,
+    /// Its container.
+    pub container: Option<String>,
 }
 
-impl From<&Subject> for Asker {
-    fn from(subject: &Subject) -> Self {
+impl Asker {
+    /// Who asks, by what is known of the flow.
+    #[must_use]
+    pub fn of(subject: &Subject, guard: Option<&str>) -> Self {
         let process = subject.workload.as_ref().map(|workload| Process {
             key: workload.key(),
             pid: workload.pid,
@@ -129,12 +167,15 @@ impl From<&Subject> for Asker {
             login_uid: workload.login_uid,
             command: workload.command.clone(),
             executable: workload.executable.as_ref().map(|executable| executable.path.clone()),
+            units: workload.units().map(str::to_owned).collect(),
+            container: workload.container.clone(),
         });
         Self {
             key: subject.key(),
             user: subject.user.as_ref().map(|user| (user.provider.clone(), user.subject.clone())),
             peer: subject.peer.to_string(),
             process,
+            guard: guard.map(str::to_owned),
         }
     }
 }
@@ -156,12 +197,16 @@ pub struct Shown {
     pub body: Option<ShownBody>,
 }
 
-/// A body as approvers see it.
+/// A body as approvers see it. In a kept demand its text is empty: that lies sealed in the spool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownBody {
     /// Its length in bytes as it will be forwarded.
     pub bytes: u64,
-    /// The masked text, or base64 of the masked bytes where it is no text.
+    /// Bytes of the whole text.
+    pub length: u64,
+    /// Where `text` begins in the whole.
+    pub offset: u64,
+    /// The masked text or a part of it, or base64 of the masked bytes where it is no text.
     pub text: String,
     /// Whether `text` is base64.
     pub base64: bool,
@@ -171,13 +216,39 @@ impl Shown {
     /// Roughly the memory it takes, in bytes.
     pub(super) fn weight(&self) -> usize {
         let fields: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let body = self.body.as_ref().map_or(0, |body| body.text.len());
+        let body = self.body.as_ref().map_or(0, |body| usize::try_from(body.length).unwrap_or(usize::MAX));
         self.method.len()
             + self.host.len()
             + self.path.len()
             + self.query.as_ref().map_or(0, String::len)
             + fields
             + body
+    }
+
+    /// Takes the body's text out.
+    pub(super) fn take_text(&mut self) -> Option<String> {
+        self.body.as_mut().map(|body| std::mem::take(&mut body.text))
+    }
+}
+
+impl ShownBody {
+    /// A whole text, masked: as such, or as base64 where it is none.
+    #[must_use]
+    pub fn of(bytes: u64, masked: Vec<u8>) -> Self {
+        let (text, base64) = match String::from_utf8(masked) {
+            Ok(text) => (text, false),
+            Err(bytes) => (data_encoding::BASE64.encode(bytes.as_bytes()), true),
+        };
+        Self { bytes, length: text.len() as u64, offset: 0, text, base64 }
+    }
+
+    /// The part of a whole text from `offset` on, at most `limit` bytes, cut between characters.
+    #[must_use]
+    pub fn page(&self, offset: u64, limit: usize) -> Self {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.text.len());
+        let start = self.text.ceil_char_boundary(start);
+        let end = self.text.floor_char_boundary(start.saturating_add(limit).min(self.text.len())).max(start);
+        Self { offset: start as u64, text: self.text[start..end].to_owned(), ..self.clone() }
     }
 }
 
@@ -191,10 +262,26 @@ impl Demand {
     /// When it, or its grant, runs out.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
-        match self.state {
+        match &self.state {
             State::Pending => self.expires,
-            State::Granted { until } => until,
+            State::Granted { until } | State::Window { until } | State::Rejected { until, .. } => *until,
         }
+    }
+
+    /// Whether it is approved, once or for a window.
+    #[must_use]
+    pub fn is_approved(&self) -> bool {
+        matches!(self.state, State::Granted { .. } | State::Window { .. })
+    }
+
+    /// What the window that it is, or would open, is for: the same subject, target, rules and approvals.
+    pub(super) fn has_same_window(&self, other: &Self) -> bool {
+        self.asker.key == other.asker.key && self.is_under_same_rules(other)
+    }
+
+    /// Whether the same rules hold both, on the same target, for the same approvals.
+    pub(super) fn is_under_same_rules(&self, other: &Self) -> bool {
+        self.target == other.target && self.basis == other.basis && self.approvals == other.approvals
     }
 
     /// Names of those who voted for it.

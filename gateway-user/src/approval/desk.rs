@@ -1,23 +1,28 @@
 //! The approval desk: holds, shows, takes votes, expires, and survives a restart. Every change is durable before
 //! anyone acts on it; what cannot be kept does not happen.
 
+mod form;
+mod turns;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
-use super::book::{Book, Full, Word};
-use super::demand::{Asker, Demand, DemandDraft, State};
-use super::ledger::{Durable, Ledger, LedgerError};
-use super::quorum::{self, Account, Ballot, Electorate, Share, Standing, VoteError, Weighed};
-use super::waiting::{Seat, Waiting};
+use self::form::{PREFIX, decode, encode, key_of, make};
+use super::book::{Book, Full, Queue, Word};
+use super::demand::{Demand, DemandDraft, ShownBody, State};
+use super::ledger::{Change, Durable, Ledger, LedgerError};
+use super::news::{Listener, News, Turn};
+use super::priors::{Prior, Priors};
+use super::quorum::{self, Electorate, Share};
+use super::spool::{Spool, SpoolError};
+use super::waiting::{NO_TICKET, Seat, Waiting};
 use crate::operation::DemandId;
 
-/// Where demands are in the ledger.
-const PREFIX: &str = "approval/demand/";
-
-/// First byte of a kept demand: the form of the rest.
-const FORM: u8 = 1;
+pub use self::turns::Caller;
 
 /// What time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -47,14 +52,51 @@ pub enum DeskError {
     Ledger(#[from] LedgerError),
 }
 
+/// What becomes of an operation that is held.
+#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
+#[derive(Debug)]
+#[must_use]
+pub enum Place {
+    /// Its flow waits.
+    Wait(Waiting),
+    /// Its client asks again later.
+    Retry {
+        /// The demand that is decided meanwhile.
+        demand: DemandId,
+        /// When that ends without an answer.
+        expires: Timestamp,
+    },
+    /// An approver has said no to it a while ago.
+    Rejected {
+        /// The demand.
+        demand: DemandId,
+        /// Who.
+        by: String,
+        /// What they said, masked.
+        comment: Option<String>,
+    },
+}
+
+/// What a desk works with.
+pub struct Parts {
+    /// Where demands are kept.
+    pub ledger: Arc<dyn Ledger>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where bodies are kept.
+    pub spool: Spool,
+    /// Who hears of demands.
+    pub listener: Arc<dyn Listener>,
+}
+
 /// The desk. Clones share it.
 #[derive(Clone)]
 pub struct Desk(Arc<Inner>);
 
 struct Inner {
-    ledger: Arc<dyn Ledger>,
-    clock: Clock,
+    parts: Parts,
     book: Mutex<Book>,
+    priors: Mutex<Priors>,
     /// One change of an existing demand at a time, over its commit: what was weighed is what is kept.
     turn: tokio::sync::Mutex<()>,
 }
@@ -66,120 +108,159 @@ impl fmt::Debug for Desk {
 }
 
 impl Desk {
-    /// Opens the desk on what an earlier run left. What expired meanwhile ends; what cannot be read stays where it is,
-    /// is named in the log, and can be neither voted on nor used.
+    /// Opens the desk on what an earlier run left. What expired meanwhile ends, and so does what can no longer be shown
+    /// whole; what cannot be read stays where it is, is named in the log, and can be neither voted on nor used. Blocks.
     ///
     /// # Errors
-    /// The ledger cannot be read.
-    pub fn open(ledger: Arc<dyn Ledger>, clock: Clock) -> Result<Self, DeskError> {
-        let mut book = Book::default();
-        let now = clock();
-        for (key, bytes) in ledger.scan(PREFIX)? {
+    /// The ledger or the spool cannot be read.
+    pub fn open(parts: Parts) -> Result<Self, DeskError> {
+        let (mut book, mut open) = (Book::default(), BTreeSet::new());
+        let now = (parts.clock)();
+        let forget =
+            |key: String| drop(parts.ledger.write(Change { remove: vec![key], ..Change::default() }));
+        for (key, bytes) in parts.ledger.scan(PREFIX)? {
             match decode(&bytes) {
-                Ok(demand) if demand.is_over(now) => drop(ledger.remove(&key)),
-                Ok(demand) if key_of(demand.id) == key => book.restore(demand),
-                Ok(_) => tracing::error!(%key, "a kept demand has another name than its key; it is ignored"),
+                Ok(demand) if demand.is_over(now) => forget(key),
+                Ok(demand) if key_of(demand.id) != key => {
+                    tracing::error!(%key, "a kept demand has another name than its key; it is ignored");
+                }
+                Ok(demand) => match demand.shown.body.as_ref().map(|_| parts.spool.read(demand.id)) {
+                    Some(Err(error)) => {
+                        tracing::error!(%key, %error, "a demand that cannot be shown whole is void");
+                        forget(key);
+                    }
+                    Some(Ok(_)) | None => {
+                        open.insert(demand.id);
+                        book.restore(demand);
+                    }
+                },
                 Err(error) => tracing::error!(%key, %error, "a kept demand cannot be read; it is ignored"),
             }
         }
+        let swept = parts.spool.sweep(&open).map_err(|error| LedgerError(error.to_string()))?;
+        if swept > 0 {
+            tracing::warn!(swept, "bodies of demands that were never recorded, or ended, were removed");
+        }
         let (book, turn) = (Mutex::new(book), tokio::sync::Mutex::new(()));
-        Ok(Self(Arc::new(Inner { ledger, clock, book, turn })))
+        Ok(Self(Arc::new(Inner { parts, book, priors: Mutex::default(), turn })))
     }
 
-    /// Holds an operation. A retry of the same operation takes the place at a demand that nobody waits on, or the grant
-    /// that was banked; else a new demand is made, and is durable when this returns.
+    /// Holds an operation. One that falls into an open window goes on at once; a retry of the same operation takes the
+    /// place at a demand that nobody waits on, or the grant that was banked; else a new demand is made, and is durable when
+    /// this returns. Goes on to its end also when the caller leaves.
     ///
     /// # Errors
     /// A bound is reached, an approval is not in force, or the demand cannot be kept.
     pub async fn hold(
         &self,
         draft: DemandDraft<'_>,
-        electorate: &dyn Electorate,
-    ) -> Result<Waiting, DeskError> {
+        electorate: Arc<dyn Electorate>,
+    ) -> Result<Place, DeskError> {
         if !self.book().over(self.now()).is_empty() {
             self.sweep().await;
         }
-        let demand = make(draft, electorate, self.now())?;
-        let (waiting, kept) = {
-            let mut book = self.book();
-            match self.rejoin(&mut book, &demand, electorate) {
-                Some(waiting) => (waiting, None),
-                None => self.begin(&mut book, demand)?,
-            }
-        };
-        if let Some(kept) = kept
-            && let Err(error) = kept.await
-        {
-            self.book().end(waiting.demand(), Word::Superseded);
-            return Err(error.into());
-        }
-        Ok(waiting)
-    }
-
-    /// Takes one vote, records it, and when that is durable lets it take effect. Goes on to its end also when the
-    /// caller leaves.
-    ///
-    /// # Errors
-    /// The vote does not count, and why; nothing has changed then.
-    pub async fn vote(
-        &self,
-        id: DemandId,
-        account: Account,
-        approve: bool,
-        comment: Option<String>,
-        electorate: Arc<dyn Electorate>,
-    ) -> Result<Standing, VoteError> {
+        let demand = make(draft, &*electorate, self.now())?;
         let desk = self.clone();
-        let ballot = Ballot { approve, comment };
-        tokio::spawn(async move { desk.cast(id, account, ballot, &*electorate).await })
+        tokio::spawn(async move { desk.take_in(demand, &*electorate).await })
             .await
             .unwrap_or_else(|error| Err(LedgerError(error.to_string()).into()))
     }
 
-    /// Ends what has run out. Called by those who wait and by [`Desk::hold`]; calling it now and then also frees what
-    /// nobody waits on.
-    pub async fn sweep(&self) {
-        let _turn = self.0.turn.lock().await;
-        let over = self.book().over(self.now());
-        let removed: Vec<_> = over.into_iter().map(|id| self.end(id, Word::Expired)).collect();
-        for removal in removed {
-            log_failure(removal.await);
+    async fn take_in(&self, mut demand: Demand, electorate: &dyn Electorate) -> Result<Place, DeskError> {
+        if let Some(place) = self.reserve(&demand, electorate)? {
+            return Ok(place);
         }
-    }
-
-    /// Holds every demand against a new set: ends those whose rules changed (their votes are void), counts the votes of
-    /// the others again by today's approvers.
-    pub async fn recheck(&self, electorate: &dyn Electorate) {
-        let _turn = self.0.turn.lock().await;
-        let all = self.book().all();
-        for demand in all {
-            let mut next = (*demand).clone();
-            let changed = match quorum::grant_if_met(&mut next, electorate, self.now()) {
-                Ok(()) if next != *demand => self.keep(&next),
-                Ok(()) if self.stands(&demand, electorate) => continue,
-                Ok(()) | Err(_) => self.end(demand.id, Word::Superseded),
-            };
-            match changed.await {
-                Ok(()) => self.book().replace(next),
-                Err(error) => log_failure(Err(error)),
+        let text = demand.shown.take_text();
+        if let Err(error) = self.spool(&demand, text).await {
+            self.book().unreserve(&demand);
+            return Err(LedgerError(error.to_string()).into());
+        }
+        let id = demand.id;
+        let begun = self.begin(demand.clone(), electorate);
+        let (place, kept) = match begun {
+            Ok((place, Some(kept))) => (place, kept),
+            Ok((place, None)) => {
+                self.forget(&demand).await;
+                return Ok(place);
             }
+            Err(error) => {
+                self.forget(&demand).await;
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = kept.await {
+            self.book().end(id, Word::Superseded);
+            self.forget(&demand).await;
+            return Err(error.into());
         }
+        Ok(place)
     }
 
-    /// Every open demand, oldest first, banked grants included.
+    /// The place of what is known; else room is kept for a new demand.
+    fn reserve(&self, demand: &Demand, electorate: &dyn Electorate) -> Result<Option<Place>, DeskError> {
+        let mut book = self.book();
+        if let Some(place) = self.known(&mut book, demand, electorate) {
+            return Ok(Some(place));
+        }
+        book.reserve(demand).map(|()| None).map_err(|full| match full {
+            Full::Subject => DeskError::SubjectFull(demand.asker.key.clone()),
+            Full::Gate => DeskError::Full,
+        })
+    }
+
+    /// Every open demand, banked grants and windows included: the oldest of each subject first, then the second of each,
+    /// so that no subject's many stand before another's one.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Demand>> {
         let now = self.now();
-        let mut all = self.book().all();
-        all.retain(|demand| !demand.is_over(now));
-        all
+        let mut places: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
+        let all = self.book().all().into_iter();
+        let open =
+            all.filter(|demand| !demand.is_over(now) && !matches!(demand.state, State::Rejected { .. }));
+        let mut ranked: Vec<(usize, Arc<Demand>)> = open
+            .map(|demand| {
+                let place = places.entry(demand.asker.key.clone()).or_default();
+                *place += 1;
+                (*place, demand)
+            })
+            .collect();
+        ranked.sort_by_key(|(place, demand)| (*place, demand.id));
+        ranked.into_iter().map(|(_, demand)| demand).collect()
     }
 
-    /// One open demand.
+    /// What each subject has here, the fullest first.
+    #[must_use]
+    pub fn queues(&self) -> Vec<Queue> {
+        self.book().queues()
+    }
+
+    /// How many operations were refused because too many wait.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.book().refused()
+    }
+
+    /// One open demand, without the text of its body.
     #[must_use]
     pub fn show(&self, id: DemandId) -> Option<Arc<Demand>> {
         let now = self.now();
         self.book().get(id).filter(|demand| !demand.is_over(now))
+    }
+
+    /// The whole body of a demand, as approvers see it. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn body(&self, demand: &Demand) -> Result<Option<ShownBody>, SpoolError> {
+        let Some(about) = &demand.shown.body else { return Ok(None) };
+        let text = self.0.parts.spool.read(demand.id)?;
+        Ok(Some(ShownBody { text: String::from_utf8_lossy(&text).into_owned(), ..about.clone() }))
+    }
+
+    /// The last approved demand like this one, since the gate started.
+    #[must_use]
+    pub fn prior(&self, demand: &Demand) -> Option<Arc<Prior>> {
+        self.0.priors.lock().unwrap_or_else(PoisonError::into_inner).like(demand)
     }
 
     /// How far a demand has come by this set; empty where its rules have changed.
@@ -188,7 +269,7 @@ impl Desk {
         quorum::tally(demand, electorate).unwrap_or_default()
     }
 
-    /// How many demands and unused grants there are.
+    /// How many demands, unused grants and windows there are.
     #[must_use]
     pub fn held(&self) -> usize {
         self.book().len()
@@ -197,173 +278,116 @@ impl Desk {
     /// What time it is, by the clock this desk was opened with.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.0.clock)()
-    }
-
-    /// Marks a grant used.
-    pub(super) async fn spend(&self, id: DemandId, electorate: &dyn Electorate) -> Result<(), DeskError> {
-        let _turn = self.0.turn.lock().await;
-        let demand = self.show(id).ok_or(DeskError::Gone)?;
-        if demand.state == State::Pending {
-            return Err(DeskError::Gone);
-        }
-        if !self.stands(&demand, electorate) {
-            return Err(DeskError::Superseded);
-        }
-        // Forgotten before it is durable: whatever happens now, nobody else spends it.
-        self.end(id, Word::Superseded).await?;
-        Ok(())
+        (self.0.parts.clock)()
     }
 
     pub(super) fn leave(&self, id: DemandId, ticket: u64) {
-        self.book().leave(id, ticket);
-    }
-
-    async fn cast(
-        &self,
-        id: DemandId,
-        account: Account,
-        ballot: Ballot,
-        electorate: &dyn Electorate,
-    ) -> Result<Standing, VoteError> {
-        let _turn = self.0.turn.lock().await;
-        let demand = self.book().get(id).ok_or(VoteError::Unknown(id))?;
-        match quorum::weigh(&demand, account, ballot, electorate, self.now()) {
-            Ok(Weighed::For(next, cast)) => {
-                self.0.ledger.voted(cast, &key_of(id), Some(encode(&next)?)).await?;
-                let standing = match next.state {
-                    State::Granted { .. } => Standing::Approved,
-                    State::Pending => Standing::Open(quorum::tally(&next, electorate)?),
-                };
-                self.book().replace(*next);
-                Ok(standing)
-            }
-            Ok(Weighed::Against(cast)) => {
-                let (by, comment) = (cast.person.clone(), cast.comment.clone());
-                self.0.ledger.voted(cast, &key_of(id), None).await?;
-                self.book().end(id, Word::Rejected { by, comment });
-                Ok(Standing::Rejected)
-            }
-            Err(error) => {
-                match error {
-                    VoteError::Expired => log_failure(self.end(id, Word::Expired).await),
-                    VoteError::Superseded => log_failure(self.end(id, Word::Superseded).await),
-                    _ => {}
-                }
-                Err(error)
-            }
+        if ticket != NO_TICKET {
+            self.book().leave(id, ticket);
         }
     }
 
-    /// Sits down at an open demand for the same operation that nobody waits on, if there is one that still stands.
-    fn rejoin(&self, book: &mut Book, asked: &Demand, electorate: &dyn Electorate) -> Option<Waiting> {
-        let fits = |open: &Demand| {
+    /// The place of an operation that was asked before, or that a window covers.
+    fn known(&self, book: &mut Book, asked: &Demand, electorate: &dyn Electorate) -> Option<Place> {
+        let stands = |open: &Demand| {
             open.asker.key == asked.asker.key
-                && open.target == asked.target
-                && open.basis == asked.basis
-                && open.approvals == asked.approvals
+                && open.is_under_same_rules(asked)
                 && !open.is_over(asked.created)
-                && self.stands(open, electorate)
+                && self.stands(open, asked, electorate)
         };
-        let open = book.unattended(asked.digest).into_iter().find(|open| fits(open))?;
-        self.wait(book, &open)
+        if let Some(window) = book.window(asked, stands) {
+            let (word, receiver) = oneshot::channel();
+            // Nobody else holds the other end.
+            let _ = word.send(Word::Covered(window.id));
+            let seat = Seat { desk: self.clone(), id: window.id, ticket: NO_TICKET };
+            let (asker, expires) = (asked.asker.clone(), window.deadline());
+            return Some(Place::Wait(Waiting { seat, asker, word: receiver, expires }));
+        }
+        let rejections = book.rejection(asked.digest).into_iter();
+        if let Some(no) =
+            rejections.filter(|no| asked.retry && no.asker.key == asked.asker.key).find(|no| stands(no))
+            && let State::Rejected { by, comment, .. } = &no.state
+        {
+            return Some(Place::Rejected { demand: no.id, by: by.clone(), comment: comment.clone() });
+        }
+        let open = book.unattended(asked.digest).into_iter().find(|open| stands(open))?;
+        match asked.retry && open.state == State::Pending {
+            true => Some(Place::Retry { demand: open.id, expires: open.expires }),
+            false => self.wait(book, &open, asked).map(Place::Wait),
+        }
     }
 
-    /// Takes a new demand into the book and the ledger, in this order under one lock: a vote can come only after it.
-    fn begin(&self, book: &mut Book, demand: Demand) -> Result<(Waiting, Option<Durable>), DeskError> {
-        let (id, asker) = (demand.id, demand.asker.key.clone());
-        let bytes = encode(&demand)?;
-        book.admit(demand).map_err(|full| match full {
-            Full::Subject => DeskError::SubjectFull(asker),
-            Full::Gate => DeskError::Full,
-        })?;
-        let kept = self.0.ledger.put(&key_of(id), bytes);
-        let waiting = book.get(id).and_then(|demand| self.wait(book, &demand)).ok_or(DeskError::Gone)?;
-        Ok((waiting, Some(kept)))
+    /// Takes a new demand that has its room into the book and the ledger, in this order under one lock: a vote can come
+    /// only after it. Where another of the same came meanwhile, its room is given up.
+    fn begin(
+        &self,
+        demand: Demand,
+        electorate: &dyn Electorate,
+    ) -> Result<(Place, Option<Durable>), LedgerError> {
+        let mut book = self.book();
+        if let Some(place) = self.known(&mut book, &demand, electorate) {
+            book.unreserve(&demand);
+            return Ok((place, None));
+        }
+        let (id, expires, retry) = (demand.id, demand.expires, demand.retry);
+        let bytes = encode(&demand).inspect_err(|_| book.unreserve(&demand))?;
+        let news = News { turn: Turn::Requested, demand: &demand, by: None, comment: None };
+        let kept = self.commit(Change { put: vec![(key_of(id), bytes)], ..Change::default() }, Some(&news));
+        book.insert(demand.clone());
+        let waiting = if retry { None } else { self.wait(&mut book, &demand, &demand) };
+        let place = match waiting {
+            Some(waiting) => Place::Wait(waiting),
+            None => Place::Retry { demand: id, expires },
+        };
+        Ok((place, Some(kept)))
     }
 
-    fn wait(&self, book: &mut Book, demand: &Demand) -> Option<Waiting> {
+    fn wait(&self, book: &mut Book, demand: &Demand, asked: &Demand) -> Option<Waiting> {
         let (ticket, word) = book.sit(demand.id)?;
         let seat = Seat { desk: self.clone(), id: demand.id, ticket };
-        Some(Waiting { seat, word, expires: demand.deadline() })
+        Some(Waiting { seat, asker: asked.asker.clone(), word, expires: demand.deadline() })
     }
 
-    /// Whether a demand still rests on the rules in force and, where it is granted, on votes that count today.
-    fn stands(&self, demand: &Demand, electorate: &dyn Electorate) -> bool {
-        quorum::tally(demand, electorate)
-            .is_ok_and(|shares| demand.state == State::Pending || quorum::is_met(&shares))
+    /// Whether a demand still rests on the rules in force and, where it is granted, on votes that count today, also for
+    /// whoever asks now.
+    fn stands(&self, demand: &Demand, asked: &Demand, electorate: &dyn Electorate) -> bool {
+        let counts = |shares: Vec<Share>| !demand.is_approved() || quorum::is_met(&shares);
+        quorum::tally(demand, electorate).is_ok_and(counts)
+            && quorum::tally_for(demand, &asked.asker, electorate).is_ok_and(counts)
     }
 
-    /// Forgets a demand here and in the ledger, and tells who waits.
-    fn end(&self, id: DemandId, word: Word) -> Durable {
-        self.book().end(id, word);
-        self.0.ledger.remove(&key_of(id))
+    /// Makes a change durable, and in the same commit tells who listens.
+    fn commit(&self, mut change: Change, news: Option<&News<'_>>) -> Durable {
+        let rows = news.map(|news| self.0.parts.listener.rows(news)).unwrap_or_default();
+        change.put.extend(rows.iter().cloned());
+        let (written, listener) = (self.0.parts.ledger.write(change), Arc::clone(&self.0.parts.listener));
+        Box::pin(async move {
+            written.await?;
+            listener.kept(rows);
+            Ok(())
+        })
     }
 
-    fn keep(&self, demand: &Demand) -> Durable {
-        match encode(demand) {
-            Ok(bytes) => self.0.ledger.put(&key_of(demand.id), bytes),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+    async fn spool(&self, demand: &Demand, text: Option<String>) -> Result<(), SpoolError> {
+        let Some(text) = text else { return Ok(()) };
+        let (spool, id) = (self.0.parts.spool.clone(), demand.id);
+        // What panicked there kept nothing that the next start would not sweep.
+        tokio::task::spawn_blocking(move || spool.keep(id, text.as_bytes())).await.unwrap_or_else(|error| {
+            Err(SpoolError::Io { path: super::spool::SPOOL.into(), source: std::io::Error::other(error) })
+        })
+    }
+
+    async fn forget(&self, demand: &Demand) {
+        if demand.shown.body.is_some() {
+            let (spool, id) = (self.0.parts.spool.clone(), demand.id);
+            // What stays there is swept at the next start.
+            let _ = tokio::task::spawn_blocking(move || spool.forget(id)).await;
         }
     }
 
     /// A panic elsewhere leaves the book whole: no change to it can stop halfway.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn key_of(id: DemandId) -> String {
-    format!("{PREFIX}{id}")
-}
-
-fn encode(demand: &Demand) -> Result<Vec<u8>, LedgerError> {
-    postcard::to_extend(demand, vec![FORM]).map_err(|error| LedgerError(error.to_string()))
-}
-
-fn decode(bytes: &[u8]) -> Result<Demand, LedgerError> {
-    match bytes {
-        [FORM, demand @ ..] => postcard::from_bytes(demand).map_err(|error| LedgerError(error.to_string())),
-        _ => Err(LedgerError("it was written by another version".into())),
-    }
-}
-
-fn make(draft: DemandDraft<'_>, electorate: &dyn Electorate, now: Timestamp) -> Result<Demand, DeskError> {
-    let mut approvals = draft.approvals;
-    approvals.sort();
-    approvals.dedup();
-    let missing = approvals.iter().find(|name| electorate.approval(name).is_none());
-    if let Some(name) = missing {
-        return Err(DeskError::NoApproval(name.clone()));
-    }
-    let lasts =
-        quorum::shortest(&approvals, electorate).ok_or_else(|| DeskError::NoApproval("(none)".into()))?;
-    let mut rules = draft.rules;
-    rules.sort();
-    rules.dedup();
-    Ok(Demand {
-        id: DemandId::now(),
-        entry: draft.entry,
-        session: draft.session,
-        asker: Asker::from(draft.subject),
-        target: draft.target,
-        digest: draft.digest,
-        basis: quorum::basis(&rules, electorate),
-        rules,
-        message: draft.message,
-        approvals,
-        created: now,
-        expires: quorum::end_of(now, lasts),
-        shown: draft.shown,
-        votes: Vec::new(),
-        state: State::Pending,
-    })
-}
-
-/// For endings that hold in memory whatever the disk says, and end by themselves after a restart.
-fn log_failure(result: Result<(), LedgerError>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "an approval that is over stays in the record until its time runs out");
     }
 }
 

@@ -8,7 +8,7 @@ use super::demand::{Asker, Demand, State, Vote};
 use super::ledger::{CastVote, LedgerError};
 use crate::limits::COMMENT_BYTES_MAX;
 use crate::operation::{DemandId, Sha256};
-use crate::policy::nouns::{Approval, Person};
+use crate::policy::nouns::{Approval, Owned, Person};
 
 /// What the desk asks of the policy set in force.
 pub trait Electorate: Send + Sync {
@@ -100,6 +100,15 @@ pub enum VoteError {
     /// One human, one vote.
     #[error("{0} has voted for this demand before, and counts once; another approver must")]
     AlreadyVoted(String),
+    /// The approval wants to know why.
+    #[error("{0} wants to know why: vote again with a comment (--comment)")]
+    NoComment(String),
+    /// Nobody waits any more who could be told.
+    #[error("the demand was rejected before")]
+    Rejected,
+    /// Only a few may take it back.
+    #[error("{0}")]
+    NotYours(&'static str),
     /// A comment is a paragraph.
     #[error("the comment is longer than {COMMENT_BYTES_MAX} bytes")]
     LongComment,
@@ -163,6 +172,15 @@ pub(super) fn basis(rules: &[String], electorate: &dyn Electorate) -> Sha256 {
 /// # Errors
 /// [`VoteError::Superseded`]: a rule that asked has another text now or is gone, or an approval is gone.
 pub(super) fn tally(demand: &Demand, electorate: &dyn Electorate) -> Result<Vec<Share>, VoteError> {
+    tally_for(demand, &demand.asker, electorate)
+}
+
+/// As [`tally`], where somebody asks who is the same subject by name and may have others behind them.
+pub(super) fn tally_for(
+    demand: &Demand,
+    asker: &Asker,
+    electorate: &dyn Electorate,
+) -> Result<Vec<Share>, VoteError> {
     if basis(&demand.rules, electorate) != demand.basis {
         return Err(VoteError::Superseded);
     }
@@ -174,7 +192,7 @@ pub(super) fn tally(demand: &Demand, electorate: &dyn Electorate) -> Result<Vec<
                 .persons()
                 .iter()
                 .find(|person| person.name == vote.person)
-                .is_some_and(|person| may_approve(person, approval) && !is_behind(person, &demand.asker));
+                .is_some_and(|person| may_approve(person, approval) && !is_behind(person, asker));
             if counts && !voters.contains(&vote.person) {
                 voters.push(vote.person.clone());
             }
@@ -200,6 +218,14 @@ pub(super) fn shortest(approvals: &[String], electorate: &dyn Electorate) -> Opt
         .map(|timeout| SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX))
 }
 
+/// Seconds that approval opens a window for: the shortest of all that are asked for; `None` where one of them gives no
+/// more than one run.
+pub(super) fn window(approvals: &[String], electorate: &dyn Electorate) -> Option<u64> {
+    let windows =
+        approvals.iter().map(|name| electorate.approval(name)?.window.map(|window| window.as_secs()));
+    windows.collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
 /// The end of a stretch of time from now; the end of all time where it is too long.
 pub(super) fn end_of(now: Timestamp, length: SignedDuration) -> Timestamp {
     now.checked_add(length).unwrap_or(Timestamp::MAX)
@@ -216,6 +242,9 @@ pub(super) fn weigh(
     if demand.is_over(now) {
         return Err(VoteError::Expired);
     }
+    if matches!(demand.state, State::Rejected { .. }) {
+        return Err(VoteError::Rejected);
+    }
     let person = account.person(electorate)?;
     if is_behind(person, &demand.asker) {
         return Err(VoteError::OwnRequest(person.name.clone()));
@@ -226,6 +255,15 @@ pub(super) fn weigh(
     if !demand.approvals.iter().any(approves) {
         let approvals = demand.approvals.join(", ");
         return Err(VoteError::NotApprover { person: person.name.clone(), approvals });
+    }
+    let wants_comment = |name: &&String| {
+        electorate
+            .approval(name)
+            .is_some_and(|approval| approval.comment_required && may_approve(person, approval))
+    };
+    let is_silent = ballot.comment.as_ref().is_none_or(|comment| comment.trim().is_empty());
+    if let Some(name) = demand.approvals.iter().find(wants_comment).filter(|_| is_silent) {
+        return Err(VoteError::NoComment(name.clone()));
     }
     if ballot.comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX) {
         return Err(VoteError::LongComment);
@@ -249,12 +287,19 @@ pub(super) fn weigh(
     }
     let mut next = demand.clone();
     let policy = electorate.digest();
-    next.votes.push(Vote { person: cast.person.clone(), at: now, policy, comment: cast.comment.clone() });
+    next.votes.push(Vote {
+        person: cast.person.clone(),
+        at: now,
+        policy,
+        once: ballot.once,
+        comment: cast.comment.clone(),
+    });
     grant_if_met(&mut next, electorate, now)?;
     Ok(Weighed::For(Box::new(next), cast))
 }
 
-/// Turns a pending demand whose quorums are met into a grant.
+/// Turns a pending demand whose quorums are met into a grant, or a window: never one longer than its approvers were told,
+/// and none where one of them said that once is enough.
 pub(super) fn grant_if_met(
     demand: &mut Demand,
     electorate: &dyn Electorate,
@@ -262,16 +307,28 @@ pub(super) fn grant_if_met(
 ) -> Result<(), VoteError> {
     if demand.state == State::Pending && is_met(&tally(demand, electorate)?) {
         let lasts = shortest(&demand.approvals, electorate).ok_or(VoteError::Superseded)?;
-        demand.state = State::Granted { until: end_of(now, lasts) };
+        let told = demand.window.filter(|_| !demand.votes.iter().any(|vote| vote.once));
+        let window = window(&demand.approvals, electorate).and_then(|today| told.map(|told| told.min(today)));
+        demand.state = match window {
+            Some(seconds) => {
+                let length = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+                State::Window { until: end_of(now, length) }
+            }
+            None => State::Granted { until: end_of(now, lasts) },
+        };
     }
     Ok(())
 }
 
-/// A vote as it was cast.
-#[derive(Debug, Clone)]
-pub(super) struct Ballot {
-    pub(super) approve: bool,
-    pub(super) comment: Option<String>,
+/// A vote as it is cast.
+#[derive(Debug, Clone, Default)]
+pub struct Ballot {
+    /// For or against.
+    pub approve: bool,
+    /// For one run only, also where approval would open a window.
+    pub once: bool,
+    /// What they say with it, masked.
+    pub comment: Option<String>,
 }
 
 /// Approvers are named by person or by role.
@@ -279,11 +336,35 @@ fn may_approve(person: &Person, approval: &Approval) -> bool {
     approval.approvers.iter().any(|name| *name == person.name || person.roles.contains(name))
 }
 
-/// Whether this human is the one who asks: as user, or as the account (or login) that the asking process runs under.
-fn is_behind(person: &Person, asker: &Asker) -> bool {
+/// Whether this human is the one who asks: as user, as the account (or login) that the asking process runs under, or as
+/// the owner of that process.
+pub(super) fn is_behind(person: &Person, asker: &Asker) -> bool {
     let as_user = asker.user.as_ref().is_some_and(|user| person.subjects.contains(user));
     let as_account = asker.process.as_ref().is_some_and(|process| {
         person.uid.is_some() && (person.uid == Some(process.uid) || person.uid == process.login_uid)
     });
-    as_user || as_account
+    as_user || as_account || person.owns.iter().any(|owned| owns(owned, asker))
+}
+
+/// Whether what is owned is the process that asks.
+fn owns(owned: &Owned, asker: &Asker) -> bool {
+    let Some(process) = &asker.process else { return false };
+    match owned {
+        Owned::Unit(unit) => process.units.contains(unit),
+        Owned::Container(id) => process.container.as_ref().is_some_and(|container| container.starts_with(id)),
+        Owned::Uid(uid) => process.uid == *uid,
+        Owned::Guard(guard) => asker.guard.as_ref() == Some(guard),
+    }
+}
+
+/// The persons who own the asking process.
+pub fn owners<'a>(asker: &Asker, electorate: &'a dyn Electorate) -> Vec<&'a Person> {
+    let persons = electorate.persons().iter();
+    persons.filter(|person| person.owns.iter().any(|owned| owns(owned, asker))).collect()
+}
+
+/// Whether this person may grant one of the demand's approvals.
+pub(super) fn may_decide(person: &Person, demand: &Demand, electorate: &dyn Electorate) -> bool {
+    let names = demand.approvals.iter();
+    names.filter_map(|name| electorate.approval(name)).any(|approval| may_approve(person, approval))
 }

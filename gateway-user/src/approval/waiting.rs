@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::book::Word;
+use super::demand::{Asker, State};
 use super::desk::{Desk, DeskError};
 use super::quorum::Electorate;
 use crate::operation::DemandId;
@@ -12,7 +13,11 @@ use crate::operation::DemandId;
 /// The longest sleep between two looks at the clock: wall clocks may be set.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Of a seat that nobody can take: a window has none.
+pub(super) const NO_TICKET: u64 = 0;
+
 /// How a wait ended.
+#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
 #[derive(Debug)]
 #[must_use]
 pub enum Outcome {
@@ -27,6 +32,11 @@ pub enum Outcome {
     },
     /// Nobody answered in time.
     Expired,
+    /// Somebody took the demand back.
+    CalledOff {
+        /// Who.
+        by: String,
+    },
     /// The rules that asked have changed since. Ask the judge again from the start.
     Superseded,
 }
@@ -36,6 +46,7 @@ pub enum Outcome {
 #[must_use]
 pub struct Waiting {
     pub(super) seat: Seat,
+    pub(super) asker: Asker,
     pub(super) word: oneshot::Receiver<Word>,
     pub(super) expires: Timestamp,
 }
@@ -74,29 +85,42 @@ impl Waiting {
         }
     }
 
-    fn heard(self, word: Result<Word, oneshot::error::RecvError>) -> Outcome {
+    fn heard(mut self, word: Result<Word, oneshot::error::RecvError>) -> Outcome {
+        if let Ok(Word::Covered(window)) = word {
+            let (desk, ticket) = (self.seat.desk.clone(), NO_TICKET);
+            self.seat = Seat { desk, id: window, ticket };
+        }
         match word {
-            Ok(Word::Approved) => match self.seat.desk.show(self.seat.id) {
+            Ok(Word::Approved | Word::Covered(_)) => match self.seat.desk.show(self.seat.id) {
                 Some(demand) => Outcome::Approved(Approved {
                     by: demand.voters(),
                     approvals: demand.approvals.clone(),
+                    window: match demand.state {
+                        State::Window { until } => Some(until),
+                        _ => None,
+                    },
+                    asker: self.asker,
                     seat: self.seat,
                 }),
                 None => Outcome::Superseded,
             },
             Ok(Word::Rejected { by, comment }) => Outcome::Rejected { by, comment },
             Ok(Word::Expired) => Outcome::Expired,
+            Ok(Word::CalledOff { by }) => Outcome::CalledOff { by },
             Ok(Word::Superseded) | Err(_) => Outcome::Superseded,
         }
     }
 }
 
-/// A grant promised to this flow. Dropped unspent it stays banked for a retry of the same operation.
+/// A grant promised to this flow, or the window it falls into. Dropped unspent a grant stays banked for a retry of the
+/// same operation.
 #[derive(Debug)]
 #[must_use]
 pub struct Approved {
     by: Vec<String>,
     approvals: Vec<String>,
+    window: Option<Timestamp>,
+    asker: Asker,
     seat: Seat,
 }
 
@@ -119,13 +143,20 @@ impl Approved {
         &self.approvals
     }
 
-    /// Marks the grant used, and returns when that is on disk. After `Ok` the operation may be forwarded, once.
+    /// Until when it is approved, where that is for a window.
+    #[must_use]
+    pub fn window(&self) -> Option<Timestamp> {
+        self.window
+    }
+
+    /// Marks the grant used, and returns when that is on disk. After `Ok` the operation may be forwarded, once. A window
+    /// is looked at again, and stays.
     ///
     /// # Errors
     /// The grant has run out, was rejected since, no longer stands by this set (the one the judge has just asked), or
     /// the record cannot keep that it was used. Nothing may be forwarded then.
     pub async fn spend(self, electorate: &dyn Electorate) -> Result<(), DeskError> {
-        self.seat.desk.spend(self.seat.id, electorate).await
+        self.seat.desk.spend(self.seat.id, &self.asker, electorate).await
     }
 }
 

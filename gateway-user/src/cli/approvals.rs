@@ -1,6 +1,9 @@
 //! `tidegate approvals`: shows what waits for people, in full and with nothing hidden, and votes. Whose vote it is, the
 //! kernel says; this command cannot.
 
+mod diff;
+mod watch;
+
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::{Tone, escape, escape_line, paint, span, time};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
-use crate::admin::view::{DemandView, ShareView, Voted};
-use crate::approval::Asker;
+use crate::admin::view::{BallotView, DemandView, GrantView, Problem, ShareView, Voted};
+use crate::approval::{Asker, Shown};
 use crate::operation::DemandId;
 
 /// List, show and decide what waits for a human.
@@ -27,6 +30,16 @@ enum Command {
         after_help = "Examples:\n  tidegate approvals list\n  tidegate approvals list --json | jq '.[].id'"
     )]
     List,
+    /// Keep the queue on a page of the terminal: what waits, each in full, how it differs from the last one approved, and
+    /// the keys to decide.
+    #[command(after_help = "\
+The bell rings for what comes. A vote is cast with Enter, after what it is stands on the page; whose vote it is, your
+login decides, as for `approve`.
+
+Examples:
+  tidegate approvals watch
+  tidegate approvals watch --color never")]
+    Watch,
     /// Show one demand in full: the operation, who asks, which rule, the votes, the time left.
     #[command(after_help = "Example:\n  tidegate approvals show 019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11")]
     Show {
@@ -46,6 +59,26 @@ Example:
 Example:
   tidegate approvals reject 019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11 --comment 'not during the freeze'")]
     Reject(Ballot),
+    /// Take a demand back that is not decided yet. For its requester, root and the gate's own user.
+    #[command(after_help = "\
+An approver who does not want it rejects it. It is recorded who took it back.
+
+Example:
+  tidegate approvals withdraw 019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11")]
+    Withdraw {
+        /// Its id, from `list`.
+        id: DemandId,
+    },
+    /// Take back what was approved: an unused grant or a window. For its approvers, its requester and operators.
+    #[command(after_help = "\
+What runs already goes on; the next operation is held again. It is recorded who took it back.
+
+Example:
+  tidegate approvals revoke 019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11")]
+    Revoke {
+        /// Its id, from `list`.
+        id: DemandId,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +88,9 @@ struct Ballot {
     /// Why. Goes into the record.
     #[arg(long, short = 'm', value_name = "TEXT")]
     comment: Option<String>,
+    /// For this one run only, also where approval would open a window.
+    #[arg(long)]
+    once: bool,
 }
 
 /// Runs the command.
@@ -62,6 +98,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let client = Client::new(&context.settings.admin_socket);
     match args.command {
         Command::List => list(&client, context),
+        Command::Watch => watch::run(client, context),
         Command::Show { id } => {
             let demand = client.demand(id).map_err(|error| failure(&error, context))?;
             if context.out.is_json() {
@@ -72,7 +109,18 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         }
         Command::Approve(ballot) => vote(&client, ballot, true, context),
         Command::Reject(ballot) => vote(&client, ballot, false, context),
+        Command::Withdraw { id } => call_off(&client, id, false, context),
+        Command::Revoke { id } => call_off(&client, id, true, context),
     }
+}
+
+fn call_off(client: &Client, id: DemandId, revoke: bool, context: &Context) -> Result<(), Failure> {
+    let ended = client.call_off(id, revoke).map_err(|error| failure(&error, context))?;
+    if context.out.is_json() {
+        return context.out.json(&ended);
+    }
+    let word = if revoke { "revoked" } else { "withdrawn" };
+    context.out.line(format!("{word} by {}", escape_line(&ended.by)))
 }
 
 fn list(client: &Client, context: &Context) -> Result<(), Failure> {
@@ -98,7 +146,8 @@ fn list(client: &Client, context: &Context) -> Result<(), Failure> {
 }
 
 fn vote(client: &Client, ballot: Ballot, approve: bool, context: &Context) -> Result<(), Failure> {
-    let voted = client.vote(ballot.id, approve, ballot.comment).map_err(|error| failure(&error, context))?;
+    let said = BallotView { comment: ballot.comment, once: ballot.once };
+    let voted = client.vote(ballot.id, approve, &said).map_err(|error| failure(&error, context))?;
     if context.out.is_json() {
         return context.out.json(&voted);
     }
@@ -108,7 +157,7 @@ fn vote(client: &Client, ballot: Ballot, approve: bool, context: &Context) -> Re
 fn outcome(voted: &Voted) -> String {
     let person = escape_line(&voted.person);
     match voted.standing.as_str() {
-        "approved" => format!("{} by {person}; it runs once", paint(Tone::Good, "approved")),
+        "approved" => format!("{} by {person}", paint(Tone::Good, "approved")),
         "rejected" => format!("{} by {person}", paint(Tone::Bad, "rejected")),
         _ => format!("{person} approves; still needed: {}", escape_line(&needs(&voted.approvals, "pending"))),
     }
@@ -118,22 +167,21 @@ fn outcome(voted: &Voted) -> String {
 /// that says no because it cannot keep records is a failure too.
 fn failure(error: &ClientError, context: &Context) -> Failure {
     match error {
-        ClientError::Refused(problem) if problem.status < 500 => {
-            if context.out.is_json() {
-                if let Err(failure) = context.out.json(problem) {
-                    return failure;
-                }
-            } else {
-                context.out.note(format_args!(
-                    "{} {}",
-                    paint(Tone::Bad, "refused:"),
-                    escape(&problem.detail)
-                ));
-            }
-            Failure::No
-        }
+        ClientError::Refused(problem) if problem.status < 500 => refused(problem, context),
         error => Failure::from_error(error),
     }
+}
+
+/// Says why the gate said no.
+pub(super) fn refused(problem: &Problem, context: &Context) -> Failure {
+    if context.out.is_json() {
+        if let Err(failure) = context.out.json(problem) {
+            return failure;
+        }
+    } else {
+        context.out.note(format_args!("{} {}", paint(Tone::Bad, "refused:"), escape(&problem.detail)));
+    }
+    Failure::No
 }
 
 /// Method, path and query on one line.
@@ -147,8 +195,10 @@ fn line(demand: &DemandView) -> String {
 }
 
 fn needs(shares: &[ShareView], state: &str) -> String {
-    if state == "granted" {
-        return "nothing: approved, not used yet".into();
+    match state {
+        "granted" => return "nothing: approved, not used yet".into(),
+        "window" => return "nothing: approved for a window".into(),
+        _ => {}
     }
     let share = |share: &ShareView| match share.needed {
         Some(needed) => format!("{} {}/{needed}", share.approval, share.voters.len()),
@@ -177,10 +227,26 @@ fn describe(demand: &DemandView) -> String {
     field("held", &moment(demand.created));
     field("target", &escape_line(&demand.target));
     field("asked by", &asker(&demand.asker));
+    if demand.asker.process.is_some() {
+        let owners = demand.owners.join(", ");
+        field(
+            "owned by",
+            &escape_line(if owners.is_empty() { "nobody that the policy names" } else { &owners }),
+        );
+    }
+    field(
+        "reason",
+        &demand
+            .reason
+            .as_deref()
+            .map_or("none given".into(), |reason| format!("\"{}\"", escape_line(reason))),
+    );
     field("rules", &escape_line(&demand.rules.join(", ")));
     if let Some(message) = &demand.message {
         field("message", &escape_line(message));
     }
+    field("grants", &grants(&demand.grant));
+    field("client", if demand.hold == "retry" { "was told to ask again" } else { "waits, or asks again" });
     field("needs", &escape_line(&needs(&demand.approvals, &demand.state)));
     for vote in &demand.votes {
         let comment = vote.comment.as_deref().map(|comment| format!(": {comment}")).unwrap_or_default();
@@ -193,6 +259,16 @@ fn describe(demand: &DemandView) -> String {
     text.push('\n');
     text.push_str(&operation(demand));
     text
+}
+
+fn grants(grant: &GrantView) -> String {
+    match grant.seconds {
+        Some(seconds) => format!(
+            "everything this subject asks under the same rules on this target, for {}",
+            span(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)))
+        ),
+        None => "exactly this, once".into(),
+    }
 }
 
 fn asker(asker: &Asker) -> String {
@@ -213,6 +289,25 @@ fn asker(asker: &Asker) -> String {
     escape_line(&text).into_owned()
 }
 
+/// Text without colours.
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+/// The request line by line, with a JSON body laid out member by member, for comparing. Every line is escaped.
+fn laid_out(operation: &Shown) -> Vec<String> {
+    let query = operation.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut lines = vec![format!("{} {}{query} (host {})", operation.method, operation.path, operation.host)];
+    lines.extend(operation.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    if let Some(body) = &operation.body {
+        let json = serde_json::from_str::<serde_json::Value>(&body.text).ok();
+        let text = json.and_then(|json| serde_json::to_string_pretty(&json).ok());
+        lines.push(String::new());
+        lines.extend(text.as_deref().unwrap_or(&body.text).split('\n').map(str::to_owned));
+    }
+    lines.iter().map(|line| escape_line(line).into_owned()).collect()
+}
+
 /// The request as it would run, indented, so that no line of it can pass for one of ours.
 fn operation(demand: &DemandView) -> String {
     let operation = &demand.operation;
@@ -231,7 +326,7 @@ fn operation(demand: &DemandView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::approval::{Process, Shown, ShownBody};
+    use crate::approval::{Process, ShownBody};
 
     fn demand() -> DemandView {
         let process = Process {
@@ -241,17 +336,25 @@ mod tests {
             login_uid: Some(1004),
             command: "py\u{202e}thon".into(),
             executable: Some("/usr/bin/python3".into()),
+            units: vec!["agent.service".into()],
+            container: None,
         };
         DemandView {
             id: "019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11".into(),
             entry: "e".into(),
             session: "s".into(),
             state: "pending".into(),
+            grant: GrantView { kind: "window".into(), seconds: Some(3600) },
+            hold: "wait".into(),
+            owners: vec!["olga".into()],
+            reason: Some("spring\u{202e} release".into()),
+            operations: vec!["model-update".into()],
             asker: Asker {
                 key: "user:corp/ann".into(),
                 user: Some(("corp".into(), "ann".into())),
                 peer: "127.0.0.1:9".into(),
                 process: Some(process),
+                guard: None,
             },
             target: "react".into(),
             digest: "d".into(),
@@ -273,6 +376,8 @@ mod tests {
                 headers: vec![("X-Note".into(), "a\r\ndemand     forged".into())],
                 body: Some(ShownBody {
                     bytes: 40,
+                    length: 40,
+                    offset: 0,
                     text: "{\"a\":1}\n\u{1b}[2Jdemand     forged\u{2066}".into(),
                     base64: false,
                 }),
@@ -296,6 +401,9 @@ mod tests {
             "a.cedar#models",
             "needs a lead",
             "leads 1/2",
+            "olga",
+            "spring",
+            "for 1h",
             "PUT /v1/models/a?dry=1",
             "X-Note: ",
             "body, 40 bytes",

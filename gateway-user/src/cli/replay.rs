@@ -5,6 +5,7 @@ mod keys;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,6 +15,7 @@ use self::keys::{Key, Keys};
 use super::output::{Tone, escape, escape_line, paint};
 use super::reading::{self, asked};
 use super::record::quiet_engine;
+use super::rejudge::{self, Span};
 use super::story::{head, in_words};
 use super::{Context, Failure};
 use crate::operation::{EntryId, SessionId};
@@ -27,25 +29,38 @@ Examples:
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d              as fast as it happened
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d --speed 4    four times as fast
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d --no-wait --json
+  tidegate replay --against ./policies
+  tidegate replay --against ./policies --since 7d --json
 
 Keys on a terminal: space pauses and goes on, Enter goes to the next event, q ends.
 
-Exit codes: 0 it was shown, 2 wrong command line, 3 it cannot be done (no such session)";
+With --against, what was recorded is compared with what the directory says of it now, at the time it was asked, for
+whoever asked it then. What the record does not hold in full (masked values, tokens nobody looked at) is counted, never
+guessed.
 
-/// Show a recorded session, or one operation of it, as it happened, with its timing.
+Exit codes: 0 it was shown, or everything is decided as it was, 1 something is not (or the files have findings),
+2 wrong command line, 3 it cannot be done (no such session, no record)";
+
+/// Show a recorded session, or one operation of it, as it happened; or ask another policy directory about all.
 ///
 /// Nothing is sent anywhere. The time of a body is that of its stretches on disk, milliseconds after they went by.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Id of a session or of an entry.
-    id: Uuid,
+    #[arg(required_unless_present = "against", conflicts_with_all = ["against", "since", "limit"])]
+    id: Option<Uuid>,
     /// So many times as fast as it happened.
-    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = speed)]
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = speed, conflicts_with = "against")]
     speed: f64,
     /// All at once.
-    #[arg(long, conflicts_with = "speed")]
+    #[arg(long, conflicts_with_all = ["speed", "against"])]
     no_wait: bool,
+    /// The directory to ask which verdicts it would change.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    #[command(flatten)]
+    span: Span,
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -65,11 +80,19 @@ struct Step<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    match (&args.against, args.id) {
+        (Some(dir), _) => rejudge::against(dir, &args.span, context),
+        (None, Some(id)) => show(id, args, context),
+        (None, None) => Err(Failure::Usage("name a session, or a directory with --against".into())),
+    }
+}
+
+fn show(id: Uuid, args: &Args, context: &Context) -> Result<(), Failure> {
     quiet_engine();
-    let reader = reading::open("replay", &asked([("", Some(args.id.to_string()))]), context)?;
-    let (session, only) = match reader.entry(EntryId(args.id))? {
-        Some(entry) => (entry.intent.session, Some(EntryId(args.id))),
-        None => (SessionId(args.id), None),
+    let reader = reading::open("replay", &asked([("", Some(id.to_string()))]), context)?;
+    let (session, only) = match reader.entry(EntryId(id))? {
+        Some(entry) => (entry.intent.session, Some(EntryId(id))),
+        None => (SessionId(id), None),
     };
     let mut stage = Stage {
         context,
@@ -89,11 +112,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     })?;
     // Whether somebody had seen enough makes no difference any more.
     let _ = stage.release(Micros::MIN)?;
-    if there {
-        Ok(())
-    } else {
-        Err(Failure::cannot(format!("no session and no entry has the id {}", args.id)))
-    }
+    if there { Ok(()) } else { Err(Failure::cannot(format!("no session and no entry has the id {id}"))) }
 }
 
 /// Where it is shown.

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::Entry;
-use crate::operation::EntryId;
+use crate::operation::{DemandId, EntryId};
 use crate::policy::{Cause, Decision};
 use crate::record::RecordError;
 use crate::record::entry::Ending;
@@ -21,6 +21,8 @@ pub struct Denial {
     pub entry: Option<EntryId>,
     /// Reading from the client cannot go on.
     pub closes: bool,
+    /// The demand that is decided meanwhile: ask again later.
+    pub demand: Option<DemandId>,
 }
 
 #[derive(Serialize)]
@@ -31,11 +33,13 @@ struct Problem<'a> {
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demand: Option<DemandId>,
 }
 
 impl Denial {
     fn new(status: u16, shown: Option<String>) -> Self {
-        Self { status, shown, entry: None, closes: false }
+        Self { status, shown, entry: None, closes: false, demand: None }
     }
 
     /// What a decision's denial looks like to the client.
@@ -51,6 +55,12 @@ impl Denial {
     #[must_use]
     pub fn forbidden(message: Option<String>) -> Self {
         Self::new(403, message)
+    }
+
+    /// 403: an operator has blocked who asks, or what is asked for.
+    #[must_use]
+    pub fn blocked() -> Self {
+        Self::forbidden(Some("an operator has blocked this".into()))
     }
 
     /// 401: no token, or one that proves nothing.
@@ -90,6 +100,23 @@ impl Denial {
         Self::new(503, Some(shown.to_owned()))
     }
 
+    /// 428: whoever approves wants to know why.
+    #[must_use]
+    pub fn needs_reason() -> Self {
+        let shown = "this needs approval, and a reason for it: say why in the header Tidegate-Reason, once, in at most \
+                     1024 characters";
+        Self::new(428, Some(shown.to_owned()))
+    }
+
+    /// 503 with the demand's id: people decide meanwhile, ask again later.
+    #[must_use]
+    pub fn ask_again(demand: DemandId) -> Self {
+        let shown = format!(
+            "held for approval as demand {demand}: send exactly this request again after Retry-After seconds"
+        );
+        Self { demand: Some(demand), ..Self::new(503, Some(shown)) }
+    }
+
     /// The upstream failed: 502, 503 or 504.
     #[must_use]
     pub fn upstream(status: u16, entry: EntryId, shown: &str) -> Self {
@@ -110,6 +137,7 @@ impl Denial {
             status: self.status,
             detail: self.shown.as_deref(),
             instance: self.entry.map(|entry| format!("urn:uuid:{entry}")),
+            demand: self.demand,
         };
         serde_json::to_vec(&problem).unwrap_or_default()
     }

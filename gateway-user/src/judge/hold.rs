@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 
+use super::head::without_keys;
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
-use crate::approval::{Approved, DemandDraft, DeskError, Outcome, Shown, ShownBody};
+use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
+use crate::limits::REASON_BYTES_MAX;
 use crate::mask::{Media, Plan};
-use crate::operation::{Kind, Operation};
+use crate::operation::{DemandId, Kind, Operation, Sha256};
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Demanded, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Head, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
+use crate::wire::field::REASON;
 
 /// An operation that a rule holds; its record says so already. Its body is not known yet.
 pub struct Held {
@@ -21,7 +24,45 @@ pub struct Held {
     pub(super) approvals: Vec<String>,
 }
 
+/// What the requester says for whoever must approve: its one `Tidegate-Reason` field, masked. Two of them, or one that is
+/// empty or too long, say nothing.
+pub(super) fn reason(fields: &[(String, Vec<u8>)]) -> Option<String> {
+    let mut said = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(REASON));
+    let (Some((_, text)), None) = (said.next(), said.next()) else { return None };
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let fits = !text.is_empty() && text.len() <= REASON_BYTES_MAX;
+    fits.then(|| crate::mask::scrub(text).into_owned())
+}
+
 impl Judge {
+    /// Why nobody can be asked about an operation that these approvals would lift the rules for, if so.
+    pub(super) fn cannot_be_asked(
+        &self,
+        case: &Case,
+        approvals: &[String],
+        asked: &Asked,
+    ) -> Option<(String, Denial)> {
+        let needed = || approvals.iter().filter_map(|name| case.set.approval(name));
+        if asked.reason.is_none()
+            && let Some(approval) = needed().find(|approval| approval.reason_required)
+        {
+            return Some((
+                format!("{} needs a reason, and none was given", approval.name),
+                Denial::needs_reason(),
+            ));
+        }
+        let ownerless = || {
+            let asker = Asker::of(&case.subject, self.flow.guard.as_deref());
+            case.subject.user.is_none() && owners(&asker, &*case.set).is_empty()
+        };
+        let owned = needed().find(|approval| approval.owner_required).filter(|_| ownerless());
+        let shown = "nobody answers for the process that asks, so nobody can be asked to approve it";
+        owned.map(|approval| {
+            let why = format!("{} needs an owner of the process, and no [[person]] owns it", approval.name);
+            (why, Denial::forbidden(Some(shown.into())))
+        })
+    }
+
     /// Writes down that the operation is held, before a byte of its body is asked for.
     pub(super) async fn begin_hold(&self, held: Held, asked: &Asked) -> Result<Box<Held>, Denial> {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
@@ -41,7 +82,8 @@ impl Judge {
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
     pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
         let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
-        let Some(shown) = shown(asked, body, &plan) else {
+        let head = without_keys(&held.case.set, asked.head.clone());
+        let Some(shown) = shown(asked, head, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_nobody_known(&self.flow) {
@@ -54,6 +96,9 @@ impl Judge {
             entry: held.entry.id(),
             session: held.entry.session(),
             subject: &held.case.subject,
+            guard: self.flow.guard.as_deref(),
+            reason: asked.reason.clone(),
+            operations: held.decision.operations.clone(),
             target: held.case.target.name.clone(),
             digest,
             rules: held.decision.rules.clone(),
@@ -61,23 +106,41 @@ impl Judge {
             approvals: held.approvals.clone(),
             shown,
         };
-        let waiting = match self.bench.desk.hold(draft, &*held.case.set).await {
-            Ok(waiting) => waiting,
+        let place = match self.bench.desk.hold(draft, held.case.set.clone()).await {
+            Ok(place) => place,
             Err(error) => {
                 return Err(self.end_hold(&held.entry, error.to_string(), Denial::desk(&error)).await);
             }
         };
-        let demanded = Demanded { entry: held.entry.id(), at: now(), demand: waiting.demand(), digest };
-        written(&held.entry, held.entry.demand(demanded)).await?;
-        tracing::info!(entry = %held.entry.id(), demand = %waiting.demand(), "held for approval");
-        match waiting.outcome().await {
+        let waiting = match place {
+            Place::Wait(waiting) => waiting,
+            Place::Retry { demand, expires } => {
+                self.demanded(&held.entry, demand, digest).await?;
+                let why = format!("waits for approval until {expires}; the client was told to ask again");
+                return Err(self.end_hold(&held.entry, why, Denial::ask_again(demand)).await);
+            }
+            Place::Rejected { demand, by, comment } => {
+                self.demanded(&held.entry, demand, digest).await?;
+                return Err(self.rejected(&held.entry, &by, comment).await);
+            }
+        };
+        let demand = waiting.demand();
+        self.demanded(&held.entry, demand, digest).await?;
+        let outcome = tokio::select! {
+            // The block's own words before those of the demand that ends by it.
+            biased;
+            block = self.is_blocked() => {
+                self.bench.desk.withdraw(demand).await;
+                return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
+            }
+            outcome = waiting.outcome() => outcome,
+        };
+        match outcome {
             Outcome::Approved(approved) => self.release(held, asked, approved).await,
-            Outcome::Rejected { by, comment } => {
-                let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
-                let why = format!("rejected by {by}{said}");
-                Err(self
-                    .end_hold(&held.entry, why, Denial::forbidden(Some("an approver rejected this".into())))
-                    .await)
+            Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
+            Outcome::CalledOff { by } => {
+                let denial = Denial::forbidden(Some("the request for approval was withdrawn".into()));
+                Err(self.end_hold(&held.entry, format!("withdrawn by {by}"), denial).await)
             }
             Outcome::Expired => {
                 let denial = Denial::forbidden(Some("no approver answered in time".into()));
@@ -85,6 +148,18 @@ impl Judge {
             }
             Outcome::Superseded => Err(self.superseded(&held.entry).await),
         }
+    }
+
+    async fn demanded(&self, entry: &Arc<Entry>, demand: DemandId, digest: Sha256) -> Result<(), Denial> {
+        written(entry, entry.demand(Demanded { entry: entry.id(), at: now(), demand, digest })).await?;
+        tracing::info!(entry = %entry.id(), %demand, "held for approval");
+        Ok(())
+    }
+
+    async fn rejected(&self, entry: &Arc<Entry>, by: &str, comment: Option<String>) -> Denial {
+        let said = comment.map(|c| format!(": {c}")).unwrap_or_default();
+        let denial = Denial::forbidden(Some("an approver rejected this".into()));
+        self.end_hold(entry, format!("rejected by {by}{said}"), denial).await
     }
 
     async fn superseded(&self, entry: &Arc<Entry>) -> Denial {
@@ -112,13 +187,17 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
+        }
+        let at = jiff::Timestamp::now();
         // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
-        let unlifted = self.decide(&case, &[]);
+        let unlifted = self.decide(at, &case, &[]);
         let same = unlifted.rules == held.decision.rules && case.target.name == held.case.target.name;
         if matches!(unlifted.answer, Answer::Hold { .. }) && !same {
             return Err(self.superseded(&entry).await);
         }
-        let decision = self.decide(&case, approved.approvals());
+        let decision = self.decide(at, &case, approved.approvals());
         match decision.answer {
             Answer::Allow => {}
             Answer::Hold { .. } => return Err(self.superseded(&entry).await),
@@ -127,18 +206,23 @@ impl Judge {
             }
         }
         let by = approved.by().join(", ");
+        let lasts = approved.window().map(|until| format!(" for a window until {until}")).unwrap_or_default();
         if let Err(error) = approved.spend(&*case.set).await {
             return Err(self.end_hold(&entry, error.to_string(), Denial::desk(&error)).await);
+        }
+        // Spending took a commit; a block that came meanwhile finds nothing forwarded.
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
         }
         let decided = Decided {
             entry: entry.id(),
             at: now(),
             verdict: Recorded::Allow,
-            reason: format!("approved by {by}"),
+            reason: format!("approved by {by}{lasts}"),
             policy: Some(case.set.digest()),
         };
         written(&entry, entry.decide(decided)).await?;
-        Ok(self.allowed(entry, &case, &decision, None))
+        Ok(self.allowed(entry, &case, &decision, None, false))
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
@@ -173,24 +257,20 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
-    let content_type = asked.head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+fn shown(asked: &Asked, head: Head, body: &[u8], plan: &Plan) -> Option<Shown> {
+    let content_type = head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     let mut stream = plan.stream(Media::of(content_type.map(|(_, value)| value.as_str())));
     let mut masked = Vec::new();
     stream.push(body, &mut masked).ok()?;
     stream.finish(&mut masked).ok()?;
-    let (text, base64) = match String::from_utf8(masked) {
-        Ok(text) => (text, false),
-        Err(bytes) => (data_encoding::BASE64.encode(bytes.as_bytes()), true),
-    };
     let request = &asked.request;
     Some(Shown {
         method: request.method.clone(),
         host: request.host.clone(),
         path: crate::mask::scrub(&request.path).into_owned(),
         query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
-        headers: asked.head.fields.clone(),
-        body: (!body.is_empty()).then_some(ShownBody { bytes: body.len() as u64, text, base64 }),
+        headers: head.fields,
+        body: (!body.is_empty()).then(|| ShownBody::of(body.len() as u64, masked)),
     })
 }
 

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::operation::Direction;
+use crate::operation::{Direction, KEY_PROVIDER};
 
 use super::declare::{Draft, Entry, Wanted};
 use super::nouns::{Approval, Guard, Person, Role, Target};
@@ -27,6 +27,10 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
         unique("operation", operations.map(|op| (op.noun.name.as_str(), &op.at)).collect(), &report);
     }
     references(draft, &report);
+    for provider in draft.providers.iter().filter(|provider| provider.noun.name == KEY_PROVIDER) {
+        let taken = format!("`{KEY_PROVIDER}` is what vouches for static keys");
+        report(Problem::at(&provider.at, taken).help("give the provider another name"));
+    }
     for target in &draft.targets {
         whereabouts(target, &report);
     }
@@ -69,6 +73,7 @@ fn references(draft: &Draft, report: Report<'_>) {
     let roles: BTreeSet<&str> = draft.roles.iter().map(|entry| entry.noun.name.as_str()).collect();
     let persons: BTreeSet<&str> = draft.persons.iter().map(|entry| entry.noun.name.as_str()).collect();
     let providers: BTreeSet<&str> = draft.providers.iter().map(|entry| entry.noun.name.as_str()).collect();
+    let guards: BTreeSet<&str> = draft.guards.iter().map(|entry| entry.noun.name.as_str()).collect();
     let either: BTreeSet<&str> = roles.union(&persons).copied().collect();
     for (wanted, name) in &draft.references {
         let (known, noun) = match wanted {
@@ -76,6 +81,7 @@ fn references(draft: &Draft, report: Report<'_>) {
             Wanted::Role => (&roles, "`role`"),
             Wanted::Approver => (&either, "`role` or `person`"),
             Wanted::Provider => (&providers, "`identity_provider`"),
+            Wanted::Guard => (&guards, "`guard`"),
         };
         let text = name.value.as_str();
         if !known.contains(text) {
@@ -188,11 +194,21 @@ fn guards(guards: &[Entry<Guard>], report: Report<'_>) {
 
 fn way_in(role: &Entry<Role>, persons: &[Entry<Person>], report: Report<'_>) {
     let noun = &role.noun;
-    let written = ["groups", "provider", "units", "uids", "executables"];
+    let written = [
+        "groups",
+        "provider",
+        "claims",
+        "key_sha256",
+        "units",
+        "uids",
+        "executables",
+        "max_token_life",
+        "key_header",
+    ];
     let held = persons.iter().any(|person| person.noun.roles.contains(&noun.name));
     if !held && !written.iter().any(|key| role.places.contains_key(*key)) {
         let closed = Problem::at(&role.at, format!("nobody can have the role `{}`", noun.name));
-        report(closed.help("give it `groups`, `provider`, `units` or `uids`, or give it to a `person`"));
+        report(closed.help("give it `groups`, `claims`, `provider`, `key_sha256`, `units` or `uids`, or give it to a `person`"));
     }
 }
 

@@ -51,6 +51,16 @@ pub(super) fn principal<'a>(target: &Target, subject: &'a Subject) -> Result<Pri
     }
 }
 
+impl Set {
+    /// Who a target takes this subject for, as rules name it, and the roles that one has; `None` where nobody may ask.
+    #[must_use]
+    pub fn principal_of(&self, target: &Target, subject: &Subject) -> Option<(String, Vec<String>)> {
+        let principal = principal(target, subject).ok()?;
+        let roles = principal.roles(self.roles()).into_iter().map(str::to_owned).collect();
+        Some((principal.uid().to_string(), roles))
+    }
+}
+
 impl Principal<'_> {
     pub(super) fn uid(&self) -> EntityUid {
         match self {
@@ -71,16 +81,29 @@ impl Principal<'_> {
     }
 }
 
-/// A role is a user's by group, at the provider where one is named; by the provider alone where no group is.
+/// A role is a user's by the key that was shown; or by a token, of which everything is asked that the role names: one of
+/// its groups, all of its claims, the provider, a short life.
 fn user_has(role: &Role, user: &User) -> bool {
+    if let Some(key) = &user.proof.key {
+        return role.keys.contains(key);
+    }
+    let named = !role.groups.is_empty() || !role.claims.is_empty() || role.provider.is_some();
     let provider = role.provider.as_ref().is_none_or(|provider| *provider == user.provider);
-    let group = role.groups.iter().any(|group| user.groups.contains(group));
-    provider && (group || (role.groups.is_empty() && role.provider.is_some()))
+    let group = role.groups.is_empty() || role.groups.iter().any(|group| user.groups.contains(group));
+    let claims = role.claims.iter().all(|wanted| {
+        let shown = user.proof.claims.iter().filter(|(path, _)| *path == wanted.path);
+        shown.flat_map(|(_, values)| values).any(|value| wanted.any.contains(value))
+    });
+    let life = role.max_token_life.is_none_or(|most| {
+        let life = user.proof.life.and_then(|life| u64::try_from(life).ok());
+        life.is_some_and(|life| life <= most.as_secs())
+    });
+    named && provider && group && claims && life
 }
 
 /// A role is a process's by unit or uid, narrowed to executables where some are named.
 fn workload_has(role: &Role, workload: &Workload) -> bool {
-    let unit = units(workload).any(|unit| role.units.iter().any(|named| named == unit));
+    let unit = workload.units().any(|unit| role.units.iter().any(|named| named == unit));
     let uid = role.uids.contains(&workload.uid);
     let program = role.executables.is_empty()
         || workload.executable.as_ref().is_some_and(|running| {
@@ -90,14 +113,6 @@ fn workload_has(role: &Role, workload: &Workload) -> bool {
             })
         });
     (unit || uid) && program
-}
-
-/// The unit of a process and the slices that hold it. Only the leading slices of its cgroup path count: below a service
-/// or a scope the path may be delegated, and whoever it is delegated to chooses the names there.
-fn units(workload: &Workload) -> impl Iterator<Item = &str> {
-    let path = workload.cgroup.as_deref().unwrap_or_default();
-    let slices = path.split('/').skip(1).take_while(|part| part.ends_with(".slice"));
-    workload.unit.as_deref().into_iter().chain(slices)
 }
 
 /// The entity types of the schema, parsed once: Cedar's parser is slower than a whole decision.
@@ -196,7 +211,7 @@ impl Asked<'_> {
     fn workload(&self, workload: &Workload) -> Result<Entity, String> {
         let principal = Principal::Workload(workload);
         let mut parents: HashSet<EntityUid> = self.roles(&principal).collect();
-        parents.extend(units(workload).map(|unit| uid(&TYPES.unit, unit)));
+        parents.extend(workload.units().map(|unit| uid(&TYPES.unit, unit)));
         parents.extend(workload.container.as_ref().map(|id| uid(&TYPES.container, id)));
         parents.extend(self.guard.map(|guard| uid(&TYPES.guard, guard)));
         let mut attributes = vec![("uid", RestrictedExpression::new_long(i64::from(workload.uid)))];

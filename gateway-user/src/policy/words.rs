@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::operation::Sha256;
 
-use super::nouns::{Detector, ExecutableMatch, Jwks};
+use super::nouns::{Detector, ExecutableMatch, Jwks, Owned};
 use super::parse::Misread;
 use super::problem::did_you_mean;
 
@@ -34,6 +34,21 @@ pub(super) fn container(text: &str) -> Result<String, Misread> {
     }
     let help = "give 12 to 64 lower-case hexadecimal digits; names of containers can be changed by anyone";
     refuse(format!("`{}` is not a container id", text.escape_debug()), help)
+}
+
+/// What a person answers for: `unit:`, `container:`, `uid:` or `guard:`, and its name.
+pub(super) fn owned(text: &str) -> Result<Owned, Misread> {
+    let help = "write unit:NAME.service, container:ID, uid:NUMBER or guard:NAME";
+    match text.split_once(':') {
+        Some(("unit", name)) => unit(name).map(Owned::Unit),
+        Some(("container", id)) => container(id).map(Owned::Container),
+        Some(("guard", name)) => super::parse::name(name).map(Owned::Guard),
+        Some(("uid", uid)) => match uid.parse::<u32>() {
+            Ok(uid) if uid != u32::MAX => Ok(Owned::Uid(uid)),
+            _ => refuse(format!("`{}` is not a user id", uid.escape_debug()), help),
+        },
+        _ => refuse(format!("`{}` is nothing that a person can own", text.escape_debug()), help),
+    }
 }
 
 /// A path below the cgroup v2 root.
@@ -65,6 +80,53 @@ pub(super) fn executable(text: &str) -> Result<ExecutableMatch, Misread> {
         format!("`{}` is not an executable", text.escape_debug()),
         "write its whole path, or sha256:DIGEST",
     )
+}
+
+/// The digest of a static key.
+pub(super) fn key_digest(text: &str) -> Result<Sha256, Misread> {
+    Sha256::from_hex(text.strip_prefix("sha256:").unwrap_or(text)).map_or_else(
+        || {
+            refuse(
+                format!("`{}` is no SHA-256 digest of a key", text.escape_debug()),
+                "write 64 hexadecimal digits: printf %s \"$KEY\" | sha256sum. The key itself never stands here",
+            )
+        },
+        |digest| {
+            if digest == Sha256::of(b"") {
+                return refuse("this is the digest of nothing".to_owned(), "printf %s \"$KEY\" | sha256sum, with the key set");
+            }
+            Ok(digest)
+        },
+    )
+}
+
+/// A header field that a static key comes in, lower case.
+pub(super) fn key_header(text: &str) -> Result<String, Misread> {
+    const TAKEN: [&str; 8] = [
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "te",
+        "transfer-encoding",
+    ];
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let name = text.to_ascii_lowercase();
+    if TAKEN.contains(&name.as_str()) {
+        return refuse(
+            format!("`{text}` has a meaning of its own"),
+            "without `key_header` the key is looked for as a bearer token; else name a field such as x-api-key",
+        );
+    }
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+        return refuse(
+            format!("`{}` is no header field", text.escape_debug()),
+            "write a name such as x-api-key",
+        );
+    }
+    Ok(name)
 }
 
 /// A `key=value` label.

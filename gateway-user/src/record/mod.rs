@@ -12,6 +12,7 @@ pub mod frame;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod operations;
 pub mod read;
 pub mod search;
 mod summary;
@@ -260,6 +261,11 @@ impl Recorder {
     /// The store is not open now, or cannot be read.
     pub fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         self.0.scan(prefix)
+    }
+
+    /// What is committed now.
+    fn snapshot(&self) -> Result<crate::store::Snapshot, RecordError> {
+        self.0.snapshot()
     }
 
     /// How it is doing.

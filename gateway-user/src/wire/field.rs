@@ -29,6 +29,12 @@ pub const FORWARDED: [&str; 10] = [
     "true-client-ip",
 ];
 
+/// Fields that a client says to the gate alone; no target gets them.
+pub const TO_THE_GATE: [&str; 1] = [REASON];
+
+/// Why a request is made, in its requester's words, for whoever must approve it.
+pub const REASON: &str = "tidegate-reason";
+
 /// Fields that some servers obey instead of the request line.
 const OVERRIDES: [&str; 6] = [
     "x-http-method-override",

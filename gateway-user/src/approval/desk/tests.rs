@@ -2,6 +2,7 @@
 
 mod bounds;
 mod changes;
+mod outcomes;
 mod races;
 mod votes;
 
@@ -12,24 +13,28 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::sync::Notify;
 
-use super::super::{CastVote, Outcome, Shown, ShownBody};
+use super::super::{
+    Account, Ballot, CalledOff, CastVote, Outcome, Said, Shown, ShownBody, Standing, VoteError,
+};
 use super::*;
 use crate::limits::{COMMENT_BYTES_MAX, DEMAND_BYTES_PER_SUBJECT_MAX, DEMANDS_MAX, DEMANDS_PER_SUBJECT_MAX};
 use crate::operation::{EntryId, SessionId, Sha256, Subject, User, Workload};
 use crate::policy::nouns::{Approval, Person};
+use crate::store::keyring::{Keyring, Ring};
 
 /// A disk that outlives the desk, can fail, and can be made to wait.
 #[derive(Default)]
 struct Disk {
     kept: Mutex<BTreeMap<String, Vec<u8>>>,
     votes: Mutex<Vec<CastVote>>,
+    called_off: Mutex<Vec<CalledOff>>,
     broken: AtomicBool,
     slow: AtomicBool,
     go_on: Arc<Notify>,
 }
 
 impl Disk {
-    fn write(&self, change: impl FnOnce()) -> Durable {
+    fn change(&self, change: impl FnOnce()) -> Durable {
         if self.broken.load(Ordering::SeqCst) {
             return Box::pin(std::future::ready(Err(LedgerError("the disk is full".into()))));
         }
@@ -53,11 +58,17 @@ impl Disk {
 }
 
 impl Ledger for Disk {
-    fn put(&self, key: &str, bytes: Vec<u8>) -> Durable {
-        self.write(|| drop(self.kept.lock().unwrap().insert(key.into(), bytes)))
-    }
-    fn remove(&self, key: &str) -> Durable {
-        self.write(|| drop(self.kept.lock().unwrap().remove(key)))
+    fn write(&self, change: Change) -> Durable {
+        self.change(|| {
+            let mut kept = self.kept.lock().unwrap();
+            kept.extend(change.put);
+            change.remove.iter().for_each(|key| drop(kept.remove(key)));
+            match change.said {
+                Some(Said::Voted(vote)) => self.votes.lock().unwrap().push(vote),
+                Some(Said::CalledOff(off)) => self.called_off.lock().unwrap().push(off),
+                None => {}
+            }
+        })
     }
     fn scan(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
         let kept = self.kept.lock().unwrap();
@@ -66,16 +77,6 @@ impl Ledger for Disk {
             .filter(|(key, _)| key.starts_with(prefix))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect())
-    }
-    fn voted(&self, vote: CastVote, key: &str, demand: Option<Vec<u8>>) -> Durable {
-        self.write(|| {
-            self.votes.lock().unwrap().push(vote);
-            let mut kept = self.kept.lock().unwrap();
-            match demand {
-                Some(bytes) => drop(kept.insert(key.into(), bytes)),
-                None => drop(kept.remove(key)),
-            }
-        })
     }
 }
 
@@ -107,12 +108,19 @@ fn person(name: &str, uid: u32, roles: &[&str]) -> Person {
         subjects: vec![("corp".into(), name.into())],
         uid: Some(uid),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        owns: Vec::new(),
     }
 }
 
 fn approval(name: &str, approvers: &[&str], needed: u32) -> Approval {
     let approvers = approvers.iter().map(|name| (*name).to_owned()).collect();
-    Approval { name: name.into(), approvers, needed, timeout: Duration::from_secs(600) }
+    Approval {
+        name: name.into(),
+        approvers,
+        needed,
+        timeout: Duration::from_secs(600),
+        ..Approval::default()
+    }
 }
 
 /// ann, bob and cat lead; dan does not. Two leads are needed.
@@ -134,7 +142,13 @@ fn account(uid: u32) -> Account {
 }
 
 fn user(name: &str) -> Subject {
-    let user = User { provider: "corp".into(), subject: name.into(), groups: Vec::new(), expires: 0 };
+    let user = User {
+        provider: "corp".into(),
+        subject: name.into(),
+        groups: Vec::new(),
+        expires: 0,
+        proof: crate::operation::Proof::default(),
+    };
     Subject { user: Some(user), workload: None, peer: "192.0.2.1:1".parse().unwrap() }
 }
 
@@ -156,6 +170,8 @@ fn workload(uid: u32, login_uid: Option<u32>) -> Subject {
 
 struct Room {
     disk: Arc<Disk>,
+    state: tempfile::TempDir,
+    keys: Keyring,
     seconds: Arc<AtomicI64>,
     desk: Desk,
     set: Set,
@@ -164,12 +180,14 @@ struct Room {
 impl Room {
     fn new() -> Self {
         let (disk, seconds) = (Arc::new(Disk::default()), Arc::new(AtomicI64::new(1_000_000)));
-        let desk = open(&disk, &seconds);
-        Self { disk, seconds, desk, set: set() }
+        let (state, keys) =
+            (tempfile::tempdir().unwrap(), Keyring::in_memory(Ring::default().grown().unwrap()));
+        let desk = open(&disk, &seconds, &state, &keys);
+        Self { disk, state, keys, seconds, desk, set: set() }
     }
 
     fn restart(&mut self) {
-        self.desk = open(&self.disk, &self.seconds);
+        self.desk = open(&self.disk, &self.seconds, &self.state, &self.keys);
     }
 
     fn pass(&self, seconds: i64) {
@@ -181,6 +199,9 @@ impl Room {
             entry: EntryId::now(),
             session: SessionId::now(),
             subject,
+            guard: None,
+            reason: None,
+            operations: vec!["update".into()],
             target: "react".into(),
             digest: Sha256::of(format!("{}{body}", subject.key()).as_bytes()),
             rules: vec!["a.cedar#models".into()],
@@ -188,14 +209,25 @@ impl Room {
             approvals: vec!["leads".into()],
             shown: Shown {
                 method: "PUT".into(),
-                body: Some(ShownBody { bytes: body.len() as u64, text: body.into(), base64: false }),
+                body: (!body.is_empty()).then(|| ShownBody::of(body.len() as u64, body.into())),
                 ..Shown::default()
             },
         }
     }
 
     async fn hold(&self, subject: &Subject, body: &str) -> Waiting {
-        self.desk.hold(self.draft(subject, body), &self.set).await.unwrap()
+        match self.place(self.draft(subject, body)).await.unwrap() {
+            Place::Wait(waiting) => waiting,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn place(&self, draft: DemandDraft<'_>) -> Result<Place, DeskError> {
+        self.desk.hold(draft, Arc::new(self.set.clone())).await
+    }
+
+    fn spooled(&self) -> usize {
+        std::fs::read_dir(self.state.path().join(crate::approval::SPOOL)).unwrap().count()
     }
 
     async fn vote(&self, id: DemandId, uid: u32, approve: bool) -> Result<Standing, VoteError> {
@@ -203,7 +235,8 @@ impl Room {
     }
 
     async fn cast(&self, id: DemandId, account: Account, approve: bool) -> Result<Standing, VoteError> {
-        self.desk.vote(id, account, approve, None, Arc::new(self.set.clone())).await
+        let ballot = Ballot { approve, ..Ballot::default() };
+        self.desk.vote(id, account, ballot, Arc::new(self.set.clone())).await
     }
 
     async fn approve_fully(&self, id: DemandId) {
@@ -212,10 +245,12 @@ impl Room {
     }
 }
 
-fn open(disk: &Arc<Disk>, seconds: &Arc<AtomicI64>) -> Desk {
+fn open(disk: &Arc<Disk>, seconds: &Arc<AtomicI64>, state: &tempfile::TempDir, keys: &Keyring) -> Desk {
     let seconds = Arc::clone(seconds);
     let clock: Clock = Arc::new(move || Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap());
-    Desk::open(Arc::clone(disk) as Arc<dyn Ledger>, clock).unwrap()
+    let spool = Spool::open(state.path(), keys.clone()).unwrap();
+    Desk::open(Parts { ledger: Arc::clone(disk) as Arc<dyn Ledger>, clock, spool, listener: Arc::new(()) })
+        .unwrap()
 }
 
 fn approved(outcome: Outcome) -> super::super::Approved {
@@ -273,7 +308,8 @@ async fn any_approver_ends_it_with_no() {
     let id = waiting.demand();
     room.vote(id, 1002, true).await.unwrap();
     let set = Arc::new(room.set.clone());
-    let no = room.desk.vote(id, account(1003), false, Some("not today".into()), set).await;
+    let ballot = Ballot { comment: Some("not today".into()), ..Ballot::default() };
+    let no = room.desk.vote(id, account(1003), ballot, set).await;
     assert_eq!(no.unwrap(), Standing::Rejected);
     let Outcome::Rejected { by, comment } = waiting.outcome().await else { panic!() };
     assert_eq!((by.as_str(), comment.as_deref()), ("cat", Some("not today")));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -15,7 +15,7 @@ use super::body::{AnswerBody, AnyBody, AskBody, Gate};
 use super::forward;
 use super::io::{Answering, Wire};
 use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
-use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
+use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
 use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
@@ -249,6 +249,9 @@ impl Exchange {
             duties.forward_token,
             !duties.masks.is_empty(),
         );
+        for name in &duties.stripped {
+            parts.headers.remove(name.as_str());
+        }
         if chunked {
             // Said, because the engine takes a GET of unknown length for one without a body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -439,6 +442,12 @@ fn problem(denial: &Denial) -> Response<AnyBody> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if denial.status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(demand) = denial.demand {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(APPROVAL_RETRY_AFTER.as_secs()));
+        if let Ok(id) = HeaderValue::try_from(demand.to_string()) {
+            headers.insert(HeaderName::from_static("tidegate-demand"), id);
+        }
     }
     if denial.closes {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

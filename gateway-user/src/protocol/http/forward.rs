@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::intercept::Flow;
 use crate::operation::Direction;
 use crate::wire::fault::Fault;
-use crate::wire::field::{self, FORWARDED, HOP_BY_HOP};
+use crate::wire::field::{self, FORWARDED, HOP_BY_HOP, TO_THE_GATE};
 use crate::wire::http1;
 
 /// The end-to-end fields of a request, in order: what is judged and forwarded.
@@ -17,7 +17,8 @@ pub(super) fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Ve
     let options = field::connection_options(http1::values(fields, "connection"))?;
     let dropped = |name: &str| {
         let name = name.to_ascii_lowercase();
-        HOP_BY_HOP.contains(&name.as_str()) || FORWARDED.contains(&name.as_str()) || options.contains(&name)
+        let lists: [&[&str]; 3] = [&HOP_BY_HOP, &FORWARDED, &TO_THE_GATE];
+        lists.iter().any(|list| list.contains(&name.as_str())) || options.contains(&name)
     };
     Ok(fields.iter().filter(|(name, _)| !dropped(name)).cloned().collect())
 }
@@ -26,7 +27,7 @@ pub(super) fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Ve
 pub(super) fn request(headers: &mut HeaderMap, flow: &Flow, forward_token: bool, masked: bool) {
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip(headers);
-    for name in FORWARDED {
+    for name in FORWARDED.into_iter().chain(TO_THE_GATE) {
         headers.remove(name);
     }
     if trailers {

@@ -9,7 +9,7 @@ async fn one_subject_cannot_fill_the_desk() {
     for n in 0..DEMANDS_PER_SUBJECT_MAX {
         let _ = room.hold(&ann, &n.to_string()).await;
     }
-    let refused = room.desk.hold(room.draft(&ann, "more"), &room.set).await;
+    let refused = room.place(room.draft(&ann, "more")).await;
     assert!(matches!(refused, Err(DeskError::SubjectFull(_))));
     let _ = room.hold(&user("bob"), "x").await;
     let first = room.desk.list()[0].id;
@@ -23,24 +23,24 @@ async fn one_subject_cannot_fill_the_memory() {
     let ann = user("ann");
     let most = "x".repeat(DEMAND_BYTES_PER_SUBJECT_MAX - "PUT".len());
     let fits = room.hold(&ann, &most).await.demand();
-    let refused = room.desk.hold(room.draft(&ann, "y"), &room.set).await;
+    let refused = room.place(room.draft(&ann, "y")).await;
     assert!(matches!(refused, Err(DeskError::SubjectFull(_))));
     room.vote(fits, 1002, false).await.unwrap();
     let over = format!("{most}x");
-    assert!(matches!(
-        room.desk.hold(room.draft(&ann, &over), &room.set).await,
-        Err(DeskError::SubjectFull(_))
-    ));
+    assert!(matches!(room.place(room.draft(&ann, &over)).await, Err(DeskError::SubjectFull(_))));
 }
 
 #[tokio::test]
 async fn the_desk_is_full_at_its_bound_and_not_before() {
     let room = Room::new();
     for n in 0..DEMANDS_MAX {
-        let _ = room.hold(&user(&format!("u{}", n / DEMANDS_PER_SUBJECT_MAX)), &n.to_string()).await;
+        let subject = user(&format!("u{}", n / DEMANDS_PER_SUBJECT_MAX));
+        let mut draft = room.draft(&subject, &n.to_string());
+        draft.shown.body = None;
+        let _ = room.place(draft).await.unwrap();
     }
     let eve = user("eve");
-    assert!(matches!(room.desk.hold(room.draft(&eve, "x"), &room.set).await, Err(DeskError::Full)));
+    assert!(matches!(room.place(room.draft(&eve, "x")).await, Err(DeskError::Full)));
 }
 
 #[tokio::test]
@@ -49,7 +49,12 @@ async fn a_comment_is_bounded() {
     let waiting = room.hold(&user("ann"), "x").await;
     let set: Arc<dyn Electorate> = Arc::new(room.set.clone());
     let say = |length| {
-        room.desk.vote(waiting.demand(), account(1002), true, Some("c".repeat(length)), Arc::clone(&set))
+        room.desk.vote(
+            waiting.demand(),
+            account(1002),
+            Ballot { approve: true, comment: Some("c".repeat(length)), ..Ballot::default() },
+            Arc::clone(&set),
+        )
     };
     assert!(matches!(say(COMMENT_BYTES_MAX + 1).await, Err(VoteError::LongComment)));
     say(COMMENT_BYTES_MAX).await.unwrap();

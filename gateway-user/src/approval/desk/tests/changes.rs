@@ -66,11 +66,11 @@ async fn an_approval_that_no_set_declares_holds_nothing() {
     let waiting = room.hold(&user("ann"), "x").await;
     room.set.approvals.clear();
     let ann = user("ann");
-    let refused = room.desk.hold(room.draft(&ann, "y"), &room.set).await;
+    let refused = room.place(room.draft(&ann, "y")).await;
     assert!(matches!(refused, Err(DeskError::NoApproval(name)) if name == "leads"));
     let mut none = room.draft(&ann, "z");
     none.approvals.clear();
-    assert!(room.desk.hold(none, &set()).await.is_err());
+    assert!(room.place(none).await.is_err());
     room.desk.recheck(&room.set).await;
     assert!(matches!(waiting.outcome().await, Outcome::Superseded));
 }

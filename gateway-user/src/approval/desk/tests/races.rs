@@ -33,8 +33,9 @@ async fn a_hundred_racing_retries_share_one_grant_and_one_gets_it() {
             let room = Arc::clone(&room);
             tokio::spawn(async move {
                 let ann = user("ann");
-                let waiting = match room.desk.hold(room.draft(&ann, "x"), &room.set).await {
-                    Ok(waiting) => waiting,
+                let waiting = match room.place(room.draft(&ann, "x")).await {
+                    Ok(Place::Wait(waiting)) => waiting,
+                    Ok(other) => panic!("{other:?}"),
                     Err(DeskError::SubjectFull(_)) => return 0,
                     Err(error) => panic!("{error}"),
                 };
@@ -95,7 +96,7 @@ async fn a_full_disk_holds_nothing_counts_nothing_and_spends_nothing() {
     let id = waiting.demand();
     room.disk.broken.store(true, Ordering::SeqCst);
     let ann = user("ann");
-    let refused = room.desk.hold(room.draft(&ann, "y"), &room.set).await;
+    let refused = room.place(room.draft(&ann, "y")).await;
     assert!(matches!(refused, Err(DeskError::Ledger(_))));
     assert!(matches!(room.vote(id, 1002, true).await, Err(VoteError::Ledger(_))));
     assert!(matches!(room.vote(id, 1003, false).await, Err(VoteError::Ledger(_))));

@@ -81,7 +81,7 @@ async fn every_named_approval_needs_its_own_quorum() {
     let ann = user("ann");
     let mut draft = room.draft(&ann, "x");
     draft.approvals = vec!["leads".into(), "bobs".into()];
-    let waiting = room.desk.hold(draft, &room.set).await.unwrap();
+    let Place::Wait(waiting) = room.place(draft).await.unwrap() else { panic!() };
     let id = waiting.demand();
     let Standing::Open(shares) = room.vote(id, 1003, true).await.unwrap() else { panic!() };
     let have: Vec<_> = shares.iter().map(|share| (share.approval.as_str(), share.voters.len())).collect();
