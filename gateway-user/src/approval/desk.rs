@@ -53,7 +53,6 @@ pub enum DeskError {
 }
 
 /// What becomes of an operation that is held.
-#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
 #[derive(Debug)]
 #[must_use]
 pub enum Place {
@@ -300,7 +299,7 @@ impl Desk {
             // Nobody else holds the other end.
             let _ = word.send(Word::Covered(window.id));
             let seat = Seat { desk: self.clone(), id: window.id, ticket: NO_TICKET };
-            let (asker, expires) = (asked.asker.clone(), window.deadline());
+            let (asker, expires) = (Box::new(asked.asker.clone()), window.deadline());
             return Some(Place::Wait(Waiting { seat, asker, word: receiver, expires }));
         }
         let rejections = book.rejection(asked.digest).into_iter();
@@ -345,7 +344,7 @@ impl Desk {
     fn wait(&self, book: &mut Book, demand: &Demand, asked: &Demand) -> Option<Waiting> {
         let (ticket, word) = book.sit(demand.id)?;
         let seat = Seat { desk: self.clone(), id: demand.id, ticket };
-        Some(Waiting { seat, asker: asked.asker.clone(), word, expires: demand.deadline() })
+        Some(Waiting { seat, asker: Box::new(asked.asker.clone()), word, expires: demand.deadline() })
     }
 
     /// Whether a demand still rests on the rules in force and, where it is granted, on votes that count today, also for

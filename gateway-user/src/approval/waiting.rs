@@ -17,7 +17,6 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 pub(super) const NO_TICKET: u64 = 0;
 
 /// How a wait ended.
-#[expect(clippy::large_enum_variant, reason = "made once per hold and taken apart at once")]
 #[derive(Debug)]
 #[must_use]
 pub enum Outcome {
@@ -46,7 +45,7 @@ pub enum Outcome {
 #[must_use]
 pub struct Waiting {
     pub(super) seat: Seat,
-    pub(super) asker: Asker,
+    pub(super) asker: Box<Asker>,
     pub(super) word: oneshot::Receiver<Word>,
     pub(super) expires: Timestamp,
 }
@@ -120,7 +119,7 @@ pub struct Approved {
     by: Vec<String>,
     approvals: Vec<String>,
     window: Option<Timestamp>,
-    asker: Asker,
+    asker: Box<Asker>,
     seat: Seat,
 }
 

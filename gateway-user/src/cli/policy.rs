@@ -155,9 +155,9 @@ struct Explain {
     /// Digest of that executable, in hexadecimal.
     #[arg(long, value_name = "DIGEST", value_parser = digest, requires = "executable")]
     sha256: Option<Sha256>,
-    /// Cgroup of the process that asks.
+    /// Cgroup of the process that asks. (`--cgroup` is where the programs are attached.)
     #[arg(long, value_name = "PATH")]
-    cgroup: Option<String>,
+    in_cgroup: Option<String>,
     /// The guard that holds the process.
     #[arg(long)]
     guard: Option<String>,
@@ -366,7 +366,7 @@ impl Explain {
             login_uid: None,
             executable: self.executable,
             sha256: self.sha256,
-            cgroup: self.cgroup,
+            cgroup: self.in_cgroup,
             guard: self.guard,
             peer: self.peer,
             target: self.target,

@@ -71,7 +71,6 @@ pub(super) fn diff(args: &Diff, context: &Context) -> Result<(), Failure> {
     tell(&report, &args.other, context)
 }
 
-/// Asks another directory about recorded operations, and shows which verdicts change.
 pub(super) fn against(dir: &Path, span: &Span, context: &Context) -> Result<(), Failure> {
     let (_, set) = policy::read(dir, context)?;
     let reader = open("replay --against", span, context)?;

@@ -15,9 +15,8 @@ use self::keys::{Key, Keys};
 use super::output::{Tone, escape, escape_line, paint};
 use super::reading::{self, asked};
 use super::record::quiet_engine;
-use super::rejudge::{self, Span};
 use super::story::{head, in_words};
-use super::{Context, Failure};
+use super::{Context, Failure, rejudge};
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{Event, Micros, Side};
 use crate::record::export::Text;
@@ -29,26 +28,25 @@ Examples:
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d              as fast as it happened
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d --speed 4    four times as fast
   tidegate replay 0198c0de-7d01-7c3a-9a55-0c8f2c7e4b1d --no-wait --json
-  tidegate replay --against ./policies
-  tidegate replay --against ./policies --since 7d --json
+  tidegate replay --against ./policies --since 7d                   which verdicts would change
 
 Keys on a terminal: space pauses and goes on, Enter goes to the next event, q ends.
 
-With --against, what was recorded is compared with what the directory says of it now, at the time it was asked, for
-whoever asked it then. What the record does not hold in full (masked values, tokens nobody looked at) is counted, never
-guessed.
+With --against each recorded operation is asked as it was, at its own time: its head, its user's claims, its process as it
+was known then. What the record does not hold in full (masked values, tokens nobody looked at) is counted, never guessed.
 
-Exit codes: 0 it was shown, or everything is decided as it was, 1 something is not (or the files have findings),
-2 wrong command line, 3 it cannot be done (no such session, no record)";
+Exit codes: 0 it was shown, or everything is decided as it was; 1 something is not (or the files have findings); 2 wrong
+command line; 3 it cannot be done (no such session)";
 
-/// Show a recorded session, or one operation of it, as it happened; or ask another policy directory about all.
+/// Show a recorded session, or one operation of it, as it happened, with its timing; or ask another policy directory about
+/// what was recorded.
 ///
 /// Nothing is sent anywhere. The time of a body is that of its stretches on disk, milliseconds after they went by.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Id of a session or of an entry.
-    #[arg(required_unless_present = "against", conflicts_with_all = ["against", "since", "limit"])]
+    #[arg(required_unless_present = "against", conflicts_with = "against")]
     id: Option<Uuid>,
     /// So many times as fast as it happened.
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = speed, conflicts_with = "against")]
@@ -56,11 +54,11 @@ pub(super) struct Args {
     /// All at once.
     #[arg(long, conflicts_with_all = ["speed", "against"])]
     no_wait: bool,
-    /// The directory to ask which verdicts it would change.
+    /// The policy directory to ask about the recorded operations: a table of the verdicts that change.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
     #[command(flatten)]
-    span: Span,
+    span: rejudge::Span,
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -82,12 +80,12 @@ struct Step<'a> {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     match (&args.against, args.id) {
         (Some(dir), _) => rejudge::against(dir, &args.span, context),
-        (None, Some(id)) => show(id, args, context),
+        (None, Some(id)) => play(id, args, context),
         (None, None) => Err(Failure::Usage("name a session, or a directory with --against".into())),
     }
 }
 
-fn show(id: Uuid, args: &Args, context: &Context) -> Result<(), Failure> {
+fn play(id: Uuid, args: &Args, context: &Context) -> Result<(), Failure> {
     quiet_engine();
     let reader = reading::open("replay", &asked([("", Some(id.to_string()))]), context)?;
     let (session, only) = match reader.entry(EntryId(id))? {
@@ -112,7 +110,7 @@ fn show(id: Uuid, args: &Args, context: &Context) -> Result<(), Failure> {
     })?;
     // Whether somebody had seen enough makes no difference any more.
     let _ = stage.release(Micros::MIN)?;
-    if there { Ok(()) } else { Err(Failure::cannot(format!("no session and no entry has the id {id}"))) }
+    if there { Ok(()) } else { Err(Failure::cannot(format!("no session and no entry has the id {}", id))) }
 }
 
 /// Where it is shown.
