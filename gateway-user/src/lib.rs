@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod expression;
 pub mod identity;
+pub mod inspect;
 pub mod intercept;
 pub mod json;
 pub mod judge;

@@ -236,3 +236,15 @@ pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Parts of a multipart body under a mask. Forms have dozens.
 pub const MULTIPART_PARTS_MAX: usize = 1024;
+/// Bytes of a captured direction that came ahead of what is missing. Twice the largest window that is common.
+pub const CAPTURE_AHEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a captured direction remembered to compare with what is sent again. One full window without scaling.
+pub const CAPTURE_WINDOW_BYTES: usize = 64 * 1024;
+/// Bytes that all connections of a capture hold ahead of what is missing.
+pub const CAPTURE_HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections of a capture followed at once; above it those quiet for longest are let go. Their windows take 512 MiB at worst.
+pub const CAPTURE_FLOWS_MAX: usize = 4 * 1024;
+/// Bytes of one block of a capture. tcpdump's largest packet is 256 KiB.
+pub const CAPTURE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
+/// Interfaces of one section of a capture.
+pub const CAPTURE_INTERFACES_MAX: usize = 1024;

@@ -12,7 +12,7 @@ const ROWS: [&[&str]; 9] = [
     &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block"],
     &["judge", "signals"],
     &["protocol"],
-    &["session"],
+    &["session", "inspect"],
     &["admin"],
     &["app"],
     &["cli"],

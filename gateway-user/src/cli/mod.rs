@@ -5,6 +5,7 @@
 mod approvals;
 mod blocks;
 mod gate;
+mod inspect;
 mod manual;
 mod mask;
 pub mod output;
@@ -119,7 +120,8 @@ enum Command {
     Mask(mask::Args),
     Sessions(sessions::Args),
     Record(record::Args),
-    Replay(replay::Args),
+    Replay(Box<replay::Args>),
+    Inspect(inspect::Args),
     Approvals(approvals::Args),
     Report(report::Args),
     Top(top::Args),
@@ -182,6 +184,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Replay(args) => replay::run(&args, context),
+        Command::Inspect(args) => inspect::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Top(args) => top::run(&args, context),

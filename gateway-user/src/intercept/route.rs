@@ -112,6 +112,15 @@ pub async fn route<'a>(
     }
 }
 
+/// Whether a request with this `Host`, sent to this address, can be for this target, as far as that can be said without
+/// looking the name up.
+#[must_use]
+pub fn suits(target: &Target, destination: std::net::SocketAddr, host: &Authority) -> bool {
+    let literal = host.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == destination.ip());
+    let port = target.direction == Direction::Inbound || host.port.unwrap_or(80) == destination.port();
+    port && (literal || target.hosts.is_empty() || names_target(target, &host.host))
+}
+
 fn names_target(target: &Target, host: &str) -> bool {
     target.hosts.iter().any(|pattern| match pattern.strip_prefix("*.") {
         Some(suffix) => host

@@ -20,6 +20,7 @@ pub use entry::{Capture, Draining, Entry, now};
 pub use head::{hiding, recorded as recorded_head};
 pub use hold::{Held, Whole};
 pub use plans::Plans;
+pub use subject::{Proof, proof};
 
 use begin::Rewrites;
 

@@ -12,12 +12,10 @@ use crate::policy::nouns::{Require, Target};
 impl Judge {
     /// The subject, or why it is not established (for the operator).
     pub(super) async fn subject(&self, set: &Set, target: &Target, asked: &Asked) -> Result<Subject, String> {
-        let token = bearer(asked.authorization.as_deref())?;
-        let user = match (looks_for_users(set, target), key_of(set, token, &asked.request.headers)?, token) {
-            (false, _, _) => None,
-            (true, Some(key), _) => Some(User::of_key(key)),
-            (true, None, Some(token)) => Some(self.user(set, token).await?),
-            (true, None, None) => None,
+        let user = match proof(set, target, asked.authorization.as_deref(), &asked.request.headers)? {
+            Proof::None => None,
+            Proof::Key(key) => Some(User::of_key(key)),
+            Proof::Token(token) => Some(self.user(set, token).await?),
         };
         Ok(Subject { user, workload: self.flow.workload.clone(), peer: self.flow.peer })
     }
@@ -31,6 +29,35 @@ impl Judge {
         }
         tokens.1.verify(token, jiff::Timestamp::now()).await.map_err(|error| error.to_string())
     }
+}
+
+/// What a request shows for who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof<'a> {
+    /// Nothing that counts at this target.
+    None,
+    /// A declared static key, known by its digest.
+    Key(Sha256),
+    /// A bearer token, to be verified.
+    Token(&'a str),
+}
+
+/// What a request to this target shows for who asks.
+///
+/// # Errors
+/// A credential that cannot be read, in words for the operator.
+pub fn proof<'a>(
+    set: &Set,
+    target: &Target,
+    authorization: Option<&'a [u8]>,
+    fields: &[(String, Vec<u8>)],
+) -> Result<Proof<'a>, String> {
+    let token = bearer(authorization)?;
+    Ok(match (looks_for_users(set, target), key_of(set, token, fields)?, token) {
+        (false, _, _) | (true, None, None) => Proof::None,
+        (true, Some(key), _) => Proof::Key(key),
+        (true, None, Some(token)) => Proof::Token(token),
+    })
 }
 
 /// A bearer token is ours to check where users are asked for, and at our own services wherever a provider is
