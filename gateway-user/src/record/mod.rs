@@ -13,6 +13,7 @@ pub mod head;
 mod house;
 pub mod index;
 mod journal;
+mod kept;
 pub mod ledger;
 pub mod operations;
 pub mod proof;
