@@ -166,6 +166,34 @@ name = "one-lead"
 approvers = ["lead"]
 "#;
 
+/// A target that is only observed.
+fn watched() -> String {
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    format!(
+        r#"
+[[target]]
+name = "watched"
+direction = "outbound"
+addresses = ["127.0.0.1"]
+ports = [7103]
+mode = "observe"
+until = "{until}"
+
+[[extract]]
+target = "watched"
+from = "$.size"
+as = "size"
+
+[[rewrite]]
+name = "watched-debug"
+targets = ["watched"]
+on = "request"
+header = "x-debug"
+remove = true
+"#
+    )
+}
+
 const RULES: &str = r#"
 permit (principal, action in [Action::"look", Action::"upload"], resource == Target::"llm");
 @id("small") permit (principal, action == Action::"chat", resource == Target::"llm")
@@ -174,6 +202,7 @@ when { context has model && context.model like "small*" && (if context has token
 when { context has model && context.model == "small-but-dear" };
 @id("others") @message("your tenant is acme") forbid (principal, action == Action::"upload", resource == Target::"llm")
 unless { context has tenant && context.tenant == "acme" };
+permit (principal, action == Action::"http", resource == Target::"watched") when { context has size && context.size == "s" };
 permit (principal, action in [Action::"send", Action::"bulk", Action::"ask"], resource == Target::"changed");
 @id("risky") @approval("one-lead") forbid (principal, action == Action::"send", resource == Target::"changed")
 when { context has plan && context.plan == "risky" };
@@ -184,6 +213,7 @@ struct World {
     gate: Gate,
     llm: Upstream,
     changed: Upstream,
+    watched: Upstream,
     requester: Seat,
 }
 
@@ -191,9 +221,11 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let host = Host::new();
     let llm = Upstream::start(&host.client(), "127.0.0.1:7101");
     let changed = Upstream::start(&host.client(), "127.0.0.1:7102");
-    let gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).start();
+    let watched_upstream = Upstream::start(&host.client(), "127.0.0.1:7103");
+    let gate =
+        Gate::on(&host).policy("a.toml", NOUNS).policy("b.toml", &watched()).policy("a.cedar", RULES).start();
     let requester = host.client().login(REQUESTER);
-    World { _host: host, gate, llm, changed, requester }
+    World { _host: host, gate, llm, changed, watched: watched_upstream, requester }
 });
 
 fn unique(kind: &str) -> String {
@@ -207,6 +239,9 @@ fn client(upstream: &Upstream) -> Client {
 
 /// The host of the target that this path is for.
 fn host(path: &str) -> &'static str {
+    if path.starts_with("/watched/") {
+        return "127.0.0.1:7103";
+    }
     let changed = ["/send/", "/bulk/", "/ask/"].iter().any(|kind| path.starts_with(kind));
     if changed { "127.0.0.1:7102" } else { "127.0.0.1:7101" }
 }
@@ -555,4 +590,35 @@ fn an_upload_that_turns_out_not_to_be_json_never_ends_at_the_target() {
         WORLD.changed.requests().into_iter().any(|request| request.target == path && request.body.len() > 6);
     assert!(!whole);
     assert_eq!(fault(&one_entry(&path)), "client");
+}
+
+#[test]
+fn on_an_observed_target_nothing_is_refused_or_rewritten_for_what_a_body_says() {
+    let chunks = |path: &str, body: &str| {
+        let host = host(path);
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{JSON}X-Debug: 1\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        )
+        .into_bytes()
+    };
+    let whole = |path: &str, body: &str| post(path, &format!("{JSON}X-Debug: 1\r\n"), body);
+    let plain = |path: &str, body: &str| post(path, "X-Debug: 1\r\n", body);
+    type Form<'a> = &'a dyn Fn(&str, &str) -> Vec<u8>;
+    let sent: [(Form<'_>, &str, Verdict); 5] = [
+        (&whole, r#"{"size":"s"}"#, Verdict::Allow),
+        (&whole, r#"{"size":"xl"}"#, Verdict::Deny),
+        (&whole, r#"{"size":"s","size":"xl"}"#, Verdict::Refuse),
+        (&plain, r#"{"size":"s"}"#, Verdict::Refuse),
+        (&chunks, r#"{"size":"s"}"#, Verdict::Refuse),
+    ];
+    for (form, body, would) in sent {
+        let path = unique("watched");
+        assert_eq!(ask(&WORLD.watched, form(&path, body)).status, 200, "{body}");
+        let got = WORLD.watched.requests().into_iter().find(|request| request.target == path).unwrap();
+        assert_eq!((got.body.as_slice(), got.header("x-debug")), (body.as_bytes(), Some("1")));
+        let entry = one_entry(&path);
+        assert_eq!((entry.intent.verdict, entry.intent.would), (Verdict::Allow, Some(would)), "{body}");
+        assert!(rewrites(&entry).is_empty());
+    }
 }
