@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::nouns::Detector;
+use super::words::detector_names;
 
 /// What stands under a key.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ enum Kind {
     Text,
     Flag,
     Whole(u64, u64),
+    /// A number, whole or not, between two.
+    Number(u64, u64),
     Texts,
     OneOrMore,
     Wholes(u64, u64),
@@ -137,7 +139,24 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
             ("fields", false, Kind::Texts, "JSON paths or key names"),
             ("columns", false, Kind::Texts, "columns of tables"),
             ("headers", false, Kind::Texts, "header fields"),
-            ("style", false, Kind::Word(&["stars", "keep-last-4"]), "what stands in the place"),
+            (
+                "style",
+                false,
+                Kind::Word(&["stars", "keep-last-4", "keyed-hash", "drop"]),
+                "what stands in the place",
+            ),
+        ],
+    ),
+    (
+        "detector",
+        "a detector of the directory's own",
+        &[
+            NAME,
+            ("pattern", true, Kind::Text, "a regular expression of bounded length, without anchors"),
+            ("keywords", false, Kind::Texts, "words of which one stands shortly before a find"),
+            ("min_entropy", false, Kind::Number(0, 8), "bits per character that a find has at least"),
+            ("match", true, Kind::Texts, "texts in which it finds something"),
+            ("pass", true, Kind::Texts, "texts in which it finds nothing"),
         ],
     ),
     (
@@ -219,12 +238,17 @@ fn property((_, _, kind, about): &Key) -> Value {
         Kind::Text | Kind::Moment => text(),
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Whole(low, high) => whole(low, high),
+        Kind::Number(low, high) => json!({ "type": "number", "minimum": low, "maximum": high }),
         Kind::Texts => list(text()),
         Kind::OneOrMore => json!({ "anyOf": [text(), list(text())] }),
         Kind::Wholes(low, high) => list(whole(low, high)),
         Kind::Word(words) => json!({ "enum": words }),
         Kind::Words(words) => list(json!({ "enum": words })),
-        Kind::Detectors => list(json!({ "enum": Detector::ALL.map(Detector::name) })),
+        // Those that the directory declares have names that no schema knows.
+        Kind::Detectors => {
+            let known: Vec<&str> = detector_names().collect();
+            list(json!({ "anyOf": [{ "enum": known }, text()] }))
+        }
         Kind::Values => {
             let plain = json!({ "type": ["string", "boolean", "integer"] });
             json!({ "type": "object", "minProperties": 1, "additionalProperties": { "anyOf": [plain, list(plain.clone())] } })
