@@ -283,6 +283,7 @@ fn open(path: &Path) -> Arc<Admin> {
         electorate: Box::new(move || Arc::new(People(current.current()))),
         recorder,
         metrics: Metrics::new(),
+        state: path.join("state"),
         kernel: Arc::new(|| vec![("redirected", 3)]),
         scrub: |text| text.replace("4111111111111111", "********").into(),
         signals: tidegate::signals::Signals::new(0),
