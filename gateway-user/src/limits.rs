@@ -145,3 +145,17 @@ pub const SIGNAL_SUBJECTS_MAX: usize = 8;
 pub const SIGNAL_HOLDS_MAX: usize = 1024;
 /// Surges kept for those who look later.
 pub const SIGNAL_SURGES_MAX: usize = 100;
+/// Messages to people that wait to be taken, over all channels. Hours of a busy desk.
+pub const NOTIFY_QUEUE_MAX: usize = 4096;
+/// Messages that nobody took and that are kept for operators; beyond it the oldest go.
+pub const NOTIFY_DEAD_MAX: usize = 1024;
+/// Tries of one message, about half an hour in all: longer than most demands wait.
+pub const NOTIFY_ATTEMPTS_MAX: u32 = 10;
+/// From the first try that failed to the second.
+pub const NOTIFY_BACKOFF_MIN: Duration = Duration::from_secs(2);
+/// The longest wait between two tries.
+pub const NOTIFY_BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+/// Tries in a row that failed, of any message, after which nobody is taken to be reachable through a channel.
+pub const NOTIFY_FAILURES: u32 = 2;
+/// Between two tests of a channel that fails and has nothing to say.
+pub const NOTIFY_PROBE: Duration = Duration::from_secs(30);

@@ -14,6 +14,7 @@ use axum::{Extension, Json, Router};
 
 use super::Admin;
 use super::approvals;
+use super::notices;
 use super::peer::Peer;
 use super::view::{Announced, Problem, ReadingView, Reload, SignalsView, Status};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
@@ -49,6 +50,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .merge(approvals::routes())
+        .merge(notices::routes())
         .route("/v1/record/readings", post(announce))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)

@@ -8,6 +8,7 @@ mod api;
 mod approvals;
 pub mod client;
 mod listen;
+mod notices;
 mod peer;
 pub mod view;
 
@@ -18,6 +19,7 @@ use std::time::Instant;
 pub use listen::{AdminError, Socket, serve_metrics};
 
 use crate::approval::{Desk, Electorate};
+use crate::notify::Post;
 use crate::policy::Shelf;
 use crate::record::{Health, Recorder};
 use crate::signals::{Kind, Signals, View, broad};
@@ -27,6 +29,8 @@ use crate::telemetry::{Metrics, Reading};
 pub struct Admin {
     /// The approval desk.
     pub desk: Desk,
+    /// What tells people of demands.
+    pub post: Post,
     /// The policy in force.
     pub shelf: Shelf,
     /// The people and approvals of the policy in force.

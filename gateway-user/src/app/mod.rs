@@ -2,6 +2,7 @@
 //! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
 
 mod accept;
+mod channels;
 mod denials;
 mod follow;
 mod ledger;
@@ -21,18 +22,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::accept::Door;
+use self::channels::PolicyChannels;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
 use crate::admin::{self, Admin, AdminError, Socket};
-use crate::approval::{Desk, DeskError, Key, KeyError, Parts, Spool, SpoolError};
+use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
-use crate::judge::{Bench, Draining, Plans};
+use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::mask;
+use crate::notify::Post;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::{RecordError, Recorder};
@@ -123,13 +126,6 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
-    let keys = Keyring::open_or_make(&keyfile::Place::of(&settings))?;
-    let desk = Desk::open(Parts {
-        ledger: Arc::new(RecordLedger(recorder.clone())),
-        clock: Arc::new(jiff::Timestamp::now),
-        spool: Spool::open(&settings.state, keys)?,
-        listener: Arc::new(()),
-    })?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
@@ -141,10 +137,13 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let metrics = Metrics::new();
     let marking = gate.clone();
     let exempt = kernel::Exempt::new(move |socket| marking.exempt(socket));
+    let (desk, post) = open_desk(&settings, &recorder, &shelf, &exempt)?;
     let bench = Arc::new(Bench {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
-        desk: desk.clone(),
+        desk,
+        post: post.clone(),
+        bodies: Bodies::default(),
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
@@ -163,6 +162,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
+    work.spawn(post.work());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
     open_admin(&settings, &bench, &gate, signals, &mut work).await?;
@@ -179,6 +179,23 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     recorder.close();
     tracing::info!("the gate is shut");
     outcome
+}
+
+/// Opens the desk where held operations wait, and the outbox that tells people of them.
+fn open_desk(
+    settings: &Settings,
+    recorder: &Recorder,
+    shelf: &Shelf,
+    exempt: &kernel::Exempt,
+) -> Result<(Desk, Post), AppError> {
+    let ledger: Arc<dyn Ledger> = Arc::new(RecordLedger(recorder.clone()));
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    let channels = Box::new(PolicyChannels { shelf: shelf.clone(), exempt: exempt.clone() });
+    let post = Post::open(ledger.clone(), clock.clone(), channels).map_err(DeskError::from)?;
+    let keys = Keyring::open_or_make(&keyfile::Place::of(settings))?;
+    let spool = Spool::open(&settings.state, keys)?;
+    let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
+    Ok((desk, post))
 }
 
 /// Every connection takes two descriptors, its own and the upstream's; what the shell allows is far less.
@@ -228,6 +245,7 @@ async fn open_admin(
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
+        post: bench.post.clone(),
         shelf: bench.shelf.clone(),
         electorate: Box::new(move || shelf.current()),
         recorder: bench.recorder.clone(),

@@ -5,6 +5,7 @@
 mod approvals;
 mod gate;
 mod manual;
+mod notify;
 pub mod output;
 mod policy;
 mod reading;
@@ -108,6 +109,7 @@ enum Command {
     Sessions(sessions::Args),
     Record(record::Args),
     Approvals(approvals::Args),
+    Notify(notify::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -163,6 +165,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Notify(args) => notify::run(args, context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
     }

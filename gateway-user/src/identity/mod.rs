@@ -5,7 +5,7 @@
 mod cgroup;
 mod claims;
 mod digest;
-mod fetch;
+pub(crate) mod fetch;
 mod keys;
 mod keyset;
 mod proc;

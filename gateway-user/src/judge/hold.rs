@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
+use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
@@ -67,6 +67,12 @@ impl Judge {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
         written(&held.entry, held.entry.intend(intent, false)).await?;
         Ok(Box::new(held))
+    }
+
+    /// Room for the body of a held operation.
+    #[must_use]
+    pub fn body_room(&self, held: &Held) -> BodyRoom {
+        self.bench.bodies.room(held.case.subject.key())
     }
 
     /// Refuses a held operation that nobody can be asked about.

@@ -1,14 +1,17 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
 //! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
+mod bodies;
 mod denial;
 mod electorate;
 mod entry;
 mod head;
 mod hold;
 mod plans;
+mod safe_mode;
 mod subject;
 
+pub use bodies::{Bodies, BodyRoom};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
 pub use head::recorded as recorded_head;
@@ -23,6 +26,7 @@ use crate::approval::{Desk, Key};
 use crate::identity::token::Verifier;
 use crate::intercept::{self, Flow, Names};
 use crate::mask::Plan;
+use crate::notify::Post;
 use crate::operation::{HttpRequest, Kind, Operation, Permit, Sha256, Subject};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
@@ -40,6 +44,10 @@ pub struct Bench {
     pub recorder: Recorder,
     /// Where held operations wait for people.
     pub desk: Desk,
+    /// What tells people of them.
+    pub post: Post,
+    /// Room for their bodies.
+    pub bodies: Bodies,
     /// Checks tokens against the providers of one policy set, named by its digest.
     pub tokens: ArcSwap<(Sha256, Verifier)>,
     /// The gate's view of host names.
@@ -229,12 +237,22 @@ impl Judge {
         };
         self.bench.metrics.judged(&case.target.name, verdict);
         match decision.answer.clone() {
-            Answer::Allow => self.allow(entry, &case, &decision, asked).await,
+            Answer::Allow => self.allow(entry, &case, &decision, asked, may_overlap(&asked.request)).await,
             Answer::Hold { approvals } => {
                 if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
                     let decision =
                         Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
                     return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await);
+                }
+                if let Some(safe) = self.without_approvers(&case, &approvals) {
+                    return match safe {
+                        Ok(decision) => self.allow(entry, &case, &decision, asked, false).await,
+                        Err(why) => {
+                            let decision = Decision { reason: why, ..(*decision).clone() };
+                            let denial = Denial::busy("nobody who could approve this can be reached now");
+                            Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
+                        }
+                    };
                 }
                 let held = Held { entry, case, decision, approvals };
                 self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
@@ -258,11 +276,17 @@ impl Judge {
         )
     }
 
-    async fn allow(&self, entry: Arc<Entry>, case: &Case, decision: &Decision, asked: &Asked) -> Verdict {
+    async fn allow(
+        &self,
+        entry: Arc<Entry>,
+        case: &Case,
+        decision: &Decision,
+        asked: &Asked,
+        overlap: bool,
+    ) -> Verdict {
         if let Err(error) = self.begun() {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        let overlap = may_overlap(&asked.request);
         let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
         let mut recorded = match entry.intend(intent, overlap) {
             Ok(durable) => Some(durable),

@@ -13,10 +13,7 @@ use crate::operation::Direction;
 
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
-use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require, Role, Style,
-    Target,
-};
+use super::nouns::{Approval, Guard, IdentityProvider, Mask, Notify, OperationNoun, Owned, Person, Protocol, Require, Role, Style, Target};
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
@@ -53,6 +50,8 @@ pub(super) enum Wanted {
     Provider,
     /// A `[[guard]]`.
     Guard,
+    /// A `[[notify]]`.
+    Notify,
 }
 
 /// Everything declared, not yet checked against each other.
@@ -74,6 +73,8 @@ pub(super) struct Draft {
     pub masks: Vec<Entry<Mask>>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Where people hear of demands.
+    pub notifies: Vec<Entry<Notify>>,
     /// Hours.
     pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
@@ -82,9 +83,19 @@ pub(super) struct Draft {
     pub broken: bool,
 }
 
-const BUILT: [&str; 9] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval", "hours"];
-const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
+const BUILT: [&str; 10] = [
+    "target",
+    "operation",
+    "guard",
+    "role",
+    "person",
+    "identity_provider",
+    "mask",
+    "approval",
+    "hours",
+    "notify",
+];
+const LATER: [&str; 6] = ["extract", "rewrite", "budget", "credential", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -121,6 +132,7 @@ impl Draft {
                 self.operations.push(entry(operation, name, fields));
             }
             "guard" => self.guards.push(guard(fields, name)),
+            "notify" => self.notifies.extend(approvals::notify(fields, name, home)),
             "role" => {
                 let role = self.role(fields, &name);
                 self.roles.push(entry(role, name, fields));

@@ -28,7 +28,7 @@ pub fn read(dir: &Path) -> Result<Set, Problems> {
 /// # Errors
 /// Every mistake in them.
 pub fn read_files(files: &Files) -> Result<Set, Problems> {
-    let set = without_cases(files)?;
+    let mut set = without_cases(files)?;
     let results = cases::run(files, &set)?;
     let mut problems = Problems::default();
     for result in results {
@@ -36,7 +36,14 @@ pub fn read_files(files: &Files) -> Result<Set, Problems> {
             problems.push(problem);
         }
     }
-    if problems.is_empty() { Ok(set) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    match files.safe_mode() {
+        Some(safe) => set.arm(read_files(&safe)?)?,
+        None => set.is_whole()?,
+    }
+    Ok(set)
 }
 
 /// Nouns and rules only; the cases are not looked at.

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::body::{AnswerBody, AnyBody, AskBody, Gate};
 use super::forward;
 use super::io::{Answering, Wire};
-use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
+use crate::judge::{Allowed, Asked, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::Media;
 use crate::record::entry::{Ending, Side};
@@ -93,7 +93,9 @@ impl Exchange {
             Verdict::Hold(held) => {
                 // Whoever approves must see the whole operation, so it is read now and no longer expected.
                 parts.headers.remove(header::EXPECT);
-                let bytes = match self.read_whole(&asked, body).await {
+                // Kept until it is decided, as the body is.
+                let mut room = self.judge.body_room(&held);
+                let bytes = match self.read_whole(&asked, body, &mut room).await {
                     Ok(bytes) => bytes,
                     Err(denial) => return Err(self.judge.refuse_held(&held, denial).await),
                 };
@@ -103,7 +105,12 @@ impl Exchange {
         self.forward(parts, ask, asked, allowed, expects_continue, answering).await
     }
 
-    async fn read_whole(&self, asked: &Asked, mut body: Incoming) -> Result<Bytes, Denial> {
+    async fn read_whole(
+        &self,
+        asked: &Asked,
+        mut body: Incoming,
+        room: &mut BodyRoom,
+    ) -> Result<Bytes, Denial> {
         let mut whole = BytesMut::new();
         if asked.request.body_length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
             return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
@@ -119,6 +126,10 @@ impl Exchange {
             };
             if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
                 return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
+            }
+            if !room.grow(data.len()) {
+                let busy = Denial::busy("too many bytes wait for approval");
+                return Err(Denial { closes: true, ..busy });
             }
             whole.extend_from_slice(&data);
         }
