@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod approval;
+pub mod block;
 pub mod cli;
 pub mod config;
 pub mod identity;

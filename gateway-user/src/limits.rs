@@ -59,6 +59,8 @@ pub const EXECUTABLE_CACHE_MAX: usize = 1024;
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a fetched key set.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// From the load of a policy to the end of what it only observes. A quarter; who needs longer forgot it.
+pub const OBSERVED_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Bytes of one policy file.
 pub const POLICY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Files in a policy directory.
@@ -137,6 +139,28 @@ pub const PRIORS_MAX: usize = 256;
 pub const PRIOR_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a demand's body in one answer of the admin socket; the rest is asked for by offset.
 pub const DEMAND_PAGE_BYTES_MAX: usize = 256 * 1024;
+/// Blocks in force at once. An operator blocks names by hand; what is more wants a rule.
+pub const BLOCKS_MAX: usize = 1024;
+/// Bytes of what a block names. Longer than any unit, container id or subject that is one.
+pub const BLOCK_SUBJECT_BYTES_MAX: usize = 320;
+/// Bytes of the reason of a block. A paragraph; it stands in the entry of every operation that is refused by it.
+pub const BLOCK_REASON_BYTES_MAX: usize = 1024;
+/// From a block to the end of what its subject has under way: as long as a drain.
+pub const BLOCK_GRACE: Duration = Duration::from_secs(10);
+/// Files named in the entry of one change of policy. More are counted.
+pub const POLICY_CHANGES_TOLD_MAX: usize = 100;
+/// Operations named in the entry of what a change of policy widens. More are counted.
+pub const WIDENED_TOLD_MAX: usize = 50;
+/// Different recorded operations that a change of policy is weighed by.
+pub const WEIGHED_OPERATIONS_MAX: usize = 2_000;
+/// Recorded operations looked through for those.
+pub const WEIGHED_LOOKED_AT_MAX: usize = 50_000;
+/// From a change of policy to the end of its weighing.
+pub const WEIGHING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Recorded operations that one command judges again, unless it is told otherwise.
+pub const REJUDGED_MAX: usize = 1_000_000;
+/// Different operations that one command tells apart: a few hundred bytes each.
+pub const REJUDGED_KINDS_MAX: usize = 200_000;
 /// Rates, and rules, that are counted under their own name: every target with every mask and verdict of a large policy.
 pub const SIGNAL_KEYS_MAX: usize = 4096;
 /// Subjects kept with each of them: as many as a person reads.

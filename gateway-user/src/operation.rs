@@ -192,9 +192,37 @@ pub struct User {
     pub groups: Vec<String>,
     /// When the proof ends, in seconds since the Unix epoch.
     pub expires: i64,
+    /// What else of the proof roles may ask for.
+    pub proof: Proof,
+}
+
+/// What stands for an identity provider where a static key was shown.
+pub const KEY_PROVIDER: &str = "key";
+
+/// What a user showed, as far as some role asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Claims by path, and their values as JSON.
+    pub claims: Vec<(String, Vec<String>)>,
+    /// Seconds from the token's issue to its end; `None` where it does not say when it was issued.
+    pub life: Option<i64>,
+    /// The digest of the static key, where one was shown and no token.
+    pub key: Option<Sha256>,
 }
 
 impl User {
+    /// Who shows a static key: a user of its own, named by the key's digest.
+    #[must_use]
+    pub fn of_key(key: Sha256) -> Self {
+        Self {
+            provider: KEY_PROVIDER.to_owned(),
+            subject: key.to_string(),
+            groups: Vec::new(),
+            expires: i64::MAX,
+            proof: Proof { key: Some(key), ..Proof::default() },
+        }
+    }
+
     /// The stable name of who this is.
     #[must_use]
     pub fn key(&self) -> String {

@@ -74,6 +74,12 @@ struct OperationLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObservedLabels {
+    target: String,
+    would: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MaskLabels {
     mask: String,
     target: String,
@@ -136,6 +142,7 @@ struct Inner {
     masked: Family<MaskLabels, Counter>,
     policy: Family<ResultLabels, Counter>,
     upstream: Family<UpstreamLabels, Counter>,
+    observed: Family<ObservedLabels, Counter>,
     registry: Mutex<Registry>,
 }
 
@@ -162,6 +169,7 @@ impl Metrics {
             masked: Family::default(),
             policy: Family::default(),
             upstream: Family::default(),
+            observed: Family::default(),
             registry: Mutex::new(Registry::with_prefix("tidegate")),
         };
         {
@@ -186,6 +194,11 @@ impl Metrics {
                 "policy_reloads",
                 "Changes of the policy directory, by result",
                 inner.policy.clone(),
+            );
+            registry.register(
+                "observed_operations",
+                "Operations let through on observed targets, by target and the verdict they would have got",
+                inner.observed.clone(),
             );
             registry.register(
                 "upstream_errors",
@@ -226,6 +239,11 @@ impl Metrics {
     /// An operation was judged. `target` must be a target of the policy; `verdict` is `allow`, `hold`, `deny` or `refuse`.
     pub fn judged(&self, target: &str, verdict: &'static str) {
         self.0.operations.get_or_create(&OperationLabels { target: target.into(), verdict }).inc();
+    }
+
+    /// An operation was let through because its target is only observed; `would` is the verdict it would have got.
+    pub fn observed(&self, target: &str, would: &'static str) {
+        self.0.observed.get_or_create(&ObservedLabels { target: target.into(), would }).inc();
     }
 
     /// A mask hid this many values of a target from a client.

@@ -227,7 +227,13 @@ impl Gate {
     }
 
     async fn hold(&self, name: &str) -> tidegate::approval::Waiting {
-        let user = User { provider: "corp".into(), subject: name.into(), groups: Vec::new(), expires: 0 };
+        let user = User {
+            provider: "corp".into(),
+            subject: name.into(),
+            groups: Vec::new(),
+            expires: 0,
+            proof: tidegate::operation::Proof::default(),
+        };
         let subject = Subject { user: Some(user), workload: None, peer: "192.0.2.1:1".parse().unwrap() };
         let body = ShownBody::of(9, "{\"a\":\u{1b}1}".into());
         let draft = DemandDraft {
@@ -270,6 +276,8 @@ fn open(path: &Path) -> Arc<Admin> {
     .unwrap();
     let current = shelf.clone();
     Arc::new(Admin {
+        weighed: Arc::default(),
+        blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,
         shelf,
         electorate: Box::new(move || Arc::new(People(current.current()))),

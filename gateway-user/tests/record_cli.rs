@@ -41,6 +41,7 @@ fn write(state: &Path) -> (SessionId, EntryId) {
             user: None,
             workload: Some(HOSTILE.into()),
             verdict: Verdict::Deny,
+            would: None,
             rules: vec![HOSTILE.into()],
             reason: HOSTILE.into(),
             policy: None,
@@ -78,7 +79,7 @@ fn nothing_that_was_captured_reaches_the_terminal_unescaped() {
     let state = tempfile::tempdir().unwrap();
     let (session, entry) = write(state.path());
     let (session, entry) = (session.to_string(), entry.to_string());
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 14] = [
         &["sessions", "list"],
         &["sessions", "list", "--verdict", "deny", "--json"],
         &["sessions", "show", &session, "--bodies"],
@@ -87,15 +88,23 @@ fn nothing_that_was_captured_reaches_the_terminal_unescaped() {
         &["sessions", "show", &entry, "--json"],
         &["sessions", "tail"],
         &["sessions", "tail", "--json"],
+        &["sessions", "search", "GET"],
+        &["sessions", "search", "GET", "--json"],
+        &["sessions", "export", "--format", "jsonl"],
+        &["sessions", "export", "--format", "har"],
+        &["replay", &session, "--speed", "100"],
+        &["replay", &entry, "--no-wait"],
     ];
     for arguments in commands {
         let output = tidegate(state.path(), arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains(&session) || text.contains(&entry), "{arguments:?}: {text}");
+        let names_it = text.contains(&session) || text.contains(&entry);
+        assert!(names_it || (arguments[0] == "replay" && text.contains("GET /a")), "{arguments:?}: {text}");
         let raw =
             text.chars().find(|c| (c.is_control() && *c != '\n') || ['\u{202e}', '\u{200b}'].contains(c));
         assert_eq!(raw, None, "{arguments:?}: {text}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("not on record"), "{arguments:?}");
         if arguments.contains(&"--json") && !arguments.contains(&"tail") {
             serde_json::from_str::<serde_json::Value>(&text).unwrap();
         }
@@ -139,4 +148,52 @@ fn an_unknown_id_is_an_error_and_no_match_is_none() {
     assert_eq!((empty.status.code(), empty.stdout.as_slice()), (Some(0), b"[]\n".as_slice()));
     let wrong = tidegate(state.path(), &["sessions", "list", "--since", "the other day"]);
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn an_export_is_private_whole_and_never_over_a_file_that_is_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let state = tempfile::tempdir().unwrap();
+    write(state.path());
+    let path = state.path().join("out.jsonl");
+    let file = path.display().to_string();
+    let export = |more: &[&str]| {
+        let words = [&["sessions", "export", "--format", "jsonl", "-o", &file], more].concat();
+        tidegate(state.path(), &words).status.code()
+    };
+    std::fs::write(&path, "mine").unwrap();
+    assert_eq!(export(&[]), Some(3));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    assert_eq!(export(&["--force"]), Some(0));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+    assert_eq!(
+        (&line["bodies"]["request"]["text"], &line["intent"]["verdict"]),
+        (&HOSTILE.into(), &"deny".into())
+    );
+    assert_eq!(line["session"]["peer"], "192.0.2.7:40000");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/nonexistent/elsewhere", &path).unwrap();
+    assert_eq!((export(&[]), export(&["--force"])), (Some(3), Some(3)), "a link is not followed");
+    let left: Vec<_> =
+        std::fs::read_dir(state.path()).unwrap().map(|item| item.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains(".part")), "{left:?}");
+}
+
+#[test]
+fn a_body_that_cannot_be_read_is_missing_from_an_export_and_that_is_said() {
+    let state = tempfile::tempdir().unwrap();
+    write(state.path());
+    let segment = state.path().join("record/bodies/00000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let export = tidegate(state.path(), &["sessions", "export", "--format", "jsonl"]);
+    assert_eq!(export.status.code(), Some(1), "{export:?}");
+    let line: serde_json::Value = serde_json::from_slice(&export.stdout).unwrap();
+    let gap = line["bodies"]["request"]["gap"].as_str().unwrap();
+    assert!(gap.contains("cannot be read") && line["bodies"]["request"]["text"] == "", "{line}");
+    assert!(String::from_utf8(export.stderr).unwrap().contains("missing: 1 bodies"));
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::message::{Reader, Response};
 use crate::process::{Finished, Process};
-use crate::{Host, PATIENCE, Seat, built, eventually};
+use crate::{Host, PATIENCE, Seat, Terminal, built, eventually};
 
 /// How long the gate may take to drain before it is killed.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -234,6 +234,15 @@ impl Gate {
     #[must_use]
     pub fn tidegate_as(&self, login: u32, words: &[&str]) -> Finished {
         self.tidegate_at(&self.seat.login(login), words)
+    }
+
+    /// Opens `tidegate WORDS...` on a terminal of this seat.
+    ///
+    /// # Panics
+    /// When there is no terminal.
+    #[must_use]
+    pub fn terminal(&self, seat: &Seat, columns: u16, lines: u16, words: &[&str]) -> Terminal {
+        Terminal::open(seat, columns, lines, &self.settings.command(seat, words))
     }
 }
 

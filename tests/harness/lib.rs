@@ -18,6 +18,7 @@ pub mod recorded;
 pub mod seat;
 pub mod servers;
 pub mod sweep;
+pub mod terminal;
 pub mod upstream;
 pub mod web;
 
@@ -30,6 +31,7 @@ pub use process::{Finished, Process};
 pub use seat::Seat;
 pub use servers::{Nginx, Oidc};
 pub use sweep::root_cgroup_lock;
+pub use terminal::Terminal;
 pub use upstream::{Answer, Upstream};
 pub use web::Answered;
 

@@ -94,7 +94,10 @@ fn a_flood_of_ten_thousand_demands_hides_no_other_and_stays_within_its_bound() {
     assert_eq!(refused.load(Ordering::Relaxed), DEMANDS - DEMANDS_PER_SUBJECT_MAX);
     assert_eq!(held(&gate), DEMANDS_PER_SUBJECT_MAX as u64);
     let queues = gate.admin("GET", "/v1/approvals/queues", "").json();
-    assert_eq!((queues[0]["subject"].clone(), queues[0]["refused"].clone()), ("uid:2001".into(), (DEMANDS - DEMANDS_PER_SUBJECT_MAX).into()));
+    assert_eq!(
+        (queues[0]["subject"].clone(), queues[0]["refused"].clone()),
+        ("uid:2001".into(), (DEMANDS - DEMANDS_PER_SUBJECT_MAX).into())
+    );
     assert!(queues[0]["bytes"].as_u64().unwrap() <= DEMAND_BYTES_PER_SUBJECT_MAX as u64);
     let spooled = std::fs::read_dir(gate.state().join("spool")).unwrap().count();
     assert_eq!(spooled, 2 * DEMANDS_PER_SUBJECT_MAX);

@@ -109,8 +109,9 @@ impl World {
             let script = workspace().join("tests/react/webhook.py").display().to_string();
             let place = |name: &str| self.folder.join(name).display().to_string();
             let (secret, seen, answer) = (place("hook.secret"), place("seen"), place("answer"));
-            let mut receiver =
-                self.client_seat.spawn("python3", &[&script, &self.port.to_string(), &secret, &seen, &answer]);
+            let mut receiver = self
+                .client_seat
+                .spawn("python3", &[&script, &self.port.to_string(), &secret, &seen, &answer]);
             receiver.await_text("ready");
             self.receiver = Some(receiver);
         }
@@ -127,7 +128,8 @@ impl World {
 
     fn await_event(&self, event: &str, demand: &str) -> Value {
         eventually(&format!("{event} of {demand}"), || {
-            let about = |seen: &Value| seen["body"]["type"] == event && seen["body"]["data"]["demand"] == demand;
+            let about =
+                |seen: &Value| seen["body"]["type"] == event && seen["body"]["data"]["demand"] == demand;
             self.seen().into_iter().find(about)
         })
     }
@@ -137,7 +139,8 @@ impl World {
     }
 
     fn ask(&self, method: &str, path: &str) -> u16 {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:7001\r\nContent-Length: 2\r\n\r\nhi");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:7001\r\nContent-Length: 2\r\n\r\nhi");
         self.client().ask(request).unwrap().status
     }
 
@@ -148,7 +151,11 @@ impl World {
         let demand = eventually("a demand", || {
             let list = self.gate.tidegate(&["--json", "approvals", "list"]).success().json();
             let about = |demand: &&Value| demand["operation"]["path"] == path;
-            list.as_array().unwrap().iter().find(about).map(|demand| demand["id"].as_str().unwrap().to_owned())
+            list.as_array()
+                .unwrap()
+                .iter()
+                .find(about)
+                .map(|demand| demand["id"].as_str().unwrap().to_owned())
         });
         (client, demand)
     }
@@ -213,7 +220,11 @@ fn what_a_receiver_refuses_for_good_is_listed_and_can_be_sent_again() {
         let (_client, demand) = world.held(&path);
         let dead = eventually("a dead message", || {
             let list = world.gate.tidegate(&["--json", "notify", "dead"]).success().json();
-            list.as_array().unwrap().iter().find(|dead| dead["body"].as_str().unwrap().contains(&demand)).cloned()
+            list.as_array()
+                .unwrap()
+                .iter()
+                .find(|dead| dead["body"].as_str().unwrap().contains(&demand))
+                .cloned()
         });
         assert!(dead["why"].as_str().unwrap().contains(&status.to_string()), "{dead}");
         let id = dead["id"].as_str().unwrap();
@@ -240,7 +251,12 @@ fn where_no_approver_can_be_reached_only_what_the_safe_mode_and_the_live_rules_b
     assert_eq!(world.channel()["failing"], true);
     assert_eq!(world.ask("PUT", "/v1/models/open"), 200);
     let entry = world.gate.entry_of("/v1/models/open");
-    assert!(entry.intent.reason.contains("SAFE MODE") && entry.intent.rules.iter().any(|rule| rule.starts_with("safe-mode/")), "{:?}", entry.intent);
+    assert!(
+        entry.intent.reason.contains("SAFE MODE")
+            && entry.intent.rules.iter().any(|rule| rule.starts_with("safe-mode/")),
+        "{:?}",
+        entry.intent
+    );
     // The safe mode permits it, and the rules in force forbid it.
     assert_eq!(world.ask("PUT", "/v1/models/frozen"), 403);
     // The rules in force would allow it with approval, and the safe mode does not.

@@ -9,7 +9,7 @@ use crate::rust_text::{RustText, words};
 const ROWS: [&[&str]; 9] = [
     &["config", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
-    &["intercept", "identity", "approval", "mask", "record", "upstream", "notify"],
+    &["intercept", "identity", "approval", "mask", "record", "upstream", "block", "notify"],
     &["judge", "signals"],
     &["protocol"],
     &["session"],

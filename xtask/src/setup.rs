@@ -23,6 +23,8 @@ pub(crate) enum KernelToolchain {
 const BPF_LINKER: &str = "0.13.0";
 /// The newest major that runs on Debian 12's node 18 and on 20.
 const OIDC_PROVIDER: &str = "8.8.1";
+/// The checker of the archive format's published schema.
+const HAR_VALIDATOR: &str = "5.1.5";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_FUZZ: &str = "0.13.2";
 /// LLVM majors that this bpf-linker can be built against, newest first.
@@ -58,9 +60,13 @@ const TESTS: &[Need] = &[
     Need::command("node", "nodejs", "an unmodified client, the identity provider"),
     Need::command("nginx", "nginx", "a real server behind the gate"),
     Need::command("openssl", "openssl", "a second opinion on keys"),
+    Need::command("tmux", "tmux", "a terminal for the pages that fill one"),
+    Need::command("chromium", "chromium", "looks at the weekly review"),
     Need::command("shellcheck", "shellcheck", "checks the shell scripts"),
+    Need::command("tshark", "tshark", "reads the captures that are exported"),
+    Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),
 ];
-const NPM: &[Need] = &[Need::command("npm", "npm", "brings the identity provider")];
+const NPM: &[Need] = &[Need::command("npm", "npm", "brings the identity provider and the archive checker")];
 const DEMO: &[Need] = &[
     Need::command("ip", "iproute2", "a host of its own for the demo"),
     Need::command("curl", "curl", "the client of the demo"),
@@ -101,23 +107,25 @@ pub(crate) fn for_build() -> Result<KernelToolchain> {
 /// What the tests start: real servers and real clients.
 pub(crate) fn for_test() -> Result<()> {
     packages::bring("the tests", TESTS)?;
-    let provider = place::testbed().join("node_modules/oidc-provider/package.json");
-    if provider.exists() {
+    let wanted = [("oidc-provider", OIDC_PROVIDER), ("har-validator", HAR_VALIDATOR)];
+    let modules = place::testbed().join("node_modules");
+    if wanted.iter().all(|(name, _)| modules.join(name).join("package.json").exists()) {
         return Ok(());
     }
     packages::bring("the tests", NPM)?;
     say(
-        "the npm package oidc-provider into target/testbed, a real identity provider for the tests: half a minute",
+        "the npm packages oidc-provider and har-validator into target/testbed, a real identity provider and a checker \
+         of HTTP archives for the tests: half a minute",
     );
     let sh = place::shell()?;
     sh.create_dir(place::testbed())?;
     let _there = sh.push_dir(place::testbed());
     sh.write_file("package.json", "{\"private\": true, \"type\": \"module\"}\n")?;
-    let package = format!("oidc-provider@{OIDC_PROVIDER}");
-    cmd!(sh, "npm install --no-audit --no-fund --ignore-scripts {package}")
+    let packages = &wanted.map(|(name, version)| format!("{name}@{version}"));
+    cmd!(sh, "npm install --no-audit --no-fund --ignore-scripts {packages...}")
         .ignore_stdout()
         .run()
-        .with_context(|| format!("npm cannot reach its registry; bring {} by hand", provider.display()))
+        .with_context(|| format!("npm cannot reach its registry; bring {} by hand", packages.join(" and ")))
 }
 
 /// What the demo starts.

@@ -12,11 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 
-use super::Admin;
-use super::approvals;
-use super::notices;
 use super::peer::Peer;
 use super::view::{Announced, Problem, ReadingView, Reload, SignalsView, Status};
+use super::{Admin, approvals, blocks, notices};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
 use crate::policy::Reloaded;
 use crate::record::entry::{Event, RecordRead};
@@ -52,6 +50,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .merge(approvals::routes())
         .merge(notices::routes())
         .route("/v1/record/readings", post(announce))
+        .route("/v1/blocks", get(blocks::list).post(blocks::block))
+        .route("/v1/blocks/lift", post(blocks::unblock))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -134,7 +134,7 @@ async fn reload(
     Ok(Json(Reload { result: result.into(), digest, problems }))
 }
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Writes down that somebody is about to read the record. Only those who can open its files have a reading to announce.
 async fn announce(

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::view::{
-    Announced, BallotView, ChannelView, DeadView, DemandView, Ended, Resent, Tested, PriorView, Problem, QueueView, ReadingView, Reload,
-    SignalsView, Status, Voted,
+    Announced, BallotView, BlockAsked, BlockView, ChannelView, DeadView, DemandView, Ended, PriorView,
+    Problem, QueueView, ReadingView, Reload, Resent, SignalsView, Status, Tested, UnblockAsked, Voted,
 };
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
@@ -195,6 +195,30 @@ impl Client {
     /// See [`ClientError`].
     pub fn test_channel(&self, name: &str) -> Result<Tested, ClientError> {
         self.ask("POST", &format!("/v1/notify/channels/{}/test", segment(name)), None::<&()>)
+    }
+
+    /// The blocks in force, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn blocks(&self) -> Result<Vec<BlockView>, ClientError> {
+        self.ask("GET", "/v1/blocks", None::<&()>)
+    }
+
+    /// Blocks, durably.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what may not be blocked is [`ClientError::Refused`].
+    pub fn block(&self, asked: &BlockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks", Some(asked))
+    }
+
+    /// Lifts a block, durably; gives it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; where there is none, [`ClientError::Refused`].
+    pub fn unblock(&self, asked: &UnblockAsked) -> Result<BlockView, ClientError> {
+        self.ask("POST", "/v1/blocks/lift", Some(asked))
     }
 
     /// The counters, in the OpenMetrics text form.

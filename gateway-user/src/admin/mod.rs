@@ -6,6 +6,7 @@
 
 mod api;
 mod approvals;
+mod blocks;
 pub mod client;
 mod listen;
 mod notices;
@@ -18,9 +19,13 @@ use std::time::Instant;
 
 pub use listen::{AdminError, Socket, serve_metrics};
 
+use arc_swap::ArcSwapOption;
+
 use crate::approval::{Desk, Electorate};
+use crate::block::Blocks;
 use crate::notify::Post;
 use crate::policy::Shelf;
+use crate::record::entry::PolicyWeighed;
 use crate::record::{Health, Recorder};
 use crate::signals::{Kind, Signals, View, broad};
 use crate::telemetry::{Metrics, Reading};
@@ -31,6 +36,10 @@ pub struct Admin {
     pub desk: Desk,
     /// What tells people of demands.
     pub post: Post,
+    /// Whom and what operators have blocked.
+    pub blocks: Blocks,
+    /// What the last change of policy was found to widen.
+    pub weighed: Arc<ArcSwapOption<PolicyWeighed>>,
     /// The policy in force.
     pub shelf: Shelf,
     /// The people and approvals of the policy in force.
@@ -65,6 +74,7 @@ impl Admin {
             policy: view::PolicyStatus {
                 digest: self.shelf.current().digest().to_string(),
                 fault: self.shelf.fault().map(|fault| fault.to_string()),
+                widens: self.widens(),
                 notices: self.shelf.current().notices(jiff::Timestamp::now()),
             },
             record: view::RecordStatus {
@@ -78,6 +88,7 @@ impl Admin {
             },
             sessions_open: self.metrics.sessions_open(),
             demands_held: self.desk.held() as u64,
+            blocks: self.blocks.len() as u64,
             kernel: (self.kernel)().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }
@@ -90,10 +101,17 @@ impl Admin {
         view::SignalsView { signals, unused }
     }
 
+    /// How many operations the set in force lets through further than the one before; `None` where it was not weighed.
+    fn widens(&self) -> Option<u64> {
+        let weighed = self.weighed.load_full()?;
+        let count = weighed.widened.len() as u64 + weighed.widened_left_out;
+        (weighed.policy == self.shelf.current().digest()).then_some(count)
+    }
+
     /// Adds what other parts count to the counters, read anew at every scrape. Call once.
     pub fn register(&self) {
         let (desk, shelf, recorder) = (self.desk.clone(), self.shelf.clone(), self.recorder.clone());
-        let kernel = Arc::clone(&self.kernel);
+        let (kernel, blocks) = (Arc::clone(&self.kernel), self.blocks.clone());
         let signals = self.signals.clone();
         self.metrics.on_scrape(move || {
             let seen = signals.view(jiff::Timestamp::now().as_microsecond());
@@ -105,6 +123,8 @@ impl Admin {
                     "Operations held, and approvals not yet used",
                     desk.held() as u64,
                 ),
+                Reading::gauge("blocks", "Blocks in force", blocks.len() as u64),
+                Reading::counter("blocked_operations", "Operations refused by a block", blocks.refused()),
                 Reading::gauge(
                     "policy_fault",
                     "1 while the directory is not in force",

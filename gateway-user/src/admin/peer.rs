@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::UnixStream;
 
 use crate::approval::{Account, Electorate};
+use crate::identity::account_name;
+use crate::policy::nouns::Guard;
 
 /// What `/proc/PID/loginuid` says where nobody logged in.
 const NO_LOGIN: u32 = u32::MAX;
@@ -16,12 +19,14 @@ const NO_LOGIN: u32 = u32::MAX;
 const TICKS_PER_SECOND: u64 = 100;
 
 /// The other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     /// Its effective user id when it connected.
     pub(super) uid: u32,
     /// Its account, if its process could be established.
     pub(super) account: Option<Account>,
+    /// The path of its cgroup, if its process could be established.
+    pub(super) cgroup: Option<Arc<str>>,
 }
 
 impl Peer {
@@ -30,13 +35,43 @@ impl Peer {
         let accepted = uptime_ticks();
         let credentials = stream.peer_cred().ok()?;
         let uid = credentials.uid();
-        let account = credentials.pid().and_then(|pid| account(pid, uid, accepted?));
-        Some(Self { uid, account })
+        let known = credentials.pid().and_then(|pid| account(pid, uid, accepted?));
+        let (account, cgroup) = known.map_or((None, None), |(account, cgroup)| (Some(account), cgroup));
+        Some(Self { uid, account, cgroup })
     }
 
     /// Root and the gate's own user.
     pub(super) fn is_operator(&self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
+
+    /// Operators whose process is known, and is not one that a guard holds.
+    ///
+    /// # Errors
+    /// Why it may not, for the caller.
+    pub(super) fn may_block(&self, guards: &[Guard]) -> Result<(), String> {
+        if !self.is_operator() {
+            return Err("only root or the gate's own user may block and unblock".into());
+        }
+        let unknown =
+            "the kernel cannot say beyond doubt whose process this is; ask again from a shell of your own";
+        let (Some(_), Some(cgroup)) = (self.account, &self.cgroup) else { return Err(unknown.into()) };
+        match guards.iter().find(|guard| holds(guard, self.uid, cgroup)) {
+            Some(guard) => {
+                Err(format!("a process that guard {} holds may not block and unblock", guard.name))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Its name for the record: of the person who logged in, else of the account.
+    pub(super) fn name(&self, electorate: &dyn Electorate) -> String {
+        let login = self.account.and_then(|account| account.login_uid).unwrap_or(self.uid);
+        let person = self.account.and_then(|account| account.person(electorate).ok());
+        person
+            .map(|person| person.name.clone())
+            .or_else(|| account_name(login))
+            .unwrap_or_else(|| format!("uid {login}"))
     }
 
     /// Operators, and declared people.
@@ -49,13 +84,38 @@ impl Peer {
 ///
 /// The pidfd proves that the process whose files were read lived on until all were read; its start and its effective
 /// uid, that it is the one that connected and not a later owner of the same pid.
-fn account(pid: i32, connected_as: u32, accepted: u64) -> Option<Account> {
+fn account(pid: i32, connected_as: u32, accepted: u64) -> Option<(Account, Option<Arc<str>>)> {
     let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let started = start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
     let (uid, effective) = uids(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
     let login_uid = login_uid(pid)?;
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok().and_then(|text| cgroup_path(&text));
     let same = started <= accepted && effective == connected_as && is_alive(&handle);
-    same.then_some(Account { uid, login_uid })
+    same.then_some((Account { uid, login_uid }, cgroup))
+}
+
+/// The cgroup v2 path in the text of `/proc/PID/cgroup`.
+fn cgroup_path(text: &str) -> Option<Arc<str>> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    path.starts_with('/').then(|| Arc::from(path))
+}
+
+/// Whether a guard holds a process of this user in this cgroup: as the kernel's tables say it, and by any unit of the
+/// name wherever it lies.
+fn holds(guard: &Guard, uid: u32, cgroup: &str) -> bool {
+    let below = |listed: &String| {
+        let listed = listed.trim_matches('/');
+        let path = cgroup.trim_start_matches('/');
+        path == listed || path.strip_prefix(listed).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let named = |part: &str| {
+        let id = part.strip_suffix(".scope").and_then(|name| name.rsplit('-').next()).unwrap_or(part);
+        guard.units.iter().any(|unit| unit == part)
+            || guard.containers.iter().any(|begin| id.starts_with(begin.as_str()))
+    };
+    guard.uids.contains(&uid)
+        || guard.cgroups.iter().any(below)
+        || cgroup.split('/').filter(|part| !part.is_empty()).any(named)
 }
 
 fn is_alive(handle: &OwnedFd) -> bool {
@@ -111,7 +171,8 @@ mod tests {
     #[test]
     fn a_living_process_is_its_account() {
         let (pid, uid) = here();
-        let account = account(pid, uid, uptime_ticks().unwrap()).unwrap();
+        let (account, cgroup) = account(pid, uid, uptime_ticks().unwrap()).unwrap();
+        assert!(cgroup.is_some());
         assert_eq!(account.uid, rustix::process::getuid().as_raw());
     }
 
@@ -149,6 +210,41 @@ mod tests {
         let stat = "7 (a) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 1 2) S 0 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0";
         assert_eq!(start_ticks(stat), Some(4242));
         assert_eq!(start_ticks("garbage"), None);
+    }
+
+    #[test]
+    fn a_process_that_a_guard_holds_is_known_by_each_of_its_ways() {
+        let guard = |set: fn(&mut Guard)| {
+            let mut guard = Guard {
+                name: "agents".into(),
+                units: Vec::new(),
+                containers: Vec::new(),
+                uids: Vec::new(),
+                cgroups: Vec::new(),
+                dns: Vec::new(),
+            };
+            set(&mut guard);
+            guard
+        };
+        let unit = guard(|guard| guard.units = vec!["agents.slice".into()]);
+        assert!(holds(&unit, 0, "/agents.slice/a.service") && holds(&unit, 0, "/agents.slice"));
+        assert!(!holds(&unit, 0, "/other.slice") && !holds(&unit, 0, "/"));
+        let listed = guard(|guard| guard.cgroups = vec!["/test/agent".into()]);
+        assert!(holds(&listed, 0, "/test/agent/below") && !holds(&listed, 0, "/test/agents"));
+        assert!(holds(&guard(|guard| guard.uids = vec![0]), 0, "/"));
+        let container = guard(|guard| guard.containers = vec!["0123456789ab".into()]);
+        assert!(holds(&container, 0, &format!("/system.slice/docker-0123456789ab{}.scope", "0".repeat(52))));
+    }
+
+    #[test]
+    fn who_cannot_be_established_or_is_no_operator_blocks_nobody() {
+        let (pid, uid) = here();
+        let (account, cgroup) = account(pid, uid, uptime_ticks().unwrap()).unwrap();
+        let me = Peer { uid, account: Some(account), cgroup };
+        assert_eq!(me.may_block(&[]), Ok(()));
+        assert!(Peer { account: None, ..me.clone() }.may_block(&[]).is_err());
+        assert!(Peer { cgroup: None, ..me.clone() }.may_block(&[]).is_err());
+        assert!(Peer { uid: uid + 1, ..me }.may_block(&[]).is_err());
     }
 
     #[test]

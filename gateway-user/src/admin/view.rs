@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::approval::{
     Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
 };
+use crate::block::Block;
 use crate::notify::{ChannelState, Dead, Message};
 use crate::policy::Notice;
 use crate::signals::{Broad, View};
@@ -29,6 +30,9 @@ pub struct Status {
     pub sessions_open: u64,
     /// Operations held, and approvals not yet used.
     pub demands_held: u64,
+    /// Blocks in force.
+    #[serde(default)]
+    pub blocks: u64,
     /// The kernel's counters.
     pub kernel: BTreeMap<String, u64>,
 }
@@ -40,6 +44,10 @@ pub struct PolicyStatus {
     pub digest: String,
     /// Why the directory as it is now is not in force; absent when it is.
     pub fault: Option<String>,
+    /// Recorded operations and cases that the set in force lets through further than the one before it; absent where it has
+    /// not been weighed.
+    #[serde(default)]
+    pub widens: Option<u64>,
     /// What has ended in the set in force, and what will.
     #[serde(default)]
     pub notices: Vec<Notice>,
@@ -83,6 +91,59 @@ pub struct Reload {
     pub digest: String,
     /// What is wrong with the new files, where they were refused.
     pub problems: Option<String>,
+}
+
+/// What to block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockAsked {
+    /// Whom or what: `user:PROVIDER/SUBJECT`, `unit:…`, `container:…`, `uid:…`, `target:…`.
+    pub subject: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// What to unblock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnblockAsked {
+    /// Whom or what, as it was blocked.
+    pub subject: String,
+}
+
+/// A block in force, or one that was just lifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockView {
+    /// Whom or what.
+    pub subject: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who blocked.
+    pub by: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// What whoever blocked should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl From<&Block> for BlockView {
+    fn from(block: &Block) -> Self {
+        Self {
+            subject: block.subject.to_string(),
+            since: block.since,
+            by: block.by.clone(),
+            reason: block.reason.clone(),
+            until: block.until,
+            note: None,
+        }
+    }
 }
 
 /// A held operation. Lists leave out header fields and body.

@@ -7,13 +7,14 @@ mod denials;
 mod follow;
 mod ledger;
 mod table;
+mod weigh;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,8 +26,10 @@ use self::accept::Door;
 use self::channels::PolicyChannels;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
+use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
+use crate::block::Blocks;
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
@@ -38,6 +41,7 @@ use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
+use crate::record::entry::PolicyWeighed;
 use crate::record::{RecordError, Recorder};
 use crate::session::Gateway;
 use crate::signals::Signals;
@@ -50,6 +54,8 @@ pub use table::of as kernel_table;
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
+/// How often blocks that have run out are forgotten. They refuse nothing meanwhile.
+const BLOCKS_SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the enforcer does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +132,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
     let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
+    let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
     let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
@@ -144,6 +151,7 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
         desk,
         post: post.clone(),
         bodies: Bodies::default(),
+        blocks: blocks.clone(),
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
@@ -154,7 +162,9 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
     let dialer = Dialer::new(exempt, flows.clone());
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
-    let follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone());
+    let weighed = Arc::new(ArcSwapOption::empty());
+    let weigher = Weigher::new(recorder.clone(), weighed.clone());
+    let mut follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone(), weigher.clone());
     follower.started();
 
     let mut work = JoinSet::new();
@@ -163,9 +173,11 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
     work.spawn(post.work());
+    work.spawn(sweep(blocks));
+    work.spawn(weigher.weigh());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, signals, &mut work).await?;
+    open_admin(&settings, &bench, &gate, (signals, weighed), &mut work).await?;
     // Says so to systemd where there is one.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(policy = %set.digest(), "the gate is open");
@@ -196,6 +208,14 @@ fn open_desk(
     let spool = Spool::open(&settings.state, keys)?;
     let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
     Ok((desk, post))
+}
+
+/// Forgets blocks as they run out, until the task is dropped.
+async fn sweep(blocks: Blocks) {
+    loop {
+        tokio::time::sleep(BLOCKS_SWEPT_EVERY).await;
+        blocks.sweep().await;
+    }
 }
 
 /// Every connection takes two descriptors, its own and the upstream's; what the shell allows is far less.
@@ -239,13 +259,15 @@ async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
     gate: &Arc<kernel::Gate>,
-    signals: Signals,
+    (signals, weighed): (Signals, Arc<ArcSwapOption<PolicyWeighed>>),
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
         post: bench.post.clone(),
+        blocks: bench.blocks.clone(),
+        weighed,
         shelf: bench.shelf.clone(),
         electorate: Box::new(move || shelf.current()),
         recorder: bench.recorder.clone(),

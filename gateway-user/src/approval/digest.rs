@@ -212,6 +212,7 @@ mod tests {
             subject: subject.into(),
             groups: Vec::new(),
             expires: 0,
+            proof: crate::operation::Proof::default(),
         });
         Subject { user, workload: None, peer: "192.0.2.1:4711".parse().unwrap() }
     }

@@ -1,6 +1,9 @@
 //! `tidegate approvals`: shows what waits for people, in full and with nothing hidden, and votes. Whose vote it is, the
 //! kernel says; this command cannot.
 
+mod diff;
+mod watch;
+
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::{Tone, escape, escape_line, paint, span, time};
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
-use crate::admin::view::{BallotView, DemandView, GrantView, ShareView, Voted};
-use crate::approval::Asker;
+use crate::admin::view::{BallotView, DemandView, GrantView, Problem, ShareView, Voted};
+use crate::approval::{Asker, Shown};
 use crate::operation::DemandId;
 
 /// List, show and decide what waits for a human.
@@ -27,6 +30,16 @@ enum Command {
         after_help = "Examples:\n  tidegate approvals list\n  tidegate approvals list --json | jq '.[].id'"
     )]
     List,
+    /// Keep the queue on a page of the terminal: what waits, each in full, how it differs from the last one approved, and
+    /// the keys to decide.
+    #[command(after_help = "\
+The bell rings for what comes. A vote is cast with Enter, after what it is stands on the page; whose vote it is, your
+login decides, as for `approve`.
+
+Examples:
+  tidegate approvals watch
+  tidegate approvals watch --color never")]
+    Watch,
     /// Show one demand in full: the operation, who asks, which rule, the votes, the time left.
     #[command(after_help = "Example:\n  tidegate approvals show 019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11")]
     Show {
@@ -85,6 +98,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let client = Client::new(&context.settings.admin_socket);
     match args.command {
         Command::List => list(&client, context),
+        Command::Watch => watch::run(client, context),
         Command::Show { id } => {
             let demand = client.demand(id).map_err(|error| failure(&error, context))?;
             if context.out.is_json() {
@@ -153,22 +167,21 @@ fn outcome(voted: &Voted) -> String {
 /// that says no because it cannot keep records is a failure too.
 fn failure(error: &ClientError, context: &Context) -> Failure {
     match error {
-        ClientError::Refused(problem) if problem.status < 500 => {
-            if context.out.is_json() {
-                if let Err(failure) = context.out.json(problem) {
-                    return failure;
-                }
-            } else {
-                context.out.note(format_args!(
-                    "{} {}",
-                    paint(Tone::Bad, "refused:"),
-                    escape(&problem.detail)
-                ));
-            }
-            Failure::No
-        }
+        ClientError::Refused(problem) if problem.status < 500 => refused(problem, context),
         error => Failure::from_error(error),
     }
+}
+
+/// Says why the gate said no.
+pub(super) fn refused(problem: &Problem, context: &Context) -> Failure {
+    if context.out.is_json() {
+        if let Err(failure) = context.out.json(problem) {
+            return failure;
+        }
+    } else {
+        context.out.note(format_args!("{} {}", paint(Tone::Bad, "refused:"), escape(&problem.detail)));
+    }
+    Failure::No
 }
 
 /// Method, path and query on one line.
@@ -276,6 +289,25 @@ fn asker(asker: &Asker) -> String {
     escape_line(&text).into_owned()
 }
 
+/// Text without colours.
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+/// The request line by line, with a JSON body laid out member by member, for comparing. Every line is escaped.
+fn laid_out(operation: &Shown) -> Vec<String> {
+    let query = operation.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut lines = vec![format!("{} {}{query} (host {})", operation.method, operation.path, operation.host)];
+    lines.extend(operation.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    if let Some(body) = &operation.body {
+        let json = serde_json::from_str::<serde_json::Value>(&body.text).ok();
+        let text = json.and_then(|json| serde_json::to_string_pretty(&json).ok());
+        lines.push(String::new());
+        lines.extend(text.as_deref().unwrap_or(&body.text).split('\n').map(str::to_owned));
+    }
+    lines.iter().map(|line| escape_line(line).into_owned()).collect()
+}
+
 /// The request as it would run, indented, so that no line of it can pass for one of ours.
 fn operation(demand: &DemandView) -> String {
     let operation = &demand.operation;
@@ -294,7 +326,7 @@ fn operation(demand: &DemandView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::approval::{Process, Shown, ShownBody};
+    use crate::approval::{Process, ShownBody};
 
     fn demand() -> DemandView {
         let process = Process {

@@ -8,7 +8,8 @@ use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
 use crate::app;
 use crate::kernel::{self, Found, KernelError, Options, Status, UnloadReport};
-use crate::policy::Notice;
+use crate::policy::files::Files;
+use crate::policy::{Notice, without_cases};
 
 const LOAD_EXAMPLES: &str = "Examples:
   sudo tidegate load
@@ -140,6 +141,10 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
         enforcer.demands_held
     ))?;
     context.out.line(format!("policy {}", enforcer.policy.digest))?;
+    if let Some(count) = enforcer.policy.widens.filter(|count| *count > 0) {
+        let text = format!("the last change of policy widens {count} operations: see `tidegate policy log`");
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     for notice in &enforcer.policy.notices {
         context.out.line(told(notice))?;
     }
@@ -200,10 +205,28 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
     context.out.table(&["what the programs did", "times"], counters)
 }
 
+/// What this kernel supports, and what the policy leaves open meanwhile.
+#[derive(Serialize)]
+struct Checked {
+    #[serde(flatten)]
+    probe: kernel::Probe,
+    policy: Vec<Notice>,
+}
+
+/// What is to be known about the policy: of the enforcer that runs, else of the directory where it can be read.
+fn policy_notices(context: &Context) -> Vec<Notice> {
+    if let Ok(status) = Client::new(&context.settings.admin_socket).status() {
+        return status.policy.notices;
+    }
+    let set = Files::read(&context.settings.policies).and_then(|files| without_cases(&files));
+    set.map(|set| set.notices(jiff::Timestamp::now())).unwrap_or_default()
+}
+
 fn doctor(context: &Context) -> Result<(), Failure> {
-    let probe = kernel::probe();
+    let checked = Checked { probe: kernel::probe(), policy: policy_notices(context) };
+    let probe = &checked.probe;
     if context.out.is_json() {
-        context.out.json(&probe)?;
+        context.out.json(&checked)?;
     } else {
         let word = |found: Found| match found {
             Found::Ok => "ok",
@@ -217,6 +240,7 @@ fn doctor(context: &Context) -> Result<(), Failure> {
             .map(|c| vec![c.name.to_owned(), word(c.found).to_owned(), c.seen.clone(), c.means.clone()])
             .collect();
         context.out.table(&["need", "", "found", "what it means"], rows)?;
+        checked.policy.iter().try_for_each(|notice| context.out.line(told(notice)))?;
     }
     match probe.checks.iter().any(|check| check.found == Found::Missing) {
         true => Err(Failure::No),

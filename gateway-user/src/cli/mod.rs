@@ -3,16 +3,25 @@
 //! Never decides anything itself, and never prints captured data unescaped.
 
 mod approvals;
+mod blocks;
 mod gate;
 mod manual;
 mod notify;
 pub mod output;
 mod policy;
+mod policy_log;
 mod reading;
 mod record;
+mod rejudge;
+mod replay;
+mod report;
 mod run;
+mod screen;
 mod sessions;
 mod story;
+mod suggest;
+mod top;
+mod when;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +45,7 @@ Examples:
   sudo tidegate run                               open it: judge, mask, hold and record
   tidegate status                                 programs, links, counters, health
   tidegate approvals list                         what waits for a human
+  sudo tidegate block unit:agent.service          stop somebody or something now
   tidegate sessions tail -f                       what happens now";
 
 /// Transparent interception gateway for AI agents: judge, mask, hold and record what an agent does.
@@ -108,8 +118,14 @@ enum Command {
     Policy(policy::Args),
     Sessions(sessions::Args),
     Record(record::Args),
+    Replay(replay::Args),
     Approvals(approvals::Args),
     Notify(notify::Args),
+    Report(report::Args),
+    Top(top::Args),
+    Block(blocks::Block),
+    Unblock(blocks::Unblock),
+    Blocks(blocks::Blocks),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -164,8 +180,14 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Policy(args) => policy::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
+        Command::Replay(args) => replay::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Notify(args) => notify::run(args, context),
+        Command::Report(args) => report::run(&args, context),
+        Command::Top(args) => top::run(&args, context),
+        Command::Block(args) => blocks::block(args, context),
+        Command::Unblock(args) => blocks::unblock(&args, context),
+        Command::Blocks(_) => blocks::list(context),
         Command::Completions(args) => manual::completions(&args, context),
         Command::Man(args) => manual::man(&args, context),
     }

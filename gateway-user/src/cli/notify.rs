@@ -29,7 +29,9 @@ Example:
         id: String,
     },
     /// Send a test through one channel now, and say what became of it.
-    #[command(after_help = "Exit code 1: it was not taken, and why.\n\nExample:\n  tidegate notify test on-call")]
+    #[command(
+        after_help = "Exit code 1: it was not taken, and why.\n\nExample:\n  tidegate notify test on-call"
+    )]
     Test {
         /// The name of the `[[notify]]`.
         name: String,

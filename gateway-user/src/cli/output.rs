@@ -113,6 +113,22 @@ impl Output {
         Self { json, color }
     }
 
+    /// Whether a page can fill the screen: both ends are a terminal.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal() && io::stdin().is_terminal()
+    }
+
+    /// Whether colours are wanted on a page.
+    #[must_use]
+    pub fn has_colour(&self) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }
+    }
+
     /// Whether JSON was asked for.
     #[must_use]
     pub fn is_json(&self) -> bool {
@@ -135,6 +151,12 @@ impl Output {
     pub fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         written(out.write_all(bytes).and_then(|()| out.flush()))
+    }
+
+    /// Takes bytes for standard output as they are; for files that go there, which are not for terminals.
+    #[must_use]
+    pub fn writer(&self) -> impl Write {
+        io::stdout().lock()
     }
 
     /// Prints one JSON document, indented. Control and bidi characters are escaped the JSON way.

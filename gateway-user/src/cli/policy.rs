@@ -12,8 +12,12 @@ use super::{Context, Failure};
 use crate::operation::Sha256;
 use crate::policy::files::Files;
 use crate::policy::{
-    Answer, Decision, Explanation, Met, Problems, Question, Sample, Set, cases, without_cases,
+    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cases, cedar_json,
+    toml_schema, without_cases,
 };
+
+/// Rules that `--why-not` shows.
+const NEAREST: usize = 3;
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -29,10 +33,17 @@ Examples:
 
 Exit codes: 0 all pass, 1 one failed or the files have findings, 2 wrong command line";
 
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  tidegate policy schema ./policies > tidegate.cedarschema                         for rules, as Cedar writes it
+  tidegate policy schema ./policies --format json > tidegate.cedarschema.json      for rules, as Cedar's JSON
+  tidegate policy schema --format toml > tidegate.schema.json                      for the nouns in *.toml";
+
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   tidegate policy explain --target react --method GET --path /v1/runs/7 --user ann --groups analysts
   tidegate policy explain ./policies --target crm --method POST --path /orders --unit react-worker.service
+  tidegate policy explain --why-not --target react --method POST --path /v1/runs --user ann
   tidegate policy explain --target react --method PATCH --path /v1/models/m1 --user eve --groups ml --approved ml-leads
 
 Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong command line";
@@ -56,9 +67,31 @@ enum Command {
     /// Explain one decision: the rules that matched, and those that nearly did.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<Explain>),
-    /// Print the Cedar schema that the nouns of a policy directory make, for editors and for `cedar`.
-    #[command(after_help = "Example:\n  tidegate policy schema ./policies > tidegate.cedarschema")]
-    Schema(Place),
+    Diff(super::rejudge::Diff),
+    Suggest(super::suggest::Args),
+    Log(super::policy_log::Args),
+    /// Print the schema that the nouns of a policy directory make for its rules, or the one of the nouns themselves.
+    #[command(after_help = SCHEMA_EXAMPLES)]
+    Schema(SchemaOf),
+}
+
+#[derive(Debug, clap::Args)]
+struct SchemaOf {
+    #[command(flatten)]
+    place: Place,
+    /// What for: Cedar's own notation or its JSON, for rules; a JSON Schema, for the nouns in *.toml.
+    #[arg(long, value_enum, default_value_t = Format::Cedar)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Cedar's schema in its own notation.
+    Cedar,
+    /// The same as Cedar's JSON.
+    Json,
+    /// A JSON Schema (draft 2020-12) of the *.toml files; the same for every directory.
+    Toml,
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,6 +128,15 @@ struct Explain {
     /// Groups of the user, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "user")]
     groups: Vec<String>,
+    /// A claim of the user's token, such as department=ml; several times for several.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim, requires = "user")]
+    claim: Vec<(String, String)>,
+    /// Seconds from the token's issue to its end.
+    #[arg(long, value_name = "SECONDS", requires = "user")]
+    token_life: Option<i64>,
+    /// Digest of the static key that is shown instead of a user's token, in hexadecimal.
+    #[arg(long, value_name = "DIGEST", value_parser = digest, conflicts_with = "user")]
+    key_sha256: Option<Sha256>,
     /// The identity provider that vouches for the user [default: the only one].
     #[arg(long, requires = "user")]
     provider: Option<String>,
@@ -113,9 +155,9 @@ struct Explain {
     /// Digest of that executable, in hexadecimal.
     #[arg(long, value_name = "DIGEST", value_parser = digest, requires = "executable")]
     sha256: Option<Sha256>,
-    /// Cgroup of the process that asks.
+    /// Cgroup of the process that asks. (`--cgroup` is where the programs are attached.)
     #[arg(long, value_name = "PATH")]
-    cgroup: Option<String>,
+    in_cgroup: Option<String>,
     /// The guard that holds the process.
     #[arg(long)]
     guard: Option<String>,
@@ -125,9 +167,20 @@ struct Explain {
     /// Approvals already granted, separated by commas.
     #[arg(long, value_delimiter = ',')]
     approved: Vec<String>,
+    /// Show the permits that came nearest and which part of each did not hold.
+    #[arg(long)]
+    why_not: bool,
     /// When it is asked, such as 2026-12-01T09:00:00Z [default: now].
     #[arg(long)]
     at: Option<Timestamp>,
+}
+
+/// A claim with a value as JSON: true, false and whole numbers are themselves, all else is a text.
+fn claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let plain = value == "true" || value == "false" || value.parse::<i64>().is_ok();
+    let value = if plain { value.to_owned() } else { json!(value).to_string() };
+    Ok((name.to_owned(), value))
 }
 
 fn digest(text: &str) -> Result<Sha256, String> {
@@ -140,7 +193,10 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(place) => check(&place.dir(context), context),
         Command::Test(place) => test(&place.dir(context), context),
         Command::Explain(explain) => explain.run(context),
-        Command::Schema(place) => schema(&place.dir(context), context),
+        Command::Diff(args) => super::rejudge::diff(&args, context),
+        Command::Suggest(args) => super::suggest::run(&args, context),
+        Command::Log(args) => super::policy_log::run(&args, context),
+        Command::Schema(of) => schema(&of, context),
     }
 }
 
@@ -151,7 +207,7 @@ impl Place {
 }
 
 /// Nouns and rules; findings are printed and end the command.
-fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
+pub(super) fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
     let files = Files::read(dir).or_else(|problems| findings(&problems, context))?;
     let set = without_cases(&files).or_else(|problems| findings(&problems, context))?;
     if !context.out.is_json() {
@@ -245,8 +301,15 @@ fn test(dir: &Path, context: &Context) -> Result<(), Failure> {
     if failed == 0 { Ok(()) } else { Err(Failure::No) }
 }
 
-fn schema(dir: &Path, context: &Context) -> Result<(), Failure> {
-    let (_, set) = read(dir, context)?;
+fn schema(of: &SchemaOf, context: &Context) -> Result<(), Failure> {
+    if of.format == Format::Toml {
+        return context.out.json(&toml_schema());
+    }
+    let (_, set) = read(&of.place.dir(context), context)?;
+    if of.format == Format::Json {
+        let schema = cedar_json(set.schema()).map_err(Failure::cannot)?;
+        return context.out.json(&schema);
+    }
     if context.out.is_json() {
         return context.out.json(&json!({ "schema": set.schema(), "digest": set.digest().to_string() }));
     }
@@ -256,16 +319,35 @@ fn schema(dir: &Path, context: &Context) -> Result<(), Failure> {
 impl Explain {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let (_, set) = read(&self.place.dir(context), context)?;
+        let why_not = self.why_not;
         let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
         let sample = self.sample();
         let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
         let guard = sample.guard.as_deref();
         let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
         let explanation = set.explain(at, &question);
+        let observed = set.target(&operation.target).and_then(|target| target.observed_until);
+        let observed = observed.filter(|until| at < *until);
+        let nearest = if why_not { set.nearest(at, &question, NEAREST) } else { Vec::new() };
         if context.out.is_json() {
-            context.out.json(&as_json(&explanation))?;
+            let mut json = as_json(&explanation);
+            json["observed_until"] = json!(observed.map(|until| until.to_string()));
+            if why_not {
+                json["nearest"] = json!(nearest);
+            }
+            context.out.json(&json)?;
         } else {
+            if let Some(until) = observed {
+                context.out.line(format_args!(
+                    "{} only OBSERVED until {until}: what follows is what would be decided; everything goes through",
+                    paint(Tone::Bad, "warning:")
+                ))?;
+            }
             print(&explanation, context)?;
+            nearest.iter().try_for_each(|near| show_near(near, context))?;
+            if why_not && nearest.is_empty() {
+                context.out.note("no rule can be held against this question");
+            }
         }
         if explanation.decision.answer == Answer::Allow { Ok(()) } else { Err(Failure::No) }
     }
@@ -274,6 +356,9 @@ impl Explain {
         Sample {
             user: self.user,
             groups: self.groups,
+            claims: self.claim.into_iter().map(|(name, value)| (name, vec![value])).collect(),
+            token_life: self.token_life,
+            key: self.key_sha256,
             provider: self.provider,
             unit: self.unit,
             container: self.container,
@@ -281,7 +366,7 @@ impl Explain {
             login_uid: None,
             executable: self.executable,
             sha256: self.sha256,
-            cgroup: self.cgroup,
+            cgroup: self.in_cgroup,
             guard: self.guard,
             peer: self.peer,
             target: self.target,
@@ -292,6 +377,26 @@ impl Explain {
             body_length: self.body_length,
         }
     }
+}
+
+/// One permit that nearly matched, part by part.
+fn show_near(near: &Nearest, context: &Context) -> Result<(), Failure> {
+    let (rule, place) = (escape_line(&near.rule), escape_line(&near.place));
+    let (holds, parts) = (near.holds, near.parts.len());
+    context.out.line(format_args!("\n{rule} at {place}: {holds} of {parts} parts hold"))?;
+    for part in &near.parts {
+        let (tone, word) = match part.meets {
+            Meets::Holds => (Tone::Good, "holds"),
+            Meets::Fails => (Tone::Bad, "FAILS"),
+            Meets::Errs => (Tone::Warn, "cannot be evaluated alone"),
+        };
+        let text = match part.part {
+            "when" | "unless" | "until" => format!("{} {}", part.part, part.text),
+            _ => part.text.clone(),
+        };
+        context.out.line(format_args!("  {} {}", paint(tone, word), escape_line(&text)))?;
+    }
+    Ok(())
 }
 
 fn as_json(explanation: &Explanation) -> Value {
@@ -397,6 +502,8 @@ mod tests {
         for command in ["check", "test", "schema"] {
             assert_eq!(code(&[command, &shipped("examples")]), 0, "{command}");
         }
+        assert_eq!(code(&["schema", &shipped("examples"), "--format", "json"]), 0);
+        assert_eq!(code(&["schema", "--format", "toml"]), 0);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! `tidegate sessions`: lists, shows, follows and searches what was recorded. Never prints captured data unescaped.
+//! `tidegate sessions`: lists, shows, follows, searches and exports what was recorded. Never prints captured data unescaped.
 
+mod export;
 mod filters;
 mod search;
 
@@ -17,13 +18,14 @@ use super::{Context, Failure};
 use crate::operation::{EntryId, SessionId};
 use crate::record::RecordError;
 use crate::record::entry::Side;
+use crate::record::export::Text;
 use crate::record::read::{EntryView, Filter, Reader, SessionView, Summary};
 use crate::store::StoreError;
 
 /// Between two looks at the record.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
-/// List, show, follow and search recorded sessions.
+/// List, show, follow, search and export recorded sessions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tidegate sessions list\n  tidegate sessions tail -f")]
 pub(super) struct Args {
@@ -37,6 +39,7 @@ enum Command {
     Show(Show),
     Tail(Tail),
     Search(search::Args),
+    Export(export::Args),
 }
 
 /// List sessions, newest first. Every filter given must hold for one and the same operation of a session.
@@ -86,6 +89,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Show(args) => show(&args, context),
         Command::Tail(args) => tail(&args, context),
         Command::Search(args) => search::run(&args, context),
+        Command::Export(args) => export::run(&args, context),
     }
 }
 
@@ -131,23 +135,8 @@ struct Shown<'a> {
 
 #[derive(Serialize)]
 struct Bodies {
-    request: Body,
-    response: Body,
-}
-
-/// A body as text where it is text.
-#[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Body {
-    Text(String),
-    Base64(String),
-}
-
-impl Body {
-    fn of(bytes: Vec<u8>) -> Self {
-        String::from_utf8(bytes)
-            .map_or_else(|error| Self::Base64(data_encoding::BASE64.encode(error.as_bytes())), Self::Text)
-    }
+    request: Text,
+    response: Text,
 }
 
 fn show(args: &Show, context: &Context) -> Result<(), Failure> {
@@ -169,7 +158,7 @@ fn show(args: &Show, context: &Context) -> Result<(), Failure> {
 }
 
 fn bodies(reader: &Reader, entry: &EntryView) -> Result<Bodies, Failure> {
-    let body = |side| reader.body(entry, side).map(Body::of).map_err(|error| Failure::from_error(&error));
+    let body = |side| reader.body(entry, side).map(Text::of).map_err(|error| Failure::from_error(&error));
     Ok(Bodies { request: body(Side::Request)?, response: body(Side::Response)? })
 }
 

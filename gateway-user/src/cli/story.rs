@@ -35,6 +35,10 @@ pub(super) fn show_entry(
     let intent = &entry.intent;
     let title = format!("{} {}", intent.verdict.name(), intent.head.line);
     context.out.line(paint(tone(intent.verdict), escape_line(&title)))?;
+    if let Some(would) = intent.would {
+        let text = format!("the target is only observed; this would be: {}", would.name());
+        field(context, "OBSERVED", &text)?;
+    }
     field(context, "entry", &intent.entry.to_string())?;
     field(context, "judged", &time(intent.at))?;
     let user = intent.user.as_ref().map(crate::operation::User::key);
@@ -79,8 +83,9 @@ pub(super) fn show_entry(
 
 fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
     let Some(closed) = &entry.closed else { return field(context, "end", "not yet") };
+    let masked = if entry.intent.would.is_some() { "to mask" } else { "masked" };
     for (name, count) in &closed.masks {
-        field(context, "masked", &format!("{count} by {name}"))?;
+        field(context, masked, &format!("{count} by {name}"))?;
     }
     field(context, "request", &body_end(&closed.request))?;
     field(context, "response", &body_end(&closed.response))?;
@@ -93,7 +98,7 @@ fn body_end(end: &BodyEnd) -> String {
     format!("{} bytes, {} recorded{cut}", end.bytes, end.recorded)
 }
 
-fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
+pub(super) fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {
     let mark = paint(Tone::Dim, format_args!("{mark:>9}"));
     let fields = head.fields.iter().map(|(name, value)| format!("{name}: {value}"));
     for line in std::iter::once(head.line.clone()).chain(fields).filter(|line| !line.is_empty()) {
@@ -140,7 +145,7 @@ pub(super) fn print(line: &Line, context: &Context) -> Result<(), Failure> {
     context.out.line(format_args!("{at} {word} {id:36} {}", escape_line(&text)))
 }
 
-fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
+pub(super) fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
     match frame {
         Frame::Event(event) => event_in_words(event),
         Frame::Body(body) => {
@@ -188,6 +193,29 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             format!("tidegate {}, {} entries recovered", event.version, event.recovered),
         ),
         Event::RecordRead(event) => ("read", Tone::Strong, reading(event)),
+        Event::Blocked(event) => {
+            let until = event.until.map_or_else(String::new, |until| format!(" until {}", time(until)));
+            ("block", Tone::Bad, format!("{} by {}{until}: {}", event.subject, event.by, event.reason))
+        }
+        Event::Unblocked(event) => (
+            "unblock",
+            Tone::Strong,
+            match event.by.as_str() {
+                "" => format!("{}: its time ran out", event.subject),
+                by => format!("{} by {by}", event.subject),
+            },
+        ),
+        Event::PolicyWeighed(event) => {
+            let count = event.widened.len() as u64 + event.widened_left_out;
+            (
+                "policy",
+                if count == 0 { Tone::Dim } else { Tone::Warn },
+                format!(
+                    "{} widens {count} of {} recorded operations and {} cases",
+                    event.policy, event.judged, event.cases
+                ),
+            )
+        }
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",

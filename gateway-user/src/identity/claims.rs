@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::token::TokenError;
 use crate::limits::TOKEN_BYTES_MAX;
+use crate::operation::Proof;
 use crate::policy::nouns::IdentityProvider;
 
 /// Seconds that the provider's clock may be ahead of ours.
@@ -41,6 +42,7 @@ pub(super) struct Said {
     pub(super) subject: String,
     pub(super) groups: Vec<String>,
     pub(super) expires: i64,
+    pub(super) proof: Proof,
 }
 
 /// Takes a token apart.
@@ -117,7 +119,9 @@ pub(super) fn check(
     }
     let subject = claims.get("sub").and_then(Value::as_str).filter(|sub| !sub.is_empty());
     let subject = subject.ok_or(TokenError::Claim("sub"))?.to_owned();
-    Ok(Said { subject, groups: groups(claims, &provider.groups_claim)?, expires })
+    let life = seconds(claims, "iat")?.and_then(|issued| expires.checked_sub(issued));
+    let proof = Proof { claims: kept(claims, &provider.claims), life, key: None };
+    Ok(Said { subject, groups: groups(claims, &provider.groups_claim)?, expires, proof })
 }
 
 fn check_audience(audience: Option<&Value>, provider: &IdentityProvider) -> Result<(), TokenError> {
@@ -140,14 +144,32 @@ fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64
     Ok(Some(seconds.floor() as i64))
 }
 
+/// A claim by its name, or by a path with dots.
+fn claim<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
+    claims.get(path).or_else(|| {
+        let (first, rest) = path.split_once('.')?;
+        rest.split('.').try_fold(claims.get(first)?, |value, name| value.get(name))
+    })
+}
+
+/// The claims that roles ask for, with their plain values as JSON.
+fn kept(claims: &Map<String, Value>, paths: &[String]) -> Vec<(String, Vec<String>)> {
+    let plain = |value: &Value| match value {
+        Value::String(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Number(number) => number.as_i64().map(|number| number.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    let values = |value: &Value| match value {
+        Value::Array(many) => many.iter().filter_map(plain).collect(),
+        one => plain(one).into_iter().collect::<Vec<_>>(),
+    };
+    let found = paths.iter().filter_map(|path| Some((path.clone(), values(claim(claims, path)?))));
+    found.filter(|(_, values)| !values.is_empty()).collect()
+}
+
 /// The groups under a claim: an array of strings, or one string. The claim may be a name, or a path with dots.
 fn groups(claims: &Map<String, Value>, claim: &str) -> Result<Vec<String>, TokenError> {
-    let direct = claims.get(claim);
-    let value = direct.or_else(|| {
-        let (first, rest) = claim.split_once('.')?;
-        rest.split('.').try_fold(claims.get(first)?, |value, name| value.get(name))
-    });
-    match value {
+    match self::claim(claims, claim) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one.clone()]),
         Some(Value::Array(many)) => {

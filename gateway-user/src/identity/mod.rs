@@ -2,6 +2,7 @@
 //!
 //! Unknown stays unknown: what cannot be established beyond doubt is `None` or an error, never a guess.
 
+mod accounts;
 mod cgroup;
 mod claims;
 mod digest;
@@ -11,3 +12,5 @@ mod keyset;
 mod proc;
 pub mod process;
 pub mod token;
+
+pub use accounts::account_name;

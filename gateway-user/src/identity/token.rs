@@ -251,6 +251,7 @@ impl Provider {
             subject: said.subject,
             groups: said.groups,
             expires: said.expires,
+            proof: said.proof,
         })
     }
 }

@@ -5,7 +5,7 @@ mod names;
 mod route;
 
 pub use names::Names;
-pub use route::{Misrouted, Route, by_address, route};
+pub use route::{Heading, Misrouted, Named, Route, by_address, heads_for, route};
 
 use std::io;
 use std::net::SocketAddr;

@@ -57,6 +57,12 @@ impl Denial {
         Self::new(403, message)
     }
 
+    /// 403: an operator has blocked who asks, or what is asked for.
+    #[must_use]
+    pub fn blocked() -> Self {
+        Self::forbidden(Some("an operator has blocked this".into()))
+    }
+
     /// 401: no token, or one that proves nothing.
     #[must_use]
     pub fn unauthorized() -> Self {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::Bench;
+use super::block::Known;
 use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask;
 use crate::operation::{EntryId, SessionId};
@@ -28,6 +29,7 @@ pub struct Entry {
     session: SessionId,
     recorder: Recorder,
     draining: Draining,
+    known: Arc<Known>,
     metrics: Metrics,
     progress: Mutex<Progress>,
 }
@@ -64,6 +66,8 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    /// On an observed target, the masks that would have applied: what they find is counted, and hidden from nobody.
+    observed: Vec<String>,
     /// What happened and goes to the record with what happens next.
     kept: Vec<Event>,
     /// Stretches of bodies on their way to disk.
@@ -75,7 +79,7 @@ struct Progress {
 impl Entry {
     /// A new entry; nothing is written before its intent is.
     #[must_use]
-    pub fn open(session: SessionId, bench: &Bench) -> Arc<Self> {
+    pub(super) fn open(session: SessionId, bench: &Bench, known: &Arc<Known>) -> Arc<Self> {
         let (recorder, draining, metrics) =
             (bench.recorder.clone(), bench.draining.clone(), bench.metrics.clone());
         Arc::new(Self {
@@ -83,6 +87,7 @@ impl Entry {
             session,
             recorder,
             draining,
+            known: Arc::clone(known),
             metrics,
             progress: Mutex::default(),
         })
@@ -166,6 +171,25 @@ impl Entry {
         }
     }
 
+    /// Has the finds of these masks counted, of which none is hidden from the client.
+    pub fn observe(&self, masks: Vec<String>) {
+        self.progress().observed = masks;
+    }
+
+    /// Adds what masks would have hidden of an answer.
+    fn found(&self, hits: Vec<(String, u64)>) {
+        let mut progress = self.progress();
+        for (name, count) in hits {
+            if !progress.observed.contains(&name) {
+                continue;
+            }
+            match progress.masks.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += count,
+                None => progress.masks.push((name, count)),
+            }
+        }
+    }
+
     /// Counts a failure of the target; `fault` is one word.
     pub fn upstream_failed(&self, fault: &'static str) {
         self.metrics.upstream_failed(self.progress().target.as_deref().unwrap_or_default(), fault);
@@ -226,6 +250,8 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let ending = if std::thread::panicking() {
             Ending::ByGate("a fault in the gate ended it".into())
+        } else if let Some(block) = self.known.cut() {
+            Ending::ByGate(block.to_owned())
         } else if self.draining.is_on() {
             Ending::ByGate("the gate was stopped before the answer ended".into())
         } else {
@@ -275,10 +301,11 @@ impl Capture {
     /// # Errors
     /// When the record cannot take it.
     pub fn finish(&mut self) -> Result<(), RecordError> {
-        if let Some(mut masker) = self.masker.take()
-            && masker.finish(&mut self.pending).is_err()
-        {
-            self.stop_keeping();
+        match self.masker.take().map(|mut masker| masker.finish(&mut self.pending)) {
+            None => {}
+            Some(Ok(hits)) if self.side == Side::Response => self.entry.found(hits.0),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.stop_keeping(),
         }
         self.flush(1, true)
     }

@@ -2,6 +2,8 @@
 //! detector. Never stores a token.
 
 use crate::mask;
+use crate::operation::User;
+use crate::policy::Set;
 use crate::record::entry::Head;
 
 /// A head for the record.
@@ -11,6 +13,26 @@ pub fn recorded<'a>(line: &str, fields: impl Iterator<Item = (&'a str, &'a [u8])
         line: mask::scrub(line).into_owned(),
         fields: fields.map(|(name, value)| (name.to_owned(), recorded_value(name, value))).collect(),
     }
+}
+
+/// The same without the values of the fields that static keys come in.
+pub(super) fn without_keys(set: &Set, mut head: Head) -> Head {
+    let headers = set.key_headers();
+    for (name, value) in head.fields.iter_mut().filter(|_| !headers.is_empty()) {
+        if headers.contains(name.to_ascii_lowercase().as_str()) {
+            "********".clone_into(value);
+        }
+    }
+    head
+}
+
+/// A user as the record may hold them.
+pub(super) fn recorded_user(user: &User) -> User {
+    let mut user = user.clone();
+    for value in user.proof.claims.iter_mut().flat_map(|(_, values)| values) {
+        *value = mask::scrub(value).into_owned();
+    }
+    user
 }
 
 fn recorded_value(name: &str, value: &[u8]) -> String {

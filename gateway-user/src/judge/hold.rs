@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::head::without_keys;
 use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
@@ -11,7 +12,7 @@ use crate::limits::REASON_BYTES_MAX;
 use crate::mask::{Media, Plan};
 use crate::operation::{DemandId, Kind, Operation, Sha256};
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Demanded, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Head, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
 use crate::wire::field::REASON;
 
@@ -87,7 +88,8 @@ impl Judge {
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
     pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
         let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
-        let Some(shown) = shown(asked, body, &plan) else {
+        let head = without_keys(&held.case.set, asked.head.clone());
+        let Some(shown) = shown(asked, head, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_nobody_known(&self.flow) {
@@ -128,8 +130,18 @@ impl Judge {
                 return Err(self.rejected(&held.entry, &by, comment).await);
             }
         };
-        self.demanded(&held.entry, waiting.demand(), digest).await?;
-        match waiting.outcome().await {
+        let demand = waiting.demand();
+        self.demanded(&held.entry, demand, digest).await?;
+        let outcome = tokio::select! {
+            // The block's own words before those of the demand that ends by it.
+            biased;
+            block = self.is_blocked() => {
+                self.bench.desk.withdraw(demand).await;
+                return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
+            }
+            outcome = waiting.outcome() => outcome,
+        };
+        match outcome {
             Outcome::Approved(approved) => self.release(held, asked, approved).await,
             Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
             Outcome::CalledOff { by } => {
@@ -181,13 +193,17 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
+        }
+        let at = jiff::Timestamp::now();
         // Whoever approved was asked about these rules on this target, and lifts no other by the same name.
-        let unlifted = self.decide(&case, &[]);
+        let unlifted = self.decide(at, &case, &[]);
         let same = unlifted.rules == held.decision.rules && case.target.name == held.case.target.name;
         if matches!(unlifted.answer, Answer::Hold { .. }) && !same {
             return Err(self.superseded(&entry).await);
         }
-        let decision = self.decide(&case, approved.approvals());
+        let decision = self.decide(at, &case, approved.approvals());
         match decision.answer {
             Answer::Allow => {}
             Answer::Hold { .. } => return Err(self.superseded(&entry).await),
@@ -200,6 +216,10 @@ impl Judge {
         if let Err(error) = approved.spend(&*case.set).await {
             return Err(self.end_hold(&entry, error.to_string(), Denial::desk(&error)).await);
         }
+        // Spending took a commit; a block that came meanwhile finds nothing forwarded.
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
+        }
         let decided = Decided {
             entry: entry.id(),
             at: now(),
@@ -208,7 +228,7 @@ impl Judge {
             policy: Some(case.set.digest()),
         };
         written(&entry, entry.decide(decided)).await?;
-        Ok(self.allowed(entry, &case, &decision, None))
+        Ok(self.allowed(entry, &case, &decision, None, false))
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
@@ -243,8 +263,8 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
-    let content_type = asked.head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+fn shown(asked: &Asked, head: Head, body: &[u8], plan: &Plan) -> Option<Shown> {
+    let content_type = head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     let mut stream = plan.stream(Media::of(content_type.map(|(_, value)| value.as_str())));
     let mut masked = Vec::new();
     stream.push(body, &mut masked).ok()?;
@@ -255,7 +275,7 @@ fn shown(asked: &Asked, body: &[u8], plan: &Plan) -> Option<Shown> {
         host: request.host.clone(),
         path: crate::mask::scrub(&request.path).into_owned(),
         query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
-        headers: asked.head.fields.clone(),
+        headers: head.fields,
         body: (!body.is_empty()).then(|| ShownBody::of(body.len() as u64, masked)),
     })
 }

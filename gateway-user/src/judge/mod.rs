@@ -1,15 +1,19 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
 //! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
+mod block;
 mod bodies;
 mod denial;
 mod electorate;
 mod entry;
 mod head;
 mod hold;
+mod observe;
 mod plans;
+pub mod rejudge;
 mod safe_mode;
 mod subject;
+pub mod suggest;
 
 pub use bodies::{Bodies, BodyRoom};
 pub use denial::Denial;
@@ -23,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::approval::{Desk, Key};
+use crate::block::Blocks;
 use crate::identity::token::Verifier;
 use crate::intercept::{self, Flow, Names};
 use crate::mask::Plan;
@@ -48,6 +53,8 @@ pub struct Bench {
     pub post: Post,
     /// Room for their bodies.
     pub bodies: Bodies,
+    /// Whom and what operators have blocked.
+    pub blocks: Blocks,
     /// Checks tokens against the providers of one policy set, named by its digest.
     pub tokens: ArcSwap<(Sha256, Verifier)>,
     /// The gate's view of host names.
@@ -68,6 +75,7 @@ pub struct Judge {
     bench: Arc<Bench>,
     flow: Arc<Flow>,
     opening: Arc<Mutex<Opening>>,
+    known: Arc<block::Known>,
 }
 
 /// Whether the flow's own beginning is on record.
@@ -155,6 +163,8 @@ pub struct Duties {
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
+    /// Other fields that do not go on: those that static keys come in, where tokens do not.
+    pub stripped: Vec<String>,
 }
 
 /// Everything known when a decision is asked for.
@@ -169,7 +179,7 @@ impl Judge {
     /// A judge for one flow, whose opening is on its way to disk.
     #[must_use]
     pub fn new(bench: Arc<Bench>, flow: Arc<Flow>, opening: Durable) -> Self {
-        Self { bench, flow, opening: Arc::new(Mutex::new(Opening::UnderWay(opening))) }
+        Self { bench, flow, opening: Arc::new(Mutex::new(Opening::UnderWay(opening))), known: Arc::default() }
     }
 
     /// What is known of the flow's beginning. While it is under way an intent shares its commit or comes after it; where
@@ -188,7 +198,7 @@ impl Judge {
     }
 
     fn open(&self) -> Arc<Entry> {
-        Entry::open(self.flow.session, &self.bench)
+        Entry::open(self.flow.session, &self.bench, &self.known)
     }
 
     /// The flow whose operations it judges.
@@ -217,11 +227,16 @@ impl Judge {
             }
         };
         let subject = match self.subject(&set, &target, asked).await {
-            Ok(subject) => subject,
+            Ok(subject) => Ok(subject),
+            Err(why) if target.is_observed(jiff::Timestamp::now()) => Err(why),
             Err(why) => {
                 let denial = Denial::unauthorized();
                 return Verdict::Deny(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
             }
+        };
+        let (subject, unproven) = match subject {
+            Ok(subject) => (subject, None),
+            Err(why) => (self.nobody(), Some(why)),
         };
         let operation = Operation {
             target: target.name.clone(),
@@ -229,7 +244,14 @@ impl Judge {
             kind: Kind::Http(asked.request.clone()),
         };
         let case = Case { set, target, subject, operation };
-        let decision = self.decide(&case, &[]);
+        if let Some(block) = self.block_of(&case.subject, &case.target.name) {
+            return Verdict::Deny(self.refuse_blocked(&entry, &case, asked, &block).await);
+        }
+        let at = jiff::Timestamp::now();
+        let decision = self.decide(at, &case, &[]);
+        if case.target.is_observed(at) || unproven.is_some() {
+            return self.observe(entry, &case, &decision, unproven, asked).await;
+        }
         let verdict = match decision.answer {
             Answer::Allow => "allow",
             Answer::Hold { .. } => "hold",
@@ -237,7 +259,10 @@ impl Judge {
         };
         self.bench.metrics.judged(&case.target.name, verdict);
         match decision.answer.clone() {
-            Answer::Allow => self.allow(entry, &case, &decision, asked, may_overlap(&asked.request)).await,
+            Answer::Allow => {
+                let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
+                self.allow(entry, &case, &decision, asked, intent).await
+            }
             Answer::Hold { approvals } => {
                 if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
                     let decision =
@@ -246,7 +271,10 @@ impl Judge {
                 }
                 if let Some(safe) = self.without_approvers(&case, &approvals) {
                     return match safe {
-                        Ok(decision) => self.allow(entry, &case, &decision, asked, false).await,
+                        Ok(decision) => {
+                            let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
+                            self.allow(entry, &case, &decision, asked, intent).await
+                        }
                         Err(why) => {
                             let decision = Decision { reason: why, ..(*decision).clone() };
                             let denial = Denial::busy("nobody who could approve this can be reached now");
@@ -264,9 +292,9 @@ impl Judge {
         }
     }
 
-    fn decide(&self, case: &Case, approved: &[String]) -> Arc<Decision> {
+    fn decide(&self, at: jiff::Timestamp, case: &Case, approved: &[String]) -> Arc<Decision> {
         case.set.recall(
-            jiff::Timestamp::now(),
+            at,
             &Question {
                 subject: &case.subject,
                 guard: self.flow.guard.as_deref(),
@@ -282,12 +310,13 @@ impl Judge {
         case: &Case,
         decision: &Decision,
         asked: &Asked,
-        overlap: bool,
+        intent: Intent,
     ) -> Verdict {
         if let Err(error) = self.begun() {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
+        let overlap = may_overlap(&asked.request);
+        let observed = intent.would.is_some();
         let mut recorded = match entry.intend(intent, overlap) {
             Ok(durable) => Some(durable),
             Err(error) => return Verdict::Deny(Denial::unrecorded(&entry, &error)),
@@ -298,7 +327,7 @@ impl Judge {
         {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        Verdict::Allow(self.allowed(entry, case, decision, recorded))
+        Verdict::Allow(self.allowed(entry, case, decision, recorded, observed))
     }
 
     fn allowed(
@@ -307,12 +336,19 @@ impl Judge {
         case: &Case,
         decision: &Decision,
         recorded: Option<Durable>,
+        observed: bool,
     ) -> Allowed {
-        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, &decision.masks);
+        let masks = if observed { &[] } else { decision.masks.as_slice() };
+        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, masks);
+        let forward_token = case.target.forward_token;
+        let stripped = match forward_token {
+            true => Vec::new(),
+            false => case.set.key_headers().into_iter().map(str::to_owned).collect(),
+        };
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties { masks, recorded: recorded_masks, forward_token: case.target.forward_token },
+            duties: Duties { masks, recorded: recorded_masks, forward_token, stripped },
             recorded,
         }
     }
@@ -340,6 +376,7 @@ impl Judge {
         verdict: Recorded,
     ) -> Denial {
         self.bench.metrics.refused(self.flow.direction);
+        let set = self.bench.shelf.current();
         let intent = Intent {
             entry: entry.id(),
             session: entry.session(),
@@ -350,10 +387,11 @@ impl Judge {
             user: None,
             workload: self.flow.workload.as_ref().map(|w| w.key()),
             verdict,
+            would: None,
             rules: Vec::new(),
             reason: why.to_owned(),
-            policy: Some(self.bench.shelf.current().digest()),
-            head: head.clone(),
+            policy: Some(set.digest()),
+            head: head::without_keys(&set, head.clone()),
         };
         self.closed(entry, intent, denial).await
     }
@@ -395,13 +433,14 @@ impl Judge {
             target: Some(case.target.name.clone()),
             kind: "http".into(),
             operations: decision.operations.clone(),
-            user: case.subject.user.clone(),
+            user: case.subject.user.as_ref().map(head::recorded_user),
             workload: case.subject.workload.as_deref().map(crate::operation::Workload::key),
             verdict,
+            would: None,
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            head: asked.head.clone(),
+            head: head::without_keys(&case.set, asked.head.clone()),
         }
     }
 }

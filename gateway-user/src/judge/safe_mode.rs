@@ -10,7 +10,11 @@ use crate::policy::{Answer, Decision, Question};
 
 impl Judge {
     /// `None`: its approvers can be asked. Else the decision that allows it, or why it is refused.
-    pub(super) fn without_approvers(&self, case: &Case, approvals: &[String]) -> Option<Result<Decision, String>> {
+    pub(super) fn without_approvers(
+        &self,
+        case: &Case,
+        approvals: &[String],
+    ) -> Option<Result<Decision, String>> {
         let down: Vec<String> =
             approvals.iter().filter(|name| self.bench.post.is_unavailable(name)).cloned().collect();
         if down.is_empty() {
@@ -25,17 +29,20 @@ impl Judge {
             tracing::warn!(target = %case.target.name, %names, "refused: approvers cannot be reached");
             return Some(Err(gone));
         };
-        let live = self.decide(case, &down);
+        let at = jiff::Timestamp::now();
+        let live = self.decide(at, case, &down);
         let asked = Question {
             subject: &case.subject,
             guard: self.flow.guard.as_deref(),
             operation: &case.operation,
             approved: &[],
         };
-        let second = safe.recall(jiff::Timestamp::now(), &asked);
+        let second = safe.recall(at, &asked);
         let decision = both(&live, &second, &gone);
         match &decision {
-            Ok(_) => tracing::warn!(target = %case.target.name, %names, "SAFE MODE: allowed without approval"),
+            Ok(_) => {
+                tracing::warn!(target = %case.target.name, %names, "SAFE MODE: allowed without approval")
+            }
             Err(why) => tracing::warn!(target = %case.target.name, %why, "SAFE MODE: refused"),
         }
         Some(decision)

@@ -86,6 +86,14 @@ impl Message {
     }
 
     fn new(id: String, channel: &str, event: String, body: &serde_json::Value, now: Timestamp) -> Self {
-        Self { id, channel: channel.to_owned(), event, body: body.to_string(), created: now, attempts: 0, next: now }
+        Self {
+            id,
+            channel: channel.to_owned(),
+            event,
+            body: body.to_string(),
+            created: now,
+            attempts: 0,
+            next: now,
+        }
     }
 }

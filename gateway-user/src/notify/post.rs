@@ -116,7 +116,11 @@ impl Post {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub fn open(ledger: Arc<dyn Ledger>, clock: Clock, channels: Box<dyn Channels>) -> Result<Self, LedgerError> {
+    pub fn open(
+        ledger: Arc<dyn Ledger>,
+        clock: Clock,
+        channels: Box<dyn Channels>,
+    ) -> Result<Self, LedgerError> {
         let mut inside = Inside::default();
         for (key, bytes) in ledger.scan(QUEUE)? {
             match decode::<Message>(&bytes) {
@@ -239,7 +243,11 @@ impl Post {
         }
         for (name, state) in states.iter().filter(|(_, state)| state.is_failing()) {
             let waits = queue.values().any(|message| message.channel == *name);
-            if !waits && !busy.contains_key(name) && self.0.channels.names().contains(name) && state.is_due(now) {
+            if !waits
+                && !busy.contains_key(name)
+                && self.0.channels.names().contains(name)
+                && state.is_due(now)
+            {
                 busy.insert(name.clone(), now);
                 due.push(Message::test(name, now));
             }
@@ -257,9 +265,13 @@ impl Post {
         let kept = self.inside().queue.contains_key(&key);
         let result = match outcome {
             _ if !kept => Ok(()),
-            Ok(()) => self.0.ledger.write(Change { remove: vec![key.clone()], ..Change::default() }).await.map(|()| {
-                self.inside().queue.remove(&key);
-            }),
+            Ok(()) => {
+                self.0.ledger.write(Change { remove: vec![key.clone()], ..Change::default() }).await.map(
+                    |()| {
+                        self.inside().queue.remove(&key);
+                    },
+                )
+            }
             Err(Undelivered::Later(_)) if message.attempts + 1 < NOTIFY_ATTEMPTS_MAX => {
                 message.attempts += 1;
                 message.next = later(self.now(), backoff(message.attempts));
@@ -291,7 +303,8 @@ impl Post {
         let oldest = {
             let inside = self.inside();
             let full = inside.dead.len() >= NOTIFY_DEAD_MAX && !inside.dead.contains_key(&to);
-            full.then(|| inside.dead.iter().min_by_key(|(_, dead)| dead.at).map(|(key, _)| key.clone())).flatten()
+            full.then(|| inside.dead.iter().min_by_key(|(_, dead)| dead.at).map(|(key, _)| key.clone()))
+                .flatten()
         };
         let remove = std::iter::once(from.clone()).chain(oldest.clone()).collect();
         self.0.ledger.write(Change { put: vec![(to.clone(), encode(&dead)?)], remove, said: None }).await?;
@@ -383,7 +396,8 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, LedgerError
 
 /// Twice as long each time, within the bounds, and a fifth more or less so that not all come at once.
 fn backoff(attempts: u32) -> Duration {
-    let doubled = NOTIFY_BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(NOTIFY_BACKOFF_MAX);
+    let doubled =
+        NOTIFY_BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(NOTIFY_BACKOFF_MAX);
     let mut byte = [0];
     // Without random numbers there is no jitter, and nothing else is lost.
     let _ = aws_lc_rs::rand::fill(&mut byte);

@@ -55,7 +55,9 @@ impl Webhook {
         match status {
             200..=299 => Ok(()),
             408 | 425 | 429 | 500..=599 => Err(Undelivered::Later(format!("the receiver answered {status}"))),
-            300..=399 => Err(Undelivered::Never(format!("the receiver answered {status}; no redirect is followed"))),
+            300..=399 => {
+                Err(Undelivered::Never(format!("the receiver answered {status}; no redirect is followed")))
+            }
             _ => Err(Undelivered::Never(format!("the receiver answered {status}"))),
         }
     }
@@ -88,11 +90,16 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         return Err(failed("it is no plain file".into()));
     }
     if about.mode() & 0o077 != 0 {
-        return Err(failed("others may read it; run chmod 600 on it, and have the receiver make another".into()));
+        return Err(failed(
+            "others may read it; run chmod 600 on it, and have the receiver make another".into(),
+        ));
     }
     let mut text = Zeroizing::new(String::with_capacity(SECRET_FILE_BYTES_MAX as usize + 1));
-    file.take(SECRET_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
-    let encoded = text.trim().strip_prefix(PREFIX).ok_or_else(|| failed(format!("it does not begin with {PREFIX}")))?;
+    file.take(SECRET_FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| failed(error.to_string()))?;
+    let encoded =
+        text.trim().strip_prefix(PREFIX).ok_or_else(|| failed(format!("it does not begin with {PREFIX}")))?;
     let secret = BASE64.decode(encoded.as_bytes()).map(Zeroizing::new);
     let secret = secret.map_err(|_| failed(format!("what follows {PREFIX} is not base64")))?;
     match SECRET_BYTES.contains(&secret.len()) {

@@ -15,6 +15,7 @@ use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::sample::Sample;
 use super::set::Set;
+use super::words;
 
 /// One case as it went.
 #[derive(Debug)]
@@ -23,6 +24,12 @@ pub struct CaseResult {
     pub name: String,
     /// Where it stands.
     pub place: Place,
+    /// Who asks for what in it.
+    pub sample: Sample,
+    /// When it is asked.
+    pub at: Timestamp,
+    /// The approvals granted in it.
+    pub approved: Vec<String>,
     /// What the set decided.
     pub decision: Decision,
     /// What was expected and did not happen; `None` when the case passed.
@@ -137,7 +144,7 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
         rule: fields.text("rule"),
         masks: fields.maybe_empty("masks"),
     };
-    fields.finish(&["headers", "body", "budget", "hours"]);
+    fields.finish(&["headers", "body", "budget"]);
     readable.then_some(case)
 }
 
@@ -183,6 +190,12 @@ fn subject(fields: &Fields<'_>, set: &Set) -> Sample {
         user: who.text("user").map(value),
         groups: who.texts("groups").into_iter().map(value).collect(),
         provider: provider.map(value),
+        claims: who.json_values("claims").into_iter().map(|(path, values)| (path.value, values)).collect(),
+        token_life: who
+            .text("token_life")
+            .and_then(|text| who.parse(&text, parse::duration))
+            .and_then(|life| i64::try_from(life.value.as_secs()).ok()),
+        key: who.text("key_sha256").and_then(|text| who.parse(&text, words::key_digest)).map(value),
         unit: who.text("unit").map(value),
         container: who.text("container").map(value),
         uid: uid("uid"),
@@ -194,9 +207,11 @@ fn subject(fields: &Fields<'_>, set: &Set) -> Sample {
         peer: who.text("peer").and_then(|text| who.parse(&text, peer)).map(value),
         ..Sample::default()
     };
-    who.finish(&["claims", "hours"]);
-    if sample.user.is_none() && (!sample.groups.is_empty() || sample.provider.is_some()) {
-        let problem = Problem::at(who.place(), "only a `user` has `groups` and a `provider`");
+    who.finish(&[]);
+    let token = !sample.groups.is_empty() || !sample.claims.is_empty() || sample.token_life.is_some();
+    if sample.user.is_none() && (token || sample.provider.is_some()) {
+        let problem =
+            Problem::at(who.place(), "only a `user` has `groups`, `claims`, a `token_life` and a `provider`");
         fields.report(problem.help("name the `user`"));
     }
     sample
@@ -217,7 +232,8 @@ fn run_case(case: Case, set: &Set, fields: &Fields<'_>) -> Option<CaseResult> {
     let question = Question { subject: &subject, guard, operation: &operation, approved: &case.approved };
     let decision = set.decide(case.at, &question);
     let problem = difference(&case, &decision);
-    Some(CaseResult { name: case.name.value, place: case.name.place, decision, problem })
+    let Case { name, sample, at, approved, .. } = case;
+    Some(CaseResult { name: name.value, place: name.place, sample, at, approved, decision, problem })
 }
 
 fn difference(case: &Case, decision: &Decision) -> Option<Problem> {

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::operation::Direction;
+use crate::operation::{Direction, KEY_PROVIDER};
 
 use super::declare::{Draft, Entry, Wanted};
 use super::nouns::{Approval, Guard, Person, Role, Target};
@@ -28,6 +28,10 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
         unique("operation", operations.map(|op| (op.noun.name.as_str(), &op.at)).collect(), &report);
     }
     references(draft, &report);
+    for provider in draft.providers.iter().filter(|provider| provider.noun.name == KEY_PROVIDER) {
+        let taken = format!("`{KEY_PROVIDER}` is what vouches for static keys");
+        report(Problem::at(&provider.at, taken).help("give the provider another name"));
+    }
     for target in &draft.targets {
         whereabouts(target, &report);
     }
@@ -193,11 +197,21 @@ fn guards(guards: &[Entry<Guard>], report: Report<'_>) {
 
 fn way_in(role: &Entry<Role>, persons: &[Entry<Person>], report: Report<'_>) {
     let noun = &role.noun;
-    let written = ["groups", "provider", "units", "uids", "executables"];
+    let written = [
+        "groups",
+        "provider",
+        "claims",
+        "key_sha256",
+        "units",
+        "uids",
+        "executables",
+        "max_token_life",
+        "key_header",
+    ];
     let held = persons.iter().any(|person| person.noun.roles.contains(&noun.name));
     if !held && !written.iter().any(|key| role.places.contains_key(*key)) {
         let closed = Problem::at(&role.at, format!("nobody can have the role `{}`", noun.name));
-        report(closed.help("give it `groups`, `provider`, `units` or `uids`, or give it to a `person`"));
+        report(closed.help("give it `groups`, `claims`, `provider`, `key_sha256`, `units` or `uids`, or give it to a `person`"));
     }
 }
 

@@ -9,11 +9,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::operation::Direction;
+use jiff::Timestamp;
+
+use crate::operation::{Direction, Sha256};
 
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
-use super::nouns::{Approval, Guard, IdentityProvider, Mask, Notify, OperationNoun, Owned, Person, Protocol, Require, Role, Style, Target};
+use super::nouns::{
+    Approval, ClaimMatch, Guard, IdentityProvider, Mask, Notify, OperationNoun, Owned, Person, Protocol,
+    Require, Role, Style, Target,
+};
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
@@ -81,9 +86,11 @@ pub(super) struct Draft {
     pub references: Vec<(Wanted, At<String>)>,
     /// Whether a file was no TOML at all: what it declares is then missing here, and nothing else is wrong with that.
     pub broken: bool,
+    /// When the files were read; `None` where they were in force before.
+    pub read_at: Option<Timestamp>,
 }
 
-const BUILT: [&str; 10] = [
+pub(super) const BUILT: [&str; 10] = [
     "target",
     "operation",
     "guard",
@@ -99,7 +106,7 @@ const LATER: [&str; 6] = ["extract", "rewrite", "budget", "credential", "witness
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
-    let mut draft = Draft::default();
+    let mut draft = Draft { read_at: files.read_at, ..Draft::default() };
     for file in files.of(FileKind::Nouns) {
         let whole = tables(&file.source, problems, &BUILT, other_noun, |noun, fields| {
             draft.entry(noun, fields, &files.home);
@@ -126,7 +133,7 @@ impl Draft {
         // A noun without a usable name is still read, so that its other mistakes are reported too.
         let name = name.unwrap_or_else(|| At { value: String::new(), place: fields.place().clone() });
         match noun {
-            "target" => self.targets.extend(target(fields, &name)),
+            "target" => self.targets.extend(target(fields, &name, self.read_at)),
             "operation" => {
                 let operation = self.operation(fields, &name);
                 self.operations.push(entry(operation, name, fields));
@@ -183,15 +190,27 @@ impl Draft {
 
     fn role(&mut self, fields: &Fields<'_>, name: &At<String>) -> Role {
         let provider = fields.text("provider").into_iter().collect();
+        let max_token_life =
+            fields.text("max_token_life").and_then(|text| fields.parse(&text, parse::duration));
+        let keys = fields.one_or_more("key_sha256");
+        let keys: Vec<At<Sha256>> =
+            keys.iter().filter_map(|text| fields.parse(text, words::key_digest)).collect();
+        fields.distinct("key_sha256", &keys);
+        let key_header = fields.text("key_header").and_then(|text| fields.parse(&text, words::key_header));
         let role = Role {
             name: name.value.clone(),
             groups: values(fields.texts("groups")),
             provider: self.names(Wanted::Provider, provider).pop(),
+            claims: claims(fields),
+            max_token_life: max_token_life.map(|life| life.value),
+            keys: values(keys),
+            key_header: key_header.as_ref().map(|header| header.value.clone()),
             units: values(fields.parsed("units", words::unit)),
             uids: uids(fields),
             executables: values(fields.parsed("executables", words::executable)),
         };
-        fields.finish(&["claims", "max_token_life", "key_sha256", "containers"]);
+        fields.finish(&["containers"]);
+        narrowing(&role, fields);
         let process = role.units.is_empty() && role.uids.is_empty();
         if process && !role.executables.is_empty() {
             let places = fields.places();
@@ -295,12 +314,35 @@ fn values<T>(list: Vec<At<T>>) -> Vec<T> {
     list.into_iter().map(|item| item.value).collect()
 }
 
+/// What a role asks of a token's claims.
+fn claims(fields: &Fields<'_>) -> Vec<ClaimMatch> {
+    let claims = fields.json_values("claims");
+    claims.into_iter().map(|(path, any)| ClaimMatch { path: path.value, any }).collect()
+}
+
+/// Reports keys that narrow a way in which is not there.
+fn narrowing(role: &Role, fields: &Fields<'_>) {
+    let token = !role.groups.is_empty() || !role.claims.is_empty() || role.provider.is_some();
+    let places = fields.places();
+    let alone = |key: &str, what: &str, help: &str| {
+        let place = places.get(key).unwrap_or_else(|| fields.place());
+        fields.report(Problem::at(place, what).help(help));
+    };
+    if role.max_token_life.is_some() && !token {
+        let help = "it narrows `groups`, `claims` or `provider`; add one of them";
+        alone("max_token_life", "`max_token_life` alone names nobody's token", help);
+    }
+    if role.key_header.is_some() && role.keys.is_empty() {
+        alone("key_header", "`key_header` alone names no key", "add `key_sha256`, or remove it");
+    }
+}
+
 fn uids(fields: &Fields<'_>) -> Vec<u32> {
     let uids = fields.numbers("uids", 0, u64::from(u32::MAX) - 1);
     uids.into_iter().filter_map(|uid| u32::try_from(uid.value).ok()).collect()
 }
 
-fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
+fn target(fields: &Fields<'_>, name: &At<String>, now: Option<Timestamp>) -> Option<Entry<Target>> {
     let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
     if !fields.has("direction") {
         fields.need_text("direction");
@@ -343,8 +385,8 @@ fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
     let forward_token = fields.boolean("forward_token");
     let labels = fields.parsed("labels", words::label);
     fields.distinct("labels", &labels);
-    fields.word("mode", &[("enforce", ())], &["observe"]);
-    fields.finish(&["until", "transparent", "http", "credential", "upstream", "timeouts"]);
+    let observed_until = time::observed(fields, now);
+    fields.finish(&["transparent", "http", "credential", "upstream", "timeouts"]);
     let target = Target {
         name: name.value.clone(),
         direction: direction?.value,
@@ -355,6 +397,7 @@ fn target(fields: &Fields<'_>, name: &At<String>) -> Option<Entry<Target>> {
         require: require.map_or(Require::Unstated, |require| require.value),
         forward_token: forward_token.is_none_or(|forward| forward.value),
         labels: values(labels),
+        observed_until,
     };
     Some(entry(target, name.clone(), fields))
 }
@@ -402,6 +445,7 @@ fn provider(fields: &Fields<'_>, name: At<String>, home: &Path) -> Option<Entry<
         algorithms: values(algorithms),
         jwks: jwks?.value,
         groups_claim: groups_claim.map_or_else(|| "groups".to_owned(), |claim| claim.value),
+        claims: Vec::new(),
     };
     Some(entry(provider, name, fields))
 }

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::parse::Misread;
 use super::problem::{Place, Problem, Problems, Source, did_you_mean};
+use super::when;
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -247,6 +248,52 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An end: a date or a moment, as TOML writes it or as a string.
+    pub(super) fn end(&self, key: &'static str) -> Option<At<jiff::Timestamp>> {
+        let value = self.get(key)?;
+        let place = self.source.place(value.span());
+        let text = match value.get_ref() {
+            DeValue::Datetime(moment) => moment.to_string(),
+            DeValue::String(text) => text.to_string(),
+            _ => {
+                self.wrong_type(key, value, "a date or a moment");
+                return None;
+            }
+        };
+        self.parse(&At { value: text, place }, when::end)
+    }
+
+    /// A table of values by name: each a text, a truth value, a whole number, or a list of those, given as JSON.
+    pub(super) fn json_values(&self, key: &'static str) -> Vec<(At<String>, Vec<String>)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table");
+            return Vec::new();
+        };
+        if table.is_empty() {
+            let place = self.source.place(value.span());
+            self.report(
+                Problem::at(&place, format!("`{key}` is empty")).help("name something, or remove the key"),
+            );
+        }
+        let mut all = Vec::new();
+        for (name, value) in table {
+            let at = At { value: name.get_ref().to_string(), place: self.source.place(name.span()) };
+            let wanted = value.get_ref().as_array().map_or_else(|| vec![value], |list| list.iter().collect());
+            let texts: Vec<String> = wanted.iter().filter_map(|value| json(value.get_ref())).collect();
+            if texts.is_empty() || texts.len() < wanted.len() {
+                self.wrong_type(
+                    &at.value,
+                    value,
+                    "a string, true or false, a whole number, or a list of these",
+                );
+                continue;
+            }
+            all.push((at, texts));
+        }
+        all
+    }
+
     /// A table inside this one.
     pub(super) fn table(&self, key: &'static str) -> Option<Fields<'a>> {
         let value = self.get(key)?;
@@ -296,6 +343,10 @@ impl<'a> Fields<'a> {
     /// Reports every key that was not asked for; those in `later` as not supported yet.
     pub(super) fn finish(&self, later: &[&str]) {
         let asked = self.asked.borrow();
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|all| {
+            all.entry(self.noun.to_owned()).or_default().extend(asked.iter().copied());
+        });
         for key in self.table.keys() {
             let name: &str = key.get_ref();
             if asked.contains(&name) {
@@ -335,6 +386,34 @@ impl<'a> Fields<'a> {
         let problem = Problem::at(&text.place, format!("`{}` is no `{key}`", text.value.escape_debug()));
         self.report(problem.help_if(did_you_mean(&text.value, words.iter().map(|(word, _)| *word))));
         None
+    }
+}
+
+#[cfg(test)]
+type AskedKeys = BTreeMap<String, std::collections::BTreeSet<&'static str>>;
+
+#[cfg(test)]
+thread_local! {
+    static ASKED: RefCell<AskedKeys> = RefCell::default();
+}
+
+/// The keys of each noun that are asked for while `read` runs on this thread.
+#[cfg(test)]
+pub(super) fn asked_of(read: impl FnOnce()) -> AskedKeys {
+    ASKED.take();
+    read();
+    ASKED.take()
+}
+
+/// A plain value as JSON.
+fn json(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => serde_json::to_string(text.as_ref()).ok(),
+        DeValue::Boolean(truth) => Some(truth.to_string()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string())
+        }
+        _ => None,
     }
 }
 

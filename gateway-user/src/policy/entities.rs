@@ -51,6 +51,16 @@ pub(super) fn principal<'a>(target: &Target, subject: &'a Subject) -> Result<Pri
     }
 }
 
+impl Set {
+    /// Who a target takes this subject for, as rules name it, and the roles that one has; `None` where nobody may ask.
+    #[must_use]
+    pub fn principal_of(&self, target: &Target, subject: &Subject) -> Option<(String, Vec<String>)> {
+        let principal = principal(target, subject).ok()?;
+        let roles = principal.roles(self.roles()).into_iter().map(str::to_owned).collect();
+        Some((principal.uid().to_string(), roles))
+    }
+}
+
 impl Principal<'_> {
     pub(super) fn uid(&self) -> EntityUid {
         match self {
@@ -71,11 +81,24 @@ impl Principal<'_> {
     }
 }
 
-/// A role is a user's by group, at the provider where one is named; by the provider alone where no group is.
+/// A role is a user's by the key that was shown; or by a token, of which everything is asked that the role names: one of
+/// its groups, all of its claims, the provider, a short life.
 fn user_has(role: &Role, user: &User) -> bool {
+    if let Some(key) = &user.proof.key {
+        return role.keys.contains(key);
+    }
+    let named = !role.groups.is_empty() || !role.claims.is_empty() || role.provider.is_some();
     let provider = role.provider.as_ref().is_none_or(|provider| *provider == user.provider);
-    let group = role.groups.iter().any(|group| user.groups.contains(group));
-    provider && (group || (role.groups.is_empty() && role.provider.is_some()))
+    let group = role.groups.is_empty() || role.groups.iter().any(|group| user.groups.contains(group));
+    let claims = role.claims.iter().all(|wanted| {
+        let shown = user.proof.claims.iter().filter(|(path, _)| *path == wanted.path);
+        shown.flat_map(|(_, values)| values).any(|value| wanted.any.contains(value))
+    });
+    let life = role.max_token_life.is_none_or(|most| {
+        let life = user.proof.life.and_then(|life| u64::try_from(life).ok());
+        life.is_some_and(|life| life <= most.as_secs())
+    });
+    named && provider && group && claims && life
 }
 
 /// A role is a process's by unit or uid, narrowed to executables where some are named.

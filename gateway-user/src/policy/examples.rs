@@ -117,3 +117,37 @@ fn the_reference_names_every_key_and_every_refusal() {
         assert!(text.contains(&format!("`{key}")), "`{key}` is missing in the reference");
     }
 }
+
+/// All Rust files below a directory, as one text.
+fn source_below(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source_below(&path, text);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_reference_names_exists() {
+    let text = fs::read_to_string(root().join("docs/POLICY.md")).unwrap();
+    let (_, table) = text.split_once("## Which test proves which clause").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let mut source = String::new();
+    for dir in ["gateway-user/src", "gateway-user/tests", "tests/tests"] {
+        source_below(&root().join(dir), &mut source);
+    }
+    let mut named = 0;
+    for row in rows {
+        let tests = row.trim_end_matches(['|', ' ']).rsplit_once(" | ").unwrap().1;
+        let mut found = tests.split('`').skip(1).step_by(2).peekable();
+        assert!(found.peek().is_some(), "no test is named for: {row}");
+        for name in found {
+            assert!(source.contains(&format!("fn {name}(")), "`{name}` is no test: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 40, "the table has lost its tests: {named}");
+}

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::limits::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX};
 use crate::operation::Sha256;
 
@@ -44,6 +46,10 @@ pub struct PolicyFile {
     pub kind: FileKind,
     /// Its text, under the path that problems show.
     pub source: Arc<Source>,
+    /// The user id that owns it.
+    pub uid: u32,
+    /// When it was last written, in microseconds since the Unix epoch.
+    pub modified: i64,
 }
 
 /// What the file system says about a file, apart from its content: device, inode, size, and when it last changed.
@@ -93,6 +99,8 @@ pub struct Files {
     pub safe: Option<Vec<PolicyFile>>,
     /// What was passed over, one sentence each.
     pub notes: Vec<String>,
+    /// When they were read; `None` where they were in force before, and what they say of time was checked then.
+    pub read_at: Option<Timestamp>,
 }
 
 /// How often a directory that changes while it is read is read again, and how long to wait in between.
@@ -120,7 +128,8 @@ impl Files {
     }
 
     fn read_once(dir: &Path) -> Result<Self, Problems> {
-        let mut files = Self { home: dir.to_owned(), all: Vec::new(), safe: None, notes: Vec::new() };
+        let (home, read_at) = (dir.to_owned(), Some(Timestamp::now()));
+        let mut files = Self { home, all: Vec::new(), safe: None, notes: Vec::new(), read_at };
         let names = names(dir).map_err(|error| {
             let unread = format!("the policy directory {} cannot be read: {error}", dir.display());
             alone(Problem::whole(unread).help("create it, or name the right one"))
@@ -137,9 +146,9 @@ impl Files {
                 continue;
             };
             match read_file(&path) {
-                Ok(text) => {
+                Ok((text, uid, modified)) => {
                     let source = Source::new(path.display().to_string(), text);
-                    files.all.push(PolicyFile { name, kind, source });
+                    files.all.push(PolicyFile { name, kind, source, uid, modified });
                 }
                 Err(why) => problems.push(Problem::whole(format!("{}: {why}", path.display()))),
             }
@@ -189,7 +198,7 @@ impl Files {
     pub fn safe_mode(&self) -> Option<Self> {
         let safe = self.safe.as_ref()?;
         let all = self.of(FileKind::Nouns).chain(safe).cloned().collect();
-        Some(Self { home: self.home.clone(), all, safe: None, notes: Vec::new() })
+        Some(Self { home: self.home.clone(), all, safe: None, notes: Vec::new(), read_at: self.read_at })
     }
 
     /// The files of one kind.
@@ -218,9 +227,10 @@ fn read_safe_mode(dir: &Path, problems: &mut Problems) -> Vec<PolicyFile> {
         let path = dir.join(&name);
         match FileKind::of(&name) {
             Some(kind @ (FileKind::Rules | FileKind::Cases)) => match read_file(&path) {
-                Ok(text) => {
+                Ok((text, uid, modified)) => {
                     let source = Source::new(path.display().to_string(), text);
-                    files.push(PolicyFile { name: format!("{SAFE_MODE}/{name}"), kind, source });
+                    let name = format!("{SAFE_MODE}/{name}");
+                    files.push(PolicyFile { name, kind, source, uid, modified });
                 }
                 Err(why) => problems.push(Problem::whole(format!("{}: {why}", path.display()))),
             },
@@ -260,7 +270,8 @@ fn names(dir: &Path) -> Result<Vec<String>, std::io::Error> {
     Ok(names)
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
+/// Its text, whose it is, and when it was last written.
+fn read_file(path: &Path) -> Result<(String, u32, i64), String> {
     // Not blocking, so that a FIFO under a policy file's name is refused below and not waited for.
     let file = fs::OpenOptions::new()
         .read(true)
@@ -278,10 +289,12 @@ fn read_file(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > POLICY_FILE_BYTES_MAX {
         return Err(format!("is larger than {POLICY_FILE_BYTES_MAX} bytes; split it"));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         format!("is not UTF-8 from byte {at} on")
-    })
+    })?;
+    let modified = about.mtime().saturating_mul(1_000_000).saturating_add(about.mtime_nsec() / 1_000);
+    Ok((text, about.uid(), modified))
 }
 
 #[cfg(test)]

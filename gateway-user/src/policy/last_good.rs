@@ -60,7 +60,8 @@ pub(super) fn load(dir: &Path) -> Result<Files, Problems> {
         problems.push(Problem::whole(changed).help("somebody changed it; mend the policy directory instead"));
         return Err(problems);
     }
-    Ok(files)
+    // An observed target whose time has passed since is enforced, and no reason to have no policy at all.
+    Ok(Files { read_at: None, ..files })
 }
 
 fn sync(dir: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use cedar_policy::{Entities, Policy, RestrictedExpression};
 use serde::Serialize;
 
 use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
-use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Subject, User, Workload};
+use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Proof, Subject, User, Workload};
 
 use super::decide::{Decision, Question};
 use super::when::Season;
@@ -63,7 +63,7 @@ impl<T> Kept<T> {
 /// What the rules about one target look at, of that which is different in almost every request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sight {
-    query: bool,
+    pub(super) query: bool,
     body_length: bool,
 }
 
@@ -97,7 +97,7 @@ struct Standing<'a> {
     direction: Direction,
     guard: Option<&'a str>,
     peer: IpAddr,
-    user: Option<(&'a str, &'a str, &'a [String])>,
+    user: Option<(&'a str, &'a str, &'a [String], &'a Proof)>,
     workload: Option<Process<'a>>,
 }
 
@@ -162,8 +162,8 @@ fn standing<'a>(subject: &'a Subject, guard: Option<&'a str>, operation: &'a Ope
     let Operation { target, direction, kind: _ } = operation;
     let user = user.as_ref().map(|user| {
         // Whether the proof still holds was asked before.
-        let User { provider, subject, groups, expires: _ } = user;
-        (provider.as_str(), subject.as_str(), groups.as_slice())
+        let User { provider, subject, groups, expires: _, proof } = user;
+        (provider.as_str(), subject.as_str(), groups.as_slice(), proof)
     });
     Standing {
         target,

@@ -3,10 +3,12 @@
 //! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
 
 pub mod cases;
+mod changes;
 mod check;
 mod decide;
 mod declare;
 mod document;
+mod editor;
 mod entities;
 mod explain;
 pub mod files;
@@ -16,6 +18,7 @@ mod last_good;
 mod lex;
 mod listing;
 mod memo;
+mod nearest;
 mod notice;
 pub mod nouns;
 mod parse;
@@ -31,13 +34,18 @@ mod watching;
 pub mod when;
 mod words;
 
+pub use changes::{Change, Inventory};
 pub use decide::{Answer, Cause, Decision, Question};
+pub use editor::toml_schema;
 pub use explain::{Considered, Explanation, Met};
 pub use listing::Listed;
+pub use nearest::{Meets, Nearest, Part};
 pub use notice::Notice;
+pub use parse::is_path_pattern;
 pub use problem::{Problem, Problems};
 pub use read::{read, read_files, without_cases};
 pub use sample::Sample;
+pub use schema::cedar_json;
 pub use set::{Captures, Set};
 pub use shelf::{NoPolicy, Reloaded, Shelf, State};
 

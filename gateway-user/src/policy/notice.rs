@@ -5,13 +5,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::nouns::Target;
 use super::rules::Rule;
 use super::set::Set;
 
 /// One thing to know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Notice {
-    /// `ends` or `ended`.
+    /// `ends` or `ended` of a rule, `observe` of a target.
     pub about: String,
     /// Whether less is protected by it, now or later.
     pub warning: bool,
@@ -26,9 +27,20 @@ impl Set {
     #[must_use]
     pub fn notices(&self, at: Timestamp) -> Vec<Notice> {
         let mut notices: Vec<Notice> = self.rules().filter_map(|rule| ending(rule, at)).collect();
+        notices.extend(self.targets().iter().filter_map(|target| observed(target, at)));
         notices.sort_by(|a, b| (!a.warning, a).cmp(&(!b.warning, b)));
         notices
     }
+}
+
+/// That a target is only observed. Once it is not, that is no longer worth a word.
+fn observed(target: &Target, at: Timestamp) -> Option<Notice> {
+    let until = target.observed_until.filter(|_| target.is_observed(at))?;
+    let name = &target.name;
+    let text = format!(
+        "target `{name}` is only OBSERVED until {until}: nothing on it is refused, held or masked; what would be is recorded"
+    );
+    Some(Notice { about: "observe".to_owned(), warning: true, name: name.clone(), text })
 }
 
 /// That a rule ends by itself, or has. The end of a forbid widens what may be done.

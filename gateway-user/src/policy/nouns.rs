@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::operation::{Direction, Sha256};
 
 /// A block of addresses (CIDR). A single address is a block of full length.
@@ -38,6 +40,16 @@ pub struct Target {
     pub forward_token: bool,
     /// `key=value` labels; parents of the target in Cedar.
     pub labels: Vec<String>,
+    /// Until when it is only observed: judged and recorded, and nothing refused, held or masked. Enforced from then on.
+    pub observed_until: Option<Timestamp>,
+}
+
+impl Target {
+    /// Whether it is only observed at this moment.
+    #[must_use]
+    pub fn is_observed(&self, at: Timestamp) -> bool {
+        self.observed_until.is_some_and(|until| at < until)
+    }
 }
 
 /// What a target speaks. TLS and HTTP/2 are refused at load ("not supported yet").
@@ -119,14 +131,31 @@ pub struct Role {
     pub name: String,
     /// Groups of a user.
     pub groups: Vec<String>,
-    /// Narrows `groups` to one identity provider.
+    /// Narrows `groups` and `claims` to one identity provider.
     pub provider: Option<String>,
+    /// Claims of a user's token: all of them must be there.
+    pub claims: Vec<ClaimMatch>,
+    /// Narrows the ways in by token to tokens that live no longer than this in all.
+    pub max_token_life: Option<Duration>,
+    /// Digests of static keys that callers send.
+    pub keys: Vec<Sha256>,
+    /// The header field such a key comes in, lower case; `None`: as a bearer token.
+    pub key_header: Option<String>,
     /// systemd units of a workload.
     pub units: Vec<String>,
     /// User ids of a workload.
     pub uids: Vec<u32>,
     /// Narrows `units` and `uids` (and, alone, is refused: every script is the same python3): path or `sha256:` digest.
     pub executables: Vec<ExecutableMatch>,
+}
+
+/// What a claim of a token must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimMatch {
+    /// The claim's name, or a path with dots.
+    pub path: String,
+    /// One of these values, as JSON.
+    pub any: Vec<String>,
 }
 
 /// How a role narrows to a program.
@@ -181,6 +210,8 @@ pub struct IdentityProvider {
     pub jwks: Jwks,
     /// The claim that lists groups.
     pub groups_claim: String,
+    /// The claims that some role asks for; nothing else of a token is kept.
+    pub claims: Vec<String>,
 }
 
 /// Where a key set is.

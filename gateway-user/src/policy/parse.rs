@@ -229,6 +229,12 @@ pub(super) const CAPTURES_RESERVED: [&str; 17] = [
 ///
 /// # Errors
 /// When a segment could never be met in a canonical path, or a wildcard stands where none may.
+/// Whether this can stand as a path pattern of an operation.
+#[must_use]
+pub fn is_path_pattern(text: &str) -> bool {
+    path_pattern(text).is_ok()
+}
+
 pub(super) fn path_pattern(text: &str) -> Result<PathPattern, Misread> {
     let Some(rest) = text.strip_prefix('/') else {
         return Err(Misread::new(format!(

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::operation::{Executable, HttpRequest, Kind, Operation, Sha256, Subject, User, Workload};
+use crate::operation::{Executable, HttpRequest, Kind, Operation, Proof, Sha256, Subject, User, Workload};
 
 use super::parse;
 use super::set::Set;
@@ -16,6 +16,12 @@ pub struct Sample {
     pub user: Option<String>,
     /// Groups of the user.
     pub groups: Vec<String>,
+    /// Claims of the user's token, and their values as JSON.
+    pub claims: Vec<(String, Vec<String>)>,
+    /// Seconds from the token's issue to its end.
+    pub token_life: Option<i64>,
+    /// Digest of the static key that is shown, instead of a user's token.
+    pub key: Option<Sha256>,
     /// Who vouches for the user. May be left out where the set has exactly one.
     pub provider: Option<String>,
     /// systemd unit of the process.
@@ -66,7 +72,14 @@ impl Sample {
             // TEST-NET-1 (RFC 5737): some other host.
             None => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         });
-        let user = self.user.as_ref().map(|subject| self.user_of(subject, set)).transpose()?;
+        let user = match (&self.user, self.key) {
+            (Some(_), Some(_)) => {
+                return Err("a static key stands for a user of its own; name one of both".to_owned());
+            }
+            (None, Some(key)) => Some(User::of_key(key)),
+            (Some(subject), None) => Some(self.user_of(subject, set)?),
+            (None, None) => None,
+        };
         let subject = Subject {
             user,
             workload: workload.map(std::sync::Arc::new),
@@ -101,7 +114,9 @@ impl Sample {
             (None, [only]) => only.name.clone(),
             (None, _) => return Err("say which `provider` vouches for the user".to_owned()),
         };
-        Ok(User { provider, subject: subject.to_owned(), groups: self.groups.clone(), expires: i64::MAX })
+        let proof = Proof { claims: self.claims.clone(), life: self.token_life, key: None };
+        let (subject, groups) = (subject.to_owned(), self.groups.clone());
+        Ok(User { provider, subject, groups, expires: i64::MAX, proof })
     }
 
     fn workload(&self) -> Option<Workload> {

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use cedar_policy::SchemaFragment;
+
 use super::nouns::{OperationNoun, PathPart};
 
 /// The entities and the general actions: the same for every directory.
@@ -120,6 +122,15 @@ pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) 
     out
 }
 
+/// The same schema as Cedar's JSON.
+///
+/// # Errors
+/// What Cedar says, where it cannot.
+pub fn cedar_json(text: &str) -> Result<serde_json::Value, String> {
+    let (fragment, _) = SchemaFragment::from_cedarschema_str(text).map_err(|error| error.to_string())?;
+    fragment.to_json_value().map_err(|error| error.to_string())
+}
+
 fn about(declared: &[&OperationNoun]) -> String {
     let one = |operation: &&OperationNoun| {
         let methods = if operation.methods.is_empty() { "*".to_owned() } else { operation.methods.join("|") };
@@ -169,6 +180,7 @@ mod tests {
         assert!(text.contains("    \"y\"?: String,"), "{text}");
         drop(cedar_policy::Schema::from_cedarschema_str(&text).unwrap());
         drop(cedar_policy::Schema::from_cedarschema_str(&super::text([])).unwrap());
+        drop(cedar_policy::Schema::from_json_value(cedar_json(&text).unwrap()).unwrap());
     }
 
     #[test]

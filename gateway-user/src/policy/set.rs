@@ -16,7 +16,10 @@ use crate::operation::{Direction, Sha256};
 use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
-use super::nouns::{Approval, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun, PathPart, PathPattern, Person, Role, Target};
+use super::nouns::{
+    Approval, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun, PathPart, PathPattern,
+    Person, Role, Target,
+};
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
 use super::scope::Half;
@@ -91,6 +94,11 @@ impl Set {
             season: ArcSwapOption::empty(),
             memo: Memo::default(),
         };
+        let mut claims: Vec<String> =
+            set.roles.iter().flat_map(|role| &role.claims).map(|claim| claim.path.clone()).collect();
+        claims.sort_unstable();
+        claims.dedup();
+        set.providers.iter_mut().for_each(|provider| provider.claims.clone_from(&claims));
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
         set.index_rules(&rules, &masks, problems);
         for target in &set.targets {
@@ -277,10 +285,16 @@ impl Set {
     /// An approval turns to a safe mode that has no rules.
     pub(super) fn is_whole(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
-        let wanting = self.approvals.iter().filter(|approval| approval.on_unavailable == OnUnavailable::SafeMode);
+        let wanting =
+            self.approvals.iter().filter(|approval| approval.on_unavailable == OnUnavailable::SafeMode);
         for approval in wanting {
-            let text = format!("`{}` turns to safe-mode/ when nobody can be asked, and there is none", approval.name);
-            problems.push(Problem::whole(text).help("make the directory, with rules in *.cedar, or write \"deny\""));
+            let text = format!(
+                "`{}` turns to safe-mode/ when nobody can be asked, and there is none",
+                approval.name
+            );
+            problems.push(
+                Problem::whole(text).help("make the directory, with rules in *.cedar, or write \"deny\""),
+            );
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
@@ -338,6 +352,23 @@ impl Set {
         season
     }
 
+    /// Whether some role is had by a static key.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.roles.iter().any(|role| !role.keys.is_empty())
+    }
+
+    /// Digests of static keys, each with the header field it comes in; `None`: as a bearer token.
+    pub fn keys(&self) -> impl Iterator<Item = (Option<&str>, &Sha256)> {
+        self.roles.iter().flat_map(|role| role.keys.iter().map(|key| (role.key_header.as_deref(), key)))
+    }
+
+    /// The header fields that static keys come in, lower case, each once.
+    #[must_use]
+    pub fn key_headers(&self) -> BTreeSet<&str> {
+        self.roles.iter().filter_map(|role| role.key_header.as_deref()).collect()
+    }
+
     /// All masks of a target, in the order of their files.
     #[must_use]
     pub fn masks_of(&self, target: &str) -> &[Arc<Mask>] {
@@ -392,6 +423,12 @@ impl Set {
 
     pub(super) fn slot(&self, target: &str, action: &str) -> Option<&Slot> {
         self.by_target.get(target)?.get(action)
+    }
+
+    /// Whether a rule about this target may look at the query.
+    #[must_use]
+    pub fn looks_at_query(&self, target: &str) -> bool {
+        self.sight(target).query
     }
 
     /// What the rules about this target look at.

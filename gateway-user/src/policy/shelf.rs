@@ -3,7 +3,7 @@
 //! Refuses a directory with any mistake: the old set stays, and the fault is there to be seen until it is mended.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -66,9 +66,18 @@ struct Inner {
     dir: PathBuf,
     last_good: PathBuf,
     current: ArcSwap<Set>,
+    files: Mutex<Held>,
     state: watch::Sender<State>,
     /// One reload at a time; readers do not take it.
     reloading: Mutex<()>,
+}
+
+/// The files behind what was read last.
+#[derive(Debug)]
+struct Held {
+    in_force: Arc<Files>,
+    /// Those that were refused, where they could be read at all.
+    refused: Option<Arc<Files>>,
 }
 
 /// After the last sign of a change, before the files are read: editors and copies write in several steps.
@@ -87,21 +96,23 @@ impl Shelf {
     pub fn open(dir: &Path, last_good: &Path) -> Result<Self, NoPolicy> {
         let files = Files::read(dir);
         let read = files.and_then(|files| Ok((read_files(&files)?, files)));
-        let (set, fault) = match read {
+        let (set, fault, held) = match read {
             Ok((set, files)) => {
                 keep(last_good, &files);
-                (set, None)
+                (set, None, Held { in_force: Arc::new(files), refused: None })
             }
             Err(problems) => {
-                let set = match last_good::load(last_good).and_then(|files| read_files(&files.at_home(dir))) {
-                    Ok(set) => set,
+                let kept = last_good::load(last_good).map(|files| files.at_home(dir));
+                let (set, kept) = match kept.and_then(|files| Ok((read_files(&files)?, files))) {
+                    Ok(kept) => kept,
                     Err(error) => return Err(NoPolicy { problems, last_good: error.to_string() }),
                 };
                 tracing::error!(
                     directory = %dir.display(), digest = %set.digest(), %problems,
                     "the policy directory is broken; the last good set is in force"
                 );
-                (set, Some(Arc::from(problems.to_string())))
+                let refused = Files::read(dir).ok().map(Arc::new);
+                (set, Some(Arc::from(problems.to_string())), Held { in_force: Arc::new(kept), refused })
             }
         };
         let state = State { digest: set.digest(), fault };
@@ -109,6 +120,7 @@ impl Shelf {
             dir: dir.to_owned(),
             last_good: last_good.to_owned(),
             current: ArcSwap::from_pointee(set),
+            files: Mutex::new(held),
             state: watch::Sender::new(state),
             reloading: Mutex::new(()),
         })))
@@ -118,6 +130,13 @@ impl Shelf {
     #[must_use]
     pub fn current(&self) -> Arc<Set> {
         self.0.current.load_full()
+    }
+
+    /// The files of the set in force, and those that were read last and refused, if they were.
+    #[must_use]
+    pub fn files(&self) -> (Arc<Files>, Option<Arc<Files>>) {
+        let held = self.0.held();
+        (Arc::clone(&held.in_force), held.refused.clone())
     }
 
     /// What is wrong with the directory as it is now; `None` when it is in force.
@@ -154,7 +173,7 @@ impl Inner {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let files = match Files::read(&self.dir) {
             Ok(files) => files,
-            Err(problems) => return self.refuse(problems),
+            Err(problems) => return self.refuse(problems, None),
         };
         if files.digest() == self.current.load().digest() {
             self.settle(files.digest());
@@ -165,11 +184,12 @@ impl Inner {
                 let digest = set.digest();
                 keep(&self.last_good, &files);
                 self.current.store(Arc::new(set));
+                *self.held() = Held { in_force: Arc::new(files), refused: None };
                 self.settle(digest);
                 tracing::info!(directory = %self.dir.display(), %digest, "another policy set is in force");
                 Reloaded::Changed { digest }
             }
-            Err(problems) => self.refuse(problems),
+            Err(problems) => self.refuse(problems, Some(files)),
         }
     }
 
@@ -177,7 +197,12 @@ impl Inner {
         self.change(State { digest, fault: None });
     }
 
-    fn refuse(&self, problems: Problems) -> Reloaded {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, problems: Problems, files: Option<Files>) -> Reloaded {
+        self.held().refused = files.map(Arc::new);
         let digest = self.current.load().digest();
         let fault: Arc<str> = Arc::from(problems.to_string());
         if self.change(State { digest, fault: Some(Arc::clone(&fault)) }) {

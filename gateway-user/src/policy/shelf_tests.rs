@@ -193,6 +193,64 @@ fn a_config_map_swap_never_mixes_two_states() {
 }
 
 #[test]
+fn no_operation_is_judged_by_a_mixture_of_two_sets() {
+    use crate::policy::{Answer, Question, Sample};
+    // In each state one method is permitted and the other forbidden, and in the other state it is the other way round.
+    let state = |label: &str, permitted: &str| {
+        format!(
+            "@id(\"{label}-permit\") permit (principal, action in Action::\"request\", resource) when {{ context.method == \"{permitted}\" }};\n\
+             @id(\"{label}-forbid\") forbid (principal, action in Action::\"request\", resource) unless {{ context.method == \"{permitted}\" }};\n"
+        )
+    };
+    let bench = Bench::new();
+    let put = |label: &str, permitted: &str| {
+        fs::write(bench.dir().join("a.toml"), nouns(label)).unwrap();
+        fs::write(bench.dir().join("b.cedar"), state(label, permitted)).unwrap();
+    };
+    put("one", "GET");
+    let shelf = bench.open().unwrap();
+    let one = shelf.current().digest();
+    put("two", "POST");
+    shelf.reload();
+    let two = shelf.current().digest();
+    assert_ne!(one, two);
+    let (stop, judged) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
+    let judge = || {
+        while !stop.load(Ordering::Relaxed) {
+            let set = shelf.current();
+            let (label, permitted) = if set.digest() == one { ("one", "GET") } else { ("two", "POST") };
+            assert!(set.digest() == one || set.digest() == two, "a set that nobody wrote");
+            for method in ["GET", "POST"] {
+                let (method, path) = (Some(method.to_owned()), Some("/".to_owned()));
+                let sample = Sample { uid: Some(1), target: "t".into(), method, path, ..Sample::default() };
+                let (subject, operation) = sample.stage(&set).unwrap();
+                let asked = Question { subject: &subject, guard: None, operation: &operation, approved: &[] };
+                let decision = set.recall(jiff::Timestamp::now(), &asked);
+                let allowed = sample.method.as_deref() == Some(permitted);
+                let (answer, rule) =
+                    if allowed { (Answer::Allow, "permit") } else { (Answer::Deny, "forbid") };
+                assert_eq!(
+                    (&decision.answer, &decision.rules),
+                    (&answer, &vec![format!("b.cedar#{label}-{rule}")])
+                );
+                judged.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let judges: Vec<_> = (0..3).map(|_| scope.spawn(judge)).collect();
+        for turn in 0..20 {
+            let (label, permitted) = [("one", "GET"), ("two", "POST")][turn % 2];
+            put(label, permitted);
+            shelf.reload();
+        }
+        stop.store(true, Ordering::Relaxed);
+        judges.into_iter().for_each(|judge| judge.join().unwrap());
+    });
+    assert!(judged.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
 fn readers_see_whole_sets_while_it_is_replaced() {
     let bench = Bench::new();
     let shelf = bench.open().unwrap();

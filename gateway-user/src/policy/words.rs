@@ -82,6 +82,53 @@ pub(super) fn executable(text: &str) -> Result<ExecutableMatch, Misread> {
     )
 }
 
+/// The digest of a static key.
+pub(super) fn key_digest(text: &str) -> Result<Sha256, Misread> {
+    Sha256::from_hex(text.strip_prefix("sha256:").unwrap_or(text)).map_or_else(
+        || {
+            refuse(
+                format!("`{}` is no SHA-256 digest of a key", text.escape_debug()),
+                "write 64 hexadecimal digits: printf %s \"$KEY\" | sha256sum. The key itself never stands here",
+            )
+        },
+        |digest| {
+            if digest == Sha256::of(b"") {
+                return refuse("this is the digest of nothing".to_owned(), "printf %s \"$KEY\" | sha256sum, with the key set");
+            }
+            Ok(digest)
+        },
+    )
+}
+
+/// A header field that a static key comes in, lower case.
+pub(super) fn key_header(text: &str) -> Result<String, Misread> {
+    const TAKEN: [&str; 8] = [
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "te",
+        "transfer-encoding",
+    ];
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let name = text.to_ascii_lowercase();
+    if TAKEN.contains(&name.as_str()) {
+        return refuse(
+            format!("`{text}` has a meaning of its own"),
+            "without `key_header` the key is looked for as a bearer token; else name a field such as x-api-key",
+        );
+    }
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+        return refuse(
+            format!("`{}` is no header field", text.escape_debug()),
+            "write a name such as x-api-key",
+        );
+    }
+    Ok(name)
+}
+
 /// A `key=value` label.
 pub(super) fn label(text: &str) -> Result<String, Misread> {
     let fits = |part: &str| {

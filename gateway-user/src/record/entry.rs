@@ -41,6 +41,12 @@ pub enum Event {
     RecordRead(RecordRead),
     /// A demand, a grant or a window was taken back.
     CalledOff(CalledOff),
+    /// An operator blocked somebody or something.
+    Blocked(Blocked),
+    /// A block was lifted, or its time ran out.
+    Unblocked(Unblocked),
+    /// What a change of policy widens: recorded operations and cases, judged by both sets.
+    PolicyWeighed(PolicyWeighed),
 }
 
 impl Event {
@@ -62,6 +68,9 @@ impl Event {
             Self::Demanded(event) => event.at,
             Self::RecordRead(event) => event.at,
             Self::CalledOff(event) => event.at,
+            Self::Blocked(event) => event.at,
+            Self::Unblocked(event) => event.at,
+            Self::PolicyWeighed(event) => event.at,
         })
     }
 
@@ -85,7 +94,15 @@ impl Event {
             Self::Intent(event) => {
                 let texts = event.operations.iter().chain(&event.rules).map(String::len).sum::<usize>();
                 let groups = event.user.iter().flat_map(|user| &user.groups).map(|group| group.len() + 16);
-                event.head.weight() + texts + event.reason.len() + groups.sum::<usize>()
+                let claims = event.user.iter().flat_map(|user| &user.proof.claims);
+                let claims = claims.map(|(path, values)| {
+                    path.len() + 32 + values.iter().map(|value| value.len() + 16).sum::<usize>()
+                });
+                event.head.weight()
+                    + texts
+                    + event.reason.len()
+                    + groups.sum::<usize>()
+                    + claims.sum::<usize>()
             }
             Self::Responded(event) => event.head.weight(),
             Self::Body(event) => event.bytes.len(),
@@ -97,8 +114,14 @@ impl Event {
             Self::Decided(event) => event.reason.len(),
             Self::Voted(event) => event.comment.as_ref().map_or(0, String::len),
             Self::CalledOff(event) => event.by.len(),
-            Self::PolicyChanged(event) => event.refused.as_ref().map_or(0, String::len),
             Self::RecordRead(event) => event.command.len() + event.about.len(),
+            Self::PolicyChanged(event) => {
+                let files = event.files.iter().map(|file| file.name.len() + 160);
+                event.refused.as_ref().map_or(0, String::len) + files.sum::<usize>()
+            }
+            Self::Blocked(event) => event.subject.len() + event.by.len() + event.reason.len(),
+            Self::Unblocked(event) => event.subject.len() + event.by.len(),
+            Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
             Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
         }
     }
@@ -140,6 +163,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The name in indexes of what would have been the verdict on an observed target; `None` where it is the same.
+    #[must_use]
+    pub fn would_name(self) -> Option<&'static str> {
+        match self {
+            Self::Allow => None,
+            Self::Hold => Some("would-hold"),
+            Self::Deny => Some("would-deny"),
+            Self::Refuse => Some("would-refuse"),
+        }
+    }
+
     /// Its name in indexes and filters.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -173,6 +207,8 @@ pub struct Intent {
     pub workload: Option<String>,
     /// The verdict.
     pub verdict: Verdict,
+    /// On a target that is only observed, the verdict it would have been; what is counted as masked was then only found.
+    pub would: Option<Verdict>,
     /// Ids of the rules that decided, `file#id`.
     pub rules: Vec<String>,
     /// Why, in words for the operator.
@@ -363,6 +399,118 @@ pub struct PolicyChanged {
     pub policy: Sha256,
     /// `None` when the new files are in force; else why they are not and the old set stays.
     pub refused: Option<String>,
+    /// The set that was in force before, also by an earlier enforcer; `None` where no record says.
+    pub before: Option<Sha256>,
+    /// The files that differ from those in force before, by name, at most [`crate::limits::POLICY_CHANGES_TOLD_MAX`].
+    pub files: Vec<FileChanged>,
+    /// How many more differ.
+    pub files_left_out: u64,
+}
+
+/// What became of a policy file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileChange {
+    /// It was not there before.
+    Added,
+    /// It holds something else.
+    Changed,
+    /// It is gone.
+    Removed,
+}
+
+/// A policy file that differs, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChanged {
+    /// Its name in the directory.
+    pub name: String,
+    /// What became of it.
+    pub change: FileChange,
+    /// The user id that owns it; `None` for one that is gone.
+    pub uid: Option<u32>,
+    /// The name of that user on this host, where it has one.
+    pub owner: Option<String>,
+    /// When it was last written, as the file system says.
+    pub modified: Option<Micros>,
+    /// Digest of what it held before.
+    pub before: Option<Sha256>,
+    /// Digest of what it holds now.
+    pub after: Option<Sha256>,
+}
+
+/// What a change of policy widens. Follows its [`PolicyChanged`] when the judging is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyWeighed {
+    /// When.
+    pub at: Micros,
+    /// The set before.
+    pub before: Sha256,
+    /// The set now in force.
+    pub policy: Sha256,
+    /// Different recorded operations that were judged by both.
+    pub judged: u64,
+    /// Different recorded operations that could not be, because the record does not hold all that a rule looks at.
+    pub unknown: u64,
+    /// Cases of both directories that were judged by both.
+    pub cases: u64,
+    /// Whether the judging stopped at its bounds, so that there may be more.
+    pub cut_short: bool,
+    /// What would be let through further than before, at most [`crate::limits::WIDENED_TOLD_MAX`].
+    pub widened: Vec<Widened>,
+    /// How many more are.
+    pub widened_left_out: u64,
+}
+
+/// One operation that a change of policy lets through further than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Widened {
+    /// Who asks.
+    pub subject: String,
+    /// The target.
+    pub target: String,
+    /// The operation: `POST /v1/models/m1`, or the name of the case.
+    pub operation: String,
+    /// What the set before says.
+    pub before: Verdict,
+    /// What the set now in force says.
+    pub after: Verdict,
+    /// The rules that decide now.
+    pub rules: Vec<String>,
+    /// How many times it was recorded; 0 for a case.
+    pub times: u64,
+}
+
+impl Widened {
+    fn weight(&self) -> usize {
+        let rules = self.rules.iter().map(|rule| rule.len() + 24).sum::<usize>();
+        96 + self.subject.len() + self.target.len() + self.operation.len() + rules
+    }
+}
+
+/// A block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// When.
+    pub at: Micros,
+    /// Whom or what: `user:PROVIDER/SUBJECT`, `unit:…`, `container:…`, `uid:…`, `target:…`.
+    pub subject: String,
+    /// Who blocked.
+    pub by: String,
+    /// Why; empty where nothing was said. Masked.
+    pub reason: String,
+    /// When it ends by itself.
+    pub until: Option<Micros>,
+}
+
+/// The end of a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unblocked {
+    /// When.
+    pub at: Micros,
+    /// Whom or what.
+    pub subject: String,
+    /// Who lifted it; empty where its time ran out.
+    pub by: String,
 }
 
 /// A start of the enforcer.

@@ -134,6 +134,9 @@ impl Ledger {
                 Event::Voted(_)
                 | Event::CalledOff(_)
                 | Event::PolicyChanged(_)
+                | Event::PolicyWeighed(_)
+                | Event::Blocked(_)
+                | Event::Unblocked(_)
                 | Event::Started(_)
                 | Event::Interrupted(_)
                 | Event::RecordRead(_) => {}
@@ -192,7 +195,13 @@ impl Ledger {
             // A demand outlives the client that caused it, so its entry may have ended.
             Event::Voted(voted) => places.push(Place::entry(voted.entry)),
             Event::CalledOff(off) => places.push(Place::entry(off.entry)),
-            Event::PolicyChanged(_) | Event::Started(_) | Event::Interrupted(_) | Event::RecordRead(_) => {
+            Event::PolicyChanged(_)
+            | Event::PolicyWeighed(_)
+            | Event::Blocked(_)
+            | Event::Unblocked(_)
+            | Event::Started(_)
+            | Event::Interrupted(_)
+            | Event::RecordRead(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),
@@ -233,6 +242,8 @@ impl Ledger {
         places.push(Place::session(intent.session, true));
         places.push(Place::entry(intent.entry));
         entry.places(intent.verdict, places);
+        let would = intent.would.and_then(Verdict::would_name);
+        places.extend(would.map(|would| Place::of(Dimension::Verdict, would)));
         self.entries.insert(intent.entry, entry);
         Ok(())
     }

@@ -7,10 +7,12 @@
 pub mod chain;
 mod desk;
 pub mod entry;
+pub mod export;
 pub mod frame;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod operations;
 pub mod read;
 pub mod search;
 mod summary;
@@ -259,6 +261,11 @@ impl Recorder {
     /// The store is not open now, or cannot be read.
     pub fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         self.0.scan(prefix)
+    }
+
+    /// What is committed now.
+    fn snapshot(&self) -> Result<crate::store::Snapshot, RecordError> {
+        self.0.snapshot()
     }
 
     /// How it is doing.

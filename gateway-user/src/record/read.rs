@@ -267,6 +267,15 @@ impl Reader {
         Ok(self.store.snapshot()?.last_commit()?.map_or(0, |last| last + 1))
     }
 
+    /// The first commit that was written at this moment or later: where [`Reader::follow`] starts to see what happened
+    /// since then. `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Reader::list`].
+    pub fn since(&self, at: Micros) -> Result<Option<u64>, RecordError> {
+        Ok(self.store.snapshot()?.commit_at(at.div_euclid(1_000_000))?)
+    }
+
     /// The last `count` events, oldest first.
     ///
     /// # Errors

@@ -214,13 +214,14 @@ pub(super) fn count_verdicts(
     verdicts: &mut BTreeMap<&'static str, u64>,
 ) -> Result<(), StoreError> {
     let mine: HashSet<u32> = marks.iter().map(|mark| mark / 2).collect();
-    for verdict in [Verdict::Allow, Verdict::Hold, Verdict::Deny, Verdict::Refuse] {
-        let mut key = index::key(Dimension::Verdict, verdict.name());
+    let all = [Verdict::Allow, Verdict::Hold, Verdict::Deny, Verdict::Refuse];
+    for name in all.map(Verdict::name).into_iter().chain(all.into_iter().filter_map(Verdict::would_name)) {
+        let mut key = index::key(Dimension::Verdict, name);
         key.extend_from_slice(&number.to_be_bytes());
         let Some(row) = snapshot.index(&key)? else { continue };
         let given = index::positions(&row)?.iter().filter(|position| mine.contains(position)).count();
         if given > 0 {
-            *verdicts.entry(verdict.name()).or_default() += given as u64;
+            *verdicts.entry(name).or_default() += given as u64;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::RecordError;
 use super::entry::{Event, Micros, SessionClosed, SessionOpened, Verdict};
-use super::frame::{About, Frame};
+use super::frame::{About, Frame, KeptBody};
 use super::index::{self, AnyOf, Dimension};
 use super::read::{EntryView, Filter, Reader};
 use super::summary::{conditions, intent_of, last_before, load, session_rows, votes};
@@ -101,15 +101,15 @@ impl Reader {
         Ok((found, false))
     }
 
-    /// Hands everything that is recorded about a session to `visit`, in order, until it has seen enough. Gives whether
-    /// there is such a session.
+    /// Hands everything that is recorded about a session to `visit`, in order and with the time it was written, until it
+    /// has seen enough. Gives whether there is such a session.
     ///
     /// # Errors
     /// As [`Reader::list`], and whatever `visit` gives.
     pub fn frames<E: From<RecordError>>(
         &self,
         session: SessionId,
-        mut visit: impl FnMut(&Frame) -> Result<ControlFlow<()>, E>,
+        mut visit: impl FnMut(Micros, &Frame) -> Result<ControlFlow<()>, E>,
     ) -> Result<bool, E> {
         let snapshot = self.store.snapshot().map_err(RecordError::from)?;
         let rows = session_rows(&snapshot, session, 0).map_err(RecordError::from)?;
@@ -118,12 +118,20 @@ impl Reader {
             let loaded = load(&snapshot, number).map_err(RecordError::from)?;
             for mark in marks {
                 let frame = loaded.frame(mark / 2).map_err(RecordError::from)?;
-                if visit(frame)?.is_break() {
+                if visit(loaded.written, frame)?.is_break() {
                     return Ok(is_there);
                 }
             }
         }
         Ok(is_there)
+    }
+
+    /// The recorded bytes of one stretch of a body, checked against their digest.
+    ///
+    /// # Errors
+    /// They are missing or not those that were recorded.
+    pub fn stretch(&self, body: &KeptBody) -> Result<Vec<u8>, RecordError> {
+        Ok(self.bodies.read(&body.placed)?)
     }
 
     /// Hands a session's beginning, each of its operations and its end to `visit`, until it has seen enough. Gives
@@ -139,7 +147,7 @@ impl Reader {
         let snapshot = self.store.snapshot().map_err(RecordError::from)?;
         let mut open: BTreeMap<EntryId, EntryView> = BTreeMap::new();
         let mut over = false;
-        let is_there = self.frames(session, |frame| {
+        let is_there = self.frames(session, |_, frame| {
             let flow = match (frame, frame.about().1) {
                 (Frame::Event(Event::SessionOpened(opened)), _) => visit(Passed::Opened(opened))?,
                 (Frame::Event(Event::SessionClosed(closed)), _) => visit(Passed::Closed(closed))?,

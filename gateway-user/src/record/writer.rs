@@ -16,7 +16,7 @@ use super::journal::{Journal, Refused, StateOp};
 use super::{Health, RecordError, Row, Stats, Tuning};
 use crate::limits;
 use crate::store::disk::Disk;
-use crate::store::{StoreError, Viewer, close};
+use crate::store::{Snapshot, StoreError, Viewer, close};
 
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
@@ -63,9 +63,13 @@ impl Writer {
     }
 
     pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
+        Ok(self.snapshot()?.state_scan(prefix)?)
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, RecordError> {
         let viewer = self.0.desk().viewer.clone();
         match viewer.snapshot()? {
-            Some(snapshot) => Ok(snapshot.state_scan(prefix)?),
+            Some(snapshot) => Ok(snapshot),
             None => Err(RecordError::Unavailable(
                 self.0.desk().down.clone().unwrap_or_else(|| "it is closed".into()),
             )),

@@ -142,7 +142,13 @@ fn account(uid: u32) -> Account {
 }
 
 fn user(name: &str) -> Subject {
-    let user = User { provider: "corp".into(), subject: name.into(), groups: Vec::new(), expires: 0 };
+    let user = User {
+        provider: "corp".into(),
+        subject: name.into(),
+        groups: Vec::new(),
+        expires: 0,
+        proof: crate::operation::Proof::default(),
+    };
     Subject { user: Some(user), workload: None, peer: "192.0.2.1:1".parse().unwrap() }
 }
 

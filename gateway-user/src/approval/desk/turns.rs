@@ -92,6 +92,12 @@ impl Desk {
         }
     }
 
+    /// Ends a demand that can no longer come to anything. Nobody can vote on it or use it from now on.
+    pub async fn withdraw(&self, id: DemandId) {
+        let _turn = self.0.turn.lock().await;
+        log_failure(self.end(id, Word::Superseded, Turn::Revoked).await);
+    }
+
     /// Marks a grant used; looks at a window again.
     pub(in crate::approval) async fn spend(
         &self,

@@ -1,9 +1,8 @@
 //! Which operations are meant: the same options for every command that goes through sessions.
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use crate::cli::when::gone;
 use crate::record::entry::{Micros, Verdict};
 use crate::record::read::Filter;
 
@@ -84,18 +83,7 @@ impl Filters {
 
 /// A time, or how long ago.
 fn moment(text: &str) -> Result<Micros, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.as_microsecond());
-    }
-    if let Ok(at) = text.parse::<DateTime>() {
-        let at = at.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
-        return Ok(at.timestamp().as_microsecond());
-    }
-    let ago: SignedDuration = text.parse().map_err(|_| {
-        format!("{text:?} is neither a time (2026-11-21T10:00:00Z, 2026-11-21) nor how long ago (90m, 2h)")
-    })?;
-    let at = Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())?;
-    Ok(at.as_microsecond())
+    gone(text).map(Timestamp::as_microsecond)
 }
 
 #[cfg(test)]

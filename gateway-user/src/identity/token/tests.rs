@@ -115,6 +115,7 @@ fn provider(jwks: Jwks) -> IdentityProvider {
         algorithms: vec!["ES256".to_owned()],
         jwks,
         groups_claim: "groups".to_owned(),
+        claims: Vec::new(),
     }
 }
 
@@ -125,7 +126,16 @@ async fn a_good_token_proves_its_user() {
     let verifier = checking(&[keys.provider()]);
     let user = verifier.verify(&signer.token(&claims()), at(NOW)).await.unwrap();
     let groups = vec!["eng".to_owned(), "ops".to_owned()];
-    assert_eq!(user, User { provider: "corp".into(), subject: "alice".into(), groups, expires: NOW + 600 });
+    assert_eq!(
+        user,
+        User {
+            provider: "corp".into(),
+            subject: "alice".into(),
+            groups,
+            expires: NOW + 600,
+            proof: crate::operation::Proof { life: Some(605), ..Default::default() }
+        }
+    );
     for header in
         [json!({"alg": "ES256"}), json!({"alg": "ES256", "kid": "a", "typ": "at+JWT", "jku": "https://evil"})]
     {

@@ -1,6 +1,7 @@
 //! What a decision promises. Most of these show a refusal.
 
 mod by_hand;
+mod proof;
 mod time;
 mod who;
 

@@ -7,8 +7,8 @@ use super::{Draft, Entry, Wanted, entry};
 use crate::limits::{APPROVAL_TIMEOUT, APPROVAL_TIMEOUT_MAX, APPROVAL_WINDOW_MAX};
 use crate::policy::document::{At, Fields};
 use crate::policy::nouns::{Approval, Hold, Notify, OnUnavailable};
-use crate::policy::{parse, words};
 use crate::policy::problem::Problem;
+use crate::policy::{parse, words};
 
 impl Draft {
     pub(super) fn approval(&mut self, fields: &Fields<'_>, name: &At<String>) -> Approval {
@@ -35,7 +35,9 @@ impl Draft {
         let on_unavailable = fields.word("on_unavailable", &modes, &[]);
         if let Some(deaf) = on_unavailable.as_ref().filter(|_| !fields.has("notify")) {
             let text = "nothing tells whether the approvers can be reached";
-            fields.report(Problem::at(&deaf.place, text).help("name the channels they hear of demands by: `notify`"));
+            fields.report(
+                Problem::at(&deaf.place, text).help("name the channels they hear of demands by: `notify`"),
+            );
         }
         fields.finish(&[]);
         Approval {
@@ -62,9 +64,13 @@ pub(super) fn notify(fields: &Fields<'_>, name: At<String>, home: &Path) -> Opti
     fields.word("kind", &[("webhook", ())], &["slack", "teams", "pagerduty", "email"]);
     let url = fields.need_text("url").and_then(|text| fields.parse(&text, words::receiver));
     let secret = fields.need_text("secret");
-    if let Some(inline) = secret.as_ref().filter(|secret| secret.value.contains("whsec_") || secret.value.is_empty()) {
+    if let Some(inline) =
+        secret.as_ref().filter(|secret| secret.value.contains("whsec_") || secret.value.is_empty())
+    {
         let problem = Problem::at(&inline.place, "`secret` is the path of a file, never the secret itself");
-        fields.report(problem.help("put the secret into a file of mode 0600; if it stood here for long, make another"));
+        fields.report(
+            problem.help("put the secret into a file of mode 0600; if it stood here for long, make another"),
+        );
     }
     fields.finish(&["events", "headers", "template"]);
     let notify = Notify { name: name.value.clone(), url: url?.value, secret: home.join(secret?.value) };

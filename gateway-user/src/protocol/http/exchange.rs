@@ -260,6 +260,9 @@ impl Exchange {
             duties.forward_token,
             !duties.masks.is_empty(),
         );
+        for name in &duties.stripped {
+            parts.headers.remove(name.as_str());
+        }
         if chunked {
             // Said, because the engine takes a GET of unknown length for one without a body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

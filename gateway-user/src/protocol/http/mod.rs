@@ -18,7 +18,7 @@ use self::exchange::Exchange;
 use self::io::{Screened, Stalled};
 use super::{Broken, Served};
 use crate::judge::Judge;
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{BLOCK_GRACE, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::record::entry::Ending;
 use crate::upstream::Dialer;
 
@@ -46,6 +46,7 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
             }),
         );
     tokio::pin!(connection);
+    let mut block = None;
     let served = tokio::select! {
         served = &mut connection => served,
         () = judge.draining().begun() => {
@@ -53,8 +54,18 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        blocked = judge.block_comes() => {
+            connection.as_mut().graceful_shutdown();
+            let ended = tokio::time::timeout(BLOCK_GRACE, connection).await;
+            judge.cut(&blocked);
+            block = Some(blocked.to_string());
+            ended.unwrap_or(Ok(()))
+        }
     };
     let entries = entries.load(Ordering::Relaxed);
+    if let Some(block) = block {
+        return Err(Broken { entries, ending: Ending::ByGate(block) });
+    }
     match served {
         Ok(()) => Ok(Served { entries }),
         Err(error) => {

@@ -18,6 +18,7 @@ fn intent(at: Micros, target: &str, who: &str, verdict: Verdict, rules: &[&str])
         user: None,
         workload: Some(who.into()),
         verdict,
+        would: None,
         rules: rules.iter().map(|&rule| rule.to_owned()).collect(),
         reason: String::new(),
         policy: Some(Sha256::of(b"")),

@@ -12,6 +12,9 @@ struct Simple {
     /// Role `one`, by uid 1.
     only_one: bool,
     only_get: bool,
+    /// It ends on 1 December.
+    ends: bool,
+    only_office: bool,
 }
 
 impl Simple {
@@ -24,32 +27,58 @@ impl Simple {
             Some("request") => "action in Action::\"request\"".to_owned(),
             Some(name) => format!("action == Action::\"{name}\""),
         };
-        let when = if self.only_get { " when { context.method == \"GET\" }" } else { "" };
+        let mut when = if self.only_get { " when { context.method == \"GET\" }" } else { "" }.to_owned();
+        if self.only_office {
+            when.push_str(" when { context.hours.contains(\"office\") }");
+        }
+        let until = if self.ends { "@until(\"2026-12-01\") " } else { "" };
         // Without a resource, `open` has no method to look at.
         let action = if self.only_get && self.action.is_none() {
             "action in Action::\"request\"".to_owned()
         } else {
             action
         };
-        format!("{approval}{effect} ({principal}, {action}, resource == Target::\"svc\"){when};\n")
+        format!("{until}{approval}{effect} ({principal}, {action}, resource == Target::\"svc\"){when};\n")
     }
 
-    fn matches(&self, action: &str, uid: u32, method: &str) -> bool {
+    fn matches(&self, action: &str, uid: u32, method: &str, moment: &Moment) -> bool {
+        if (self.ends && moment.after_the_end) || (self.only_office && !moment.in_the_office) {
+            return false;
+        }
         let about = self.action.is_none_or(|name| name == "request" || name == action);
         about && (!self.only_one || uid == 1) && (!self.only_get || method == "GET")
     }
 }
 
+/// A moment, and what by hand is known of it.
+struct Moment {
+    at: &'static str,
+    after_the_end: bool,
+    in_the_office: bool,
+}
+
+const OFFICE: &str = "\n[[hours]]\nname = \"office\"\nzone = \"UTC\"\nfrom = \"09:00\"\nto = \"17:00\"\n";
+
+const MOMENTS: [Moment; 4] = [
+    Moment { at: "2026-11-30T10:00:00Z", after_the_end: false, in_the_office: true },
+    Moment { at: "2026-11-30T20:00:00Z", after_the_end: false, in_the_office: false },
+    Moment { at: "2026-12-01T10:00:00Z", after_the_end: true, in_the_office: true },
+    Moment { at: "2026-12-01T00:00:00Z", after_the_end: true, in_the_office: false },
+];
+
 fn simple() -> impl Strategy<Value = Simple> {
     let approval = prop_oneof![Just(None), Just(Some("x")), Just(Some("y")), Just(Some("z"))];
     let action = prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("request"))];
-    (any::<bool>(), approval, action, any::<bool>(), any::<bool>()).prop_map(
-        |(forbids, approval, action, only_one, only_get)| Simple {
+    let time = (any::<bool>(), any::<bool>());
+    (any::<bool>(), approval, action, any::<bool>(), any::<bool>(), time).prop_map(
+        |(forbids, approval, action, only_one, only_get, (ends, only_office))| Simple {
             forbids,
             approval: approval.filter(|_| forbids),
             action,
             only_one,
             only_get,
+            ends,
+            only_office,
         },
     )
 }
@@ -61,10 +90,17 @@ fn allows(matching: &[&Simple], lifted: &[&str]) -> bool {
 }
 
 /// By the words of the design: tries every set of approvals, smallest first.
-fn by_hand(rules: &[Simple], actions: &[&str], uid: u32, method: &str, approved: &[&str]) -> Answer {
+fn by_hand(
+    rules: &[Simple],
+    actions: &[&str],
+    (uid, method): (u32, &str),
+    approved: &[&str],
+    moment: &Moment,
+) -> Answer {
     let mut needed: Vec<String> = Vec::new();
     for action in actions {
-        let matching: Vec<&Simple> = rules.iter().filter(|rule| rule.matches(action, uid, method)).collect();
+        let matching: Vec<&Simple> =
+            rules.iter().filter(|rule| rule.matches(action, uid, method, moment)).collect();
         let mut ways: Vec<Vec<&str>> = (0_u32..8)
             .map(|bits| {
                 ["x", "y", "z"]
@@ -97,11 +133,19 @@ proptest! {
         method in prop_oneof![Just("GET"), Just("POST")],
         path in prop_oneof![Just(("/a/x", vec!["a", "b"])), Just(("/x", vec!["b"]))],
         approved in proptest::sample::subsequence(vec!["x", "y", "z"], 0..=2),
+        moments in proptest::collection::vec(0_usize..4, 1..6),
     ) {
         let text: String = rules.iter().map(Simple::text).collect();
-        let set = set(&text);
+        let set = set_of(&format!("{NOUNS}{OFFICE}"), &text);
         let sample = Sample { uid: Some(uid), ..request("svc", method, path.0) };
-        let decision = ask(&set, &sample, &approved);
-        prop_assert_eq!(decision.answer, by_hand(&rules, &path.1, uid, method, &approved), "{}", text);
+        let (subject, operation) = sample.stage(&set).unwrap();
+        let granted: Vec<String> = approved.iter().map(|name| (*name).to_owned()).collect();
+        let asked = Question { subject: &subject, guard: None, operation: &operation, approved: &granted };
+        // In any order, so that nothing is answered from memory of another moment.
+        for moment in moments.into_iter().map(|index| &MOMENTS[index]) {
+            let expected = by_hand(&rules, &path.1, (uid, method), &approved, moment);
+            let decision = set.recall(moment.at.parse().unwrap(), &asked);
+            prop_assert_eq!(&decision.answer, &expected, "{} at {}", text, moment.at);
+        }
     }
 }

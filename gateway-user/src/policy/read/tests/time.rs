@@ -80,3 +80,63 @@ fn what_has_ended_is_listed_and_the_end_of_a_forbid_warned_about() {
     let text = &set.notices("2026-12-02T00:00:00Z".parse().unwrap())[0].text;
     assert!(text.contains("forbids nothing") && text.ends_with("/r.cedar:2:1)"), "{text}");
 }
+
+fn observing(text: &str) -> Vec<String> {
+    let nouns = NOUNS.replacen("ports = [80]", &format!("ports = [80]\n{text}"), 1);
+    mistakes(&[("a.toml", &nouns)])
+}
+
+#[test]
+fn an_observed_target_without_an_end_in_reach_is_refused() {
+    let in_days = |days: i64| (Timestamp::now() + jiff::SignedDuration::from_hours(24 * days)).to_string();
+    assert_eq!(observing(&format!("mode = \"observe\"\nuntil = \"{}\"", in_days(89))), Vec::<String>::new());
+    let (past, far) = (in_days(-1), in_days(91));
+    for (text, place, says) in [
+        ("mode = \"observe\"".to_owned(), "a.toml:12:8: ", "has no end"),
+        (
+            "mode = \"observe\"\nuntil = 2020-01-01".to_owned(),
+            "a.toml:13:9: ",
+            "is over; observed by this: a.toml:12:8",
+        ),
+        (format!("mode = \"observe\"\nuntil = \"{past}\""), "a.toml:13:9: ", "is over"),
+        (format!("mode = \"observe\"\nuntil = \"{far}\""), "a.toml:13:9: ", "90 days at most"),
+        ("mode = \"observe\"\nuntil = \"soon\"".to_owned(), "a.toml:13:9: ", "neither a date nor a moment"),
+        ("until = 2099-01-01".to_owned(), "a.toml:12:9: ", "a target that is enforced"),
+        (
+            "mode = \"enforce\"\nuntil = 2099-01-01".to_owned(),
+            "a.toml:13:9: ",
+            "enforced by this: a.toml:12:8",
+        ),
+        ("mode = \"watch\"".to_owned(), "a.toml:12:8: ", "`watch` is no `mode`"),
+    ] {
+        let found = observing(&text);
+        assert_eq!(found.len(), 1, "{text}: {found:#?}");
+        assert!(found[0].starts_with(place) && found[0].contains(says), "{text}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_is_only_observed_is_said_loudly_and_ends_by_itself() {
+    let until = Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let nouns =
+        NOUNS.replacen("ports = [80]", &format!("ports = [80]\nmode = \"observe\"\nuntil = \"{until}\""), 1);
+    let dir = directory(&[("a.toml", &nouns)]);
+    let set = read(dir.path()).unwrap();
+    let notices = set.notices(Timestamp::now());
+    assert_eq!(notices.len(), 1);
+    assert!(notices[0].warning && notices[0].about == "observe" && notices[0].text.contains("OBSERVED"));
+    let target = set.target("crm").unwrap();
+    assert!(target.is_observed(until - jiff::SignedDuration::from_nanos(1)));
+    assert!(!target.is_observed(until), "enforced from that moment on");
+    assert!(set.notices(until).is_empty());
+}
+
+#[test]
+fn files_that_were_in_force_are_taken_up_again_after_an_observation_ended() {
+    let nouns = NOUNS.replacen("ports = [80]", "ports = [80]\nmode = \"observe\"\nuntil = 2020-01-01", 1);
+    let dir = directory(&[("a.toml", &nouns)]);
+    let files = Files { read_at: None, ..Files::read(dir.path()).unwrap() };
+    let set = read_files(&files).unwrap();
+    assert!(!set.target("crm").unwrap().is_observed(Timestamp::now()), "it is enforced");
+    assert!(read(dir.path()).is_err());
+}

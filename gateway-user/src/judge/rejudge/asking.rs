@@ -1,0 +1,199 @@
+//! A question put together again from what was recorded of an operation. Refuses wherever a part of it was hidden or
+//! never looked at.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Word;
+use crate::intercept::{Heading, heads_for};
+use crate::judge::subject::looks_for_users;
+use crate::operation::{HttpRequest, Kind, Operation, Subject};
+use crate::policy::{Answer, Question, Set};
+use crate::record::entry::{Head, Verdict};
+use crate::record::operations::Recorded;
+use crate::wire::uri::{Authority, authority};
+
+/// What stands where something was hidden.
+const HIDDEN: &str = "********";
+
+/// Why a recorded operation cannot be judged again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    /// It was refused before the policy was asked.
+    NeverJudged,
+    /// An operator's block answered, not the policy.
+    Blocked,
+    /// A detector hid a part of its path or its host.
+    Hidden,
+    /// A detector hid a part of its query, and a rule looks at that.
+    HiddenQuery,
+    /// It carried a token that nobody looked at then, and who it proves decides.
+    Token,
+    /// It went by a name that nobody looked up then.
+    Name,
+    /// What is recorded cannot be read as an operation.
+    Unreadable,
+}
+
+impl Unknown {
+    /// In a few words.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NeverJudged => "refused before the policy was asked",
+            Self::Blocked => "refused by an operator's block",
+            Self::Hidden => "its path or host is masked in the record",
+            Self::HiddenQuery => "its query is masked in the record and a rule looks at it",
+            Self::Token => "it carried a token that was not looked at",
+            Self::Name => "it named a host that was not looked up",
+            Self::Unreadable => "its entry cannot be read as an operation",
+        }
+    }
+}
+
+/// A recorded operation as it can be asked about again.
+#[derive(Debug)]
+pub struct Again<'a> {
+    recorded: &'a Recorded,
+    request: HttpRequest,
+    host: Authority,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    at: Timestamp,
+    hidden_query: bool,
+}
+
+impl<'a> Again<'a> {
+    /// What of it can be asked about.
+    ///
+    /// # Errors
+    /// See [`Unknown`].
+    pub fn of(recorded: &'a Recorded) -> Result<Self, Unknown> {
+        let intent = &recorded.intent;
+        if intent.verdict == Verdict::Refuse {
+            return Err(Unknown::NeverJudged);
+        }
+        let mut words = intent.head.line.split(' ');
+        let (method, line) = words.next().zip(words.next()).ok_or(Unknown::Unreadable)?;
+        if words.count() != 1 || !line.starts_with('/') {
+            // Such as a destination that no target names: nothing was read of the flow.
+            return Err(Unknown::NeverJudged);
+        }
+        let (path, query) = line.split_once('?').map_or((line, None), |(path, query)| (path, Some(query)));
+        let host = field(&intent.head, "host").unwrap_or_default();
+        if path.contains(HIDDEN) || host.contains(HIDDEN) {
+            return Err(Unknown::Hidden);
+        }
+        let host = authority(host).map_err(|_| Unknown::Unreadable)?;
+        let opened = &recorded.opened;
+        let moment = |text: &str| text.parse().map_err(|_| Unknown::Unreadable);
+        Ok(Self {
+            request: HttpRequest {
+                method: method.to_owned(),
+                host: host.host.clone(),
+                path: path.to_owned(),
+                query: query.map(str::to_owned),
+                headers: Vec::new(),
+                body_length: body_length(&intent.head)?,
+            },
+            host,
+            peer: moment(&opened.peer)?,
+            destination: moment(&opened.destination)?,
+            at: Timestamp::from_microsecond(intent.at).map_err(|_| Unknown::Unreadable)?,
+            hidden_query: query.is_some_and(|query| query.contains(HIDDEN)),
+            recorded,
+        })
+    }
+
+    /// Method and path.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        format!("{} {}", self.request.method, self.request.path)
+    }
+
+    /// Its method.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.request.method
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.request.path
+    }
+
+    /// What this set says of it, at the time it was asked, with no approval granted.
+    ///
+    /// # Errors
+    /// See [`Unknown`].
+    pub fn judge(&self, set: &Set) -> Result<Word, Unknown> {
+        let opened = &self.recorded.opened;
+        let heading = Heading {
+            direction: opened.direction,
+            destination: self.destination,
+            guarded: opened.guard.is_some(),
+            host: &self.host,
+        };
+        let refused = |reason: String| Word { verdict: Verdict::Deny, rules: Vec::new(), reason };
+        let named = match heads_for(set, &heading) {
+            Ok(named) => named,
+            Err(misrouted) => return Ok(refused(misrouted.to_string())),
+        };
+        if named.by_name && self.recorded.intent.target.is_none() {
+            return Err(Unknown::Name);
+        }
+        if self.hidden_query && set.looks_at_query(&named.target.name) {
+            return Err(Unknown::HiddenQuery);
+        }
+        let user = match (&self.recorded.intent.user, looks_for_users(set, named.target)) {
+            (_, false) => None,
+            (None, true) if carries_token(&self.recorded.intent.head) => return Err(Unknown::Token),
+            (None, true) => None,
+            (Some(user), true) if set.providers().iter().any(|known| known.name == user.provider) => {
+                Some(user.clone())
+            }
+            (Some(user), true) => return Ok(refused(format!("no identity provider {}", user.provider))),
+        };
+        let workload = opened.workload.clone().map(Arc::new);
+        let subject = Subject { user, workload, peer: self.peer };
+        let operation = Operation {
+            target: named.target.name.clone(),
+            direction: opened.direction,
+            kind: Kind::Http(self.request.clone()),
+        };
+        let guard = opened.guard.as_deref();
+        let question = Question { subject: &subject, guard, operation: &operation, approved: &[] };
+        let decision = set.recall(self.at, &question);
+        let verdict = match decision.answer {
+            Answer::Allow => Verdict::Allow,
+            Answer::Hold { .. } => Verdict::Hold,
+            Answer::Deny => Verdict::Deny,
+        };
+        Ok(Word { verdict, rules: decision.rules.clone(), reason: decision.reason.clone() })
+    }
+}
+
+fn field<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
+    head.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+/// As the gate reads it from the same fields; only one reading gets this far.
+fn body_length(head: &Head) -> Result<Option<u64>, Unknown> {
+    if field(head, "transfer-encoding").is_some() {
+        return Ok(None);
+    }
+    match field(head, "content-length") {
+        None => Ok(Some(0)),
+        Some(length) => length.trim().parse().map(Some).map_err(|_| Unknown::Unreadable),
+    }
+}
+
+fn carries_token(head: &Head) -> bool {
+    let scheme: Cow<'_, str> = field(head, "authorization").unwrap_or_default().to_ascii_lowercase().into();
+    // A credential whose scheme is hidden too may be one.
+    scheme.starts_with("bearer") || scheme.starts_with(HIDDEN)
+}
