@@ -28,7 +28,17 @@ pub fn read(dir: &Path) -> Result<Set, Problems> {
 /// # Errors
 /// Every mistake in them.
 pub fn read_files(files: &Files) -> Result<Set, Problems> {
-    let mut set = without_cases(files)?;
+    let mut set = with_cases(files)?;
+    match files.safe_mode() {
+        Some(safe) => set.arm(with_cases(&safe)?)?,
+        None => set.is_whole()?,
+    }
+    Ok(set)
+}
+
+/// Nouns, rules and cases of one mode.
+fn with_cases(files: &Files) -> Result<Set, Problems> {
+    let set = without_cases(files)?;
     let results = cases::run(files, &set)?;
     let mut problems = Problems::default();
     for result in results {
@@ -36,14 +46,7 @@ pub fn read_files(files: &Files) -> Result<Set, Problems> {
             problems.push(problem);
         }
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    match files.safe_mode() {
-        Some(safe) => set.arm(read_files(&safe)?)?,
-        None => set.is_whole()?,
-    }
-    Ok(set)
+    if problems.is_empty() { Ok(set) } else { Err(problems) }
 }
 
 /// Nouns and rules only; the cases are not looked at.
