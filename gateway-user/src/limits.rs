@@ -49,6 +49,30 @@ pub const ENDS_KEPT_MAX: usize = 64 * 1024;
 pub const STATE_KEY_BYTES_MAX: usize = 512;
 /// Bytes of one value of the small durable state. A held operation with its whole body, and room.
 pub const STATE_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Events after which what is recorded is signed: a second of a busy gate.
+pub const SIGN_EVENTS: u64 = 10_000;
+/// The longest that something recorded stays unsigned: what a witness cannot know of yet.
+pub const SIGN_PERIOD: Duration = Duration::from_secs(60);
+/// Between two looks at what of the record may be removed, and at the space that is left.
+pub const UPKEEP_PERIOD: Duration = Duration::from_secs(1);
+/// Commits that one step of pruning removes: a few milliseconds of work between two commits of others.
+pub const PRUNE_COMMITS: u64 = 64;
+/// Bytes of commits after which a step of pruning ends.
+pub const PRUNE_BYTES: usize = 4 * 1024 * 1024;
+/// Segments of bodies that one step sheds.
+pub const SHED_SEGMENTS: usize = 16;
+/// Orders of operators that wait for the record's writer.
+pub const RECORD_ORDERS_MAX: usize = 16;
+/// The longest that a witness may take for one checkpoint, before it counts as failing.
+pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Witnesses of one record.
+pub const WITNESSES_MAX: usize = 8;
+/// Bytes of a witness file that is compared: a checkpoint a minute for ten years.
+pub const WITNESS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes of a proof. One entry with its heads and the paths to them fits many times over.
+pub const PROOF_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Targets whose bodies may have an age of their own; each costs a segment, and a sync in the commits that touch it.
+pub const LANES_MAX: usize = 16;
 /// Bytes of a key file. The most generations a ring holds, in hexadecimal, fit well.
 pub const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
 /// Bytes of one executable that is hashed. Larger ones have no digest.

@@ -13,10 +13,12 @@ use tokio::net::UnixStream;
 
 use super::view::{
     Announced, BallotView, BlockAsked, BlockView, ChannelView, DeadView, DemandView, Ended, PriorView,
-    Problem, QueueView, ReadingView, Reload, Resent, SignalsView, Status, Tested, UnblockAsked, Voted,
+    Problem, QueueView, ReadingView, RecordOrder, Reload, Resent, SignalsView, Status, Tested, UnblockAsked,
+    Voted,
 };
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
+use crate::record::Done;
 
 /// Bytes of an answer. Ten thousand demands without their bodies, or one with the largest.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -219,6 +221,14 @@ impl Client {
     /// See [`ClientError`]; where there is none, [`ClientError::Refused`].
     pub fn unblock(&self, asked: &UnblockAsked) -> Result<BlockView, ClientError> {
         self.ask("POST", "/v1/blocks/lift", Some(asked))
+    }
+
+    /// Has something done to the record.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn order(&self, order: RecordOrder) -> Result<Done, ClientError> {
+        self.ask("POST", "/v1/record/orders", Some(&order))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -11,9 +11,11 @@ pub mod client;
 mod listen;
 mod notices;
 mod peer;
+mod record;
 pub mod view;
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,12 +23,13 @@ pub use listen::{AdminError, Socket, serve_metrics};
 
 use arc_swap::ArcSwapOption;
 
+pub use self::record::order_of;
 use crate::approval::{Desk, Electorate};
 use crate::block::Blocks;
 use crate::notify::Post;
 use crate::policy::Shelf;
 use crate::record::entry::PolicyWeighed;
-use crate::record::{Health, Recorder};
+use crate::record::{Health, Recorder, Upkept};
 use crate::signals::{Kind, Signals, View, broad};
 use crate::telemetry::{Metrics, Reading};
 
@@ -48,6 +51,8 @@ pub struct Admin {
     pub recorder: Recorder,
     /// The counters.
     pub metrics: Metrics,
+    /// Where the record, its keys and the spool are.
+    pub state: PathBuf,
     /// The kernel's counters by name; empty where they cannot be read.
     pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// Hides what every detector finds, in what people write.
@@ -82,6 +87,7 @@ impl Admin {
                 fault,
                 commits: stats.commits,
                 events: stats.frames,
+                upkeep: self.recorder.upkeep(),
                 refused: stats.refused,
                 waiting: stats.waiting,
                 recovered: stats.recovered,
@@ -137,6 +143,7 @@ impl Admin {
                 Reading::gauge("record_waiting", "Events waiting for the disk", stats.waiting),
             ];
             readings.extend(signal_readings(&seen, broad(&shelf.current(), &seen).len() as u64));
+            readings.extend(upkeep_readings(&recorder.upkeep()));
             readings.extend(kernel().into_iter().map(|(event, count)| {
                 Reading::counter("kernel_events", "What the kernel programs did", count)
                     .labelled("event", event)
@@ -171,4 +178,26 @@ fn signal_readings(seen: &View, unused: u64) -> Vec<Reading> {
     let help = "Permits of the policy in force that allowed nothing since the gate started";
     readings.push(Reading::gauge("permits_unused", help, unused));
     readings
+}
+
+fn upkeep_readings(upkeep: &Upkept) -> Vec<Reading> {
+    let failing = upkeep.witnesses.iter().filter(|witness| witness.fault.is_some()).count() as u64;
+    let failures = upkeep.witnesses.iter().map(|witness| witness.failures).sum();
+    vec![
+        Reading::gauge(
+            "record_pressure",
+            "Mark that the free space is below: 0 none, 1 warn, 2 shed, 3 refuse",
+            upkeep.pressure as u64,
+        ),
+        Reading::gauge("record_free_bytes", "Bytes free on the record's file system", upkeep.space.0),
+        Reading::counter("record_shed_bytes", "Bytes of bodies removed", upkeep.removed.body_bytes),
+        Reading::counter("record_pruned_events", "Events removed", upkeep.removed.events),
+        Reading::gauge("record_signed_commits", "Commits under a signed checkpoint", upkeep.signed_commits),
+        Reading::gauge(
+            "record_witnesses_failing",
+            "Witnesses that did not take the last checkpoint",
+            failing,
+        ),
+        Reading::counter("record_witness_failures", "Checkpoints a witness did not take", failures),
+    ]
 }

@@ -11,6 +11,7 @@ use crate::approval::{
 use crate::block::Block;
 use crate::notify::{ChannelState, Dead, Message};
 use crate::policy::Notice;
+use crate::record::Upkept;
 use crate::signals::{Broad, View};
 
 /// How the gate is.
@@ -64,6 +65,8 @@ pub struct RecordStatus {
     pub commits: u64,
     /// Events and changes of state written since the start.
     pub events: u64,
+    /// What was done to it itself, its space, its checkpoints and witnesses.
+    pub upkeep: Upkept,
     /// Events refused since the start.
     pub refused: u64,
     /// Events waiting for the disk now.
@@ -474,4 +477,23 @@ impl From<&Vote> for VoteView {
     fn from(vote: &Vote) -> Self {
         Self { person: vote.person.clone(), at: vote.at, once: vote.once, comment: vote.comment.clone() }
     }
+}
+
+/// What an operator wants done to the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RecordOrder {
+    /// Remove what is older than so many seconds.
+    Prune {
+        /// How old.
+        older_than: u64,
+        /// Only bodies.
+        bodies_only: bool,
+    },
+    /// Seal with a new generation of the key.
+    Rekey,
+    /// Forget old generations that nothing is sealed with.
+    ForgetKeys,
+    /// Sign with a new key.
+    RotateSigningKey,
 }

@@ -42,7 +42,8 @@ use crate::notify::Post;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
-use crate::record::{RecordError, Recorder};
+use crate::record::witness::Kind;
+use crate::record::{Keys, RecordError, Recorder, Retention};
 use crate::session::Gateway;
 use crate::signals::Signals;
 use crate::store::keyfile;
@@ -56,6 +57,17 @@ pub use table::of as kernel_table;
 const LAST_GOOD: &str = "last-good";
 /// How often blocks that have run out are forgotten. They refuse nothing meanwhile.
 const BLOCKS_SWEPT_EVERY: Duration = Duration::from_secs(1);
+
+/// What of the enforcer is decided when it starts, and only then.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The kernel programs log what they do, into this log.
+    pub kernel_log: bool,
+    /// What of the record is kept.
+    pub retention: Retention,
+    /// Who keeps signed checkpoints outside the record.
+    pub witnesses: Vec<Kind>,
+}
 
 /// Why the enforcer does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -125,26 +137,30 @@ pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
 ///
 /// # Errors
 /// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
-pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
+pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
+    let kernel_log = options.kernel_log;
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
     let observing = signals.clone();
-    let recorder = Recorder::open(&settings.state)?.observed(move |event| observing.saw(event));
+    let keys = Keys::open(&settings.state, &keyfile::Place::of(&settings)).map_err(RecordError::from)?;
+    let sealing = keys.bodies.clone();
+    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
+        .observed(move |event| observing.saw(event));
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let set = shelf.current();
-    let options = kernel::Options { log: kernel_log, ..kernel::Options::default() };
+    let logging = kernel::Options { log: kernel_log, ..kernel::Options::default() };
     let cgroups = kernel::cgroup2_root()?;
     let (table, _) =
         table::of(&set, &cgroups).map_err(AppError::io("cannot search the cgroups of guards"))?;
-    kernel::load_with(&place(&settings), &table, &options)?;
+    kernel::load_with(&place(&settings), &table, &logging)?;
     let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
     let metrics = Metrics::new();
     let marking = gate.clone();
     let exempt = kernel::Exempt::new(move |socket| marking.exempt(socket));
-    let (desk, post) = open_desk(&settings, &recorder, &shelf, &exempt)?;
+    let (desk, post) = open_desk(&settings, &recorder, sealing, (&shelf, &exempt))?;
     let bench = Arc::new(Bench {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
@@ -197,15 +213,14 @@ pub async fn run(settings: Settings, kernel_log: bool) -> Result<(), AppError> {
 fn open_desk(
     settings: &Settings,
     recorder: &Recorder,
-    shelf: &Shelf,
-    exempt: &kernel::Exempt,
+    sealing: Keyring,
+    (shelf, exempt): (&Shelf, &kernel::Exempt),
 ) -> Result<(Desk, Post), AppError> {
     let ledger: Arc<dyn Ledger> = Arc::new(RecordLedger(recorder.clone()));
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let channels = Box::new(PolicyChannels { shelf: shelf.clone(), exempt: exempt.clone() });
     let post = Post::open(ledger.clone(), clock.clone(), channels).map_err(DeskError::from)?;
-    let keys = Keyring::open_or_make(&keyfile::Place::of(settings))?;
-    let spool = Spool::open(&settings.state, keys)?;
+    let spool = Spool::open(&settings.state, sealing)?;
     let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
     Ok((desk, post))
 }
@@ -272,6 +287,7 @@ async fn open_admin(
         electorate: Box::new(move || shelf.current()),
         recorder: bench.recorder.clone(),
         metrics: bench.metrics.clone(),
+        state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters().unwrap_or_default()),
         scrub: mask::scrub,
         signals,

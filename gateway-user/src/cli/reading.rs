@@ -14,7 +14,7 @@ use crate::record::read::Reader;
 /// files reads them.
 pub(super) fn open(command: &str, about: &str, context: &Context) -> Result<Reader, Failure> {
     announce(command, about, context)?;
-    Reader::open(&context.settings.state).map_err(|error| Failure::from_error(&error))
+    super::record::reader(context).map_err(|error| Failure::from_error(&error))
 }
 
 fn announce(command: &str, about: &str, context: &Context) -> Result<(), Failure> {

@@ -19,7 +19,6 @@ use crate::policy;
 use crate::record::RecordError;
 use crate::record::entry::{Event, Micros};
 use crate::record::frame::Frame;
-use crate::record::read::Reader;
 use crate::signals::{Broad, Scale, Tally, View, broad};
 
 /// Bars of a chart at most: an hour each over a week.
@@ -124,7 +123,7 @@ fn write(path: &Path, html: &str, force: bool, context: &Context) -> Result<(), 
 }
 
 fn gather(since: Micros, until: Micros, context: &Context) -> Result<Review, RecordError> {
-    let reader = Reader::open(&context.settings.state)?;
+    let reader = super::record::reader(context)?;
     let mut tally = Tally::new(Scale::over(until - since, BARS_MAX), since);
     let (mut changes, mut more_changes, mut events) = (Vec::new(), 0, 0);
     let mut next = reader.since(since)?;

@@ -1,6 +1,11 @@
 //! `tidegate run`: the enforcer, in the foreground.
 
+use std::time::Duration;
+
 use super::{Context, Failure};
+use crate::limits::{LANES_MAX, WITNESSES_MAX};
+use crate::record::witness::Kind;
+use crate::record::{Marks, Retention, Spare};
 use crate::{app, telemetry};
 
 /// Load the programs if need be, and enforce in the foreground until SIGTERM or Ctrl-C. SIGHUP reads the policy again.
@@ -8,12 +13,87 @@ use crate::{app, telemetry};
 /// When it ends, however it ends, the programs stay loaded and the gate is shut: `tidegate unload` takes them away.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464"
+    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464\n  sudo tidegate run --keep-bodies 90d --keep-bodies-of payments=7d --keep-heads 400d --witness file:/var/log/tidegate.witness"
 )]
 pub(super) struct Args {
     /// Have the kernel programs log what they do, into this log. Costs time on every connect.
     #[arg(long)]
     kernel_log: bool,
+    /// Remove recorded bodies that are older, leaving a signed tombstone: 90d, 12h, 30m, 45s [default: keep].
+    #[arg(long, env = "TIDEGATE_KEEP_BODIES", value_name = "AGE", value_parser = age)]
+    keep_bodies: Option<Duration>,
+    /// Remove recorded bodies of one target that are older: payments=7d. May be repeated.
+    #[arg(long, value_name = "TARGET=AGE", value_parser = target_age)]
+    keep_bodies_of: Vec<(String, Duration)>,
+    /// Remove everything recorded that is older, leaving a signed tombstone [default: keep].
+    #[arg(long, env = "TIDEGATE_KEEP_HEADS", value_name = "AGE", value_parser = age)]
+    keep_heads: Option<Duration>,
+    /// Remove the oldest of the record where it has more bytes: bodies first, then commits [default: no bound].
+    #[arg(long, env = "TIDEGATE_RECORD_MAX_BYTES", value_name = "BYTES")]
+    record_max_bytes: Option<u64>,
+    /// Free space of the record's file system, in parts of a thousand, below which the gate warns, sheds the oldest of the
+    /// record, and lets nothing new begin.
+    #[arg(long, env = "TIDEGATE_RECORD_MARKS", value_name = "WARN,SHED,REFUSE", value_parser = marks,
+          default_value = "150,80,20")]
+    record_marks: Marks,
+    /// Never shed for want of space what is younger: who fills the disk must not erase what he did.
+    #[arg(long, env = "TIDEGATE_RECORD_SPARE", value_name = "AGE", value_parser = age, default_value = "1d")]
+    record_spare: Duration,
+    /// Show each signed checkpoint of the record to file:/PATH, journald, or command:/PROGRAM ARGUMENTS. May be repeated.
+    #[arg(long, value_name = "WITNESS")]
+    witness: Vec<Kind>,
+}
+
+/// A time with its unit.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no age: write 90d, 12h, 30m or 45s");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        'd' => 86_400,
+        'h' => 3_600,
+        'm' => 60,
+        's' => 1,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    count.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+fn target_age(text: &str) -> Result<(String, Duration), String> {
+    let (target, kept) = text.split_once('=').ok_or_else(|| format!("{text:?} is not TARGET=AGE"))?;
+    Ok((target.to_owned(), age(kept)?))
+}
+
+fn marks(text: &str) -> Result<Marks, String> {
+    let parts: Vec<u64> = text.split(',').map_while(|part| part.trim().parse().ok()).collect();
+    match parts[..] {
+        [warn, shed, refuse] if warn <= 1000 && warn >= shed && shed >= refuse => {
+            Ok(Marks { warn, shed, refuse })
+        }
+        _ => Err(format!("{text:?} is not three falling parts of a thousand, as 150,80,20")),
+    }
+}
+
+impl Args {
+    fn options(self) -> Result<app::Options, Failure> {
+        if self.keep_bodies_of.len() > LANES_MAX || self.witness.len() > WITNESSES_MAX {
+            return Err(Failure::cannot(format!(
+                "at most {LANES_MAX} targets have an age of their own, and {WITNESSES_MAX} witnesses are shown checkpoints"
+            )));
+        }
+        Ok(app::Options {
+            kernel_log: self.kernel_log,
+            retention: Retention {
+                bodies: self.keep_bodies,
+                heads: self.keep_heads,
+                targets: self.keep_bodies_of.into_iter().collect(),
+                max_bytes: self.record_max_bytes,
+                marks: self.record_marks,
+                spare: Spare(self.record_spare),
+            },
+            witnesses: self.witness,
+        })
+    }
 }
 
 /// Runs the command.
@@ -23,7 +103,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::cannot(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(app::run(context.settings.clone(), args.kernel_log));
+    let outcome = runtime.block_on(app::run(context.settings.clone(), args.options()?));
     // Flows that outlived the drain end here, and close their entries as they are dropped.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome.map_err(|error| Failure::cannot(error.to_string()))

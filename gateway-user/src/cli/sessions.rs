@@ -228,7 +228,7 @@ fn tail(args: &Tail, context: &Context) -> Result<(), Failure> {
         }
         let current = match reader.take() {
             Some(current) => current,
-            None => match Reader::open(&context.settings.state) {
+            None => match super::record::reader(context) {
                 Ok(current) => current,
                 // The enforcer is just taking it over.
                 Err(RecordError::Store(StoreError::InUse)) => continue,

@@ -2,7 +2,7 @@
 
 use super::output::{Tone, escape, escape_line, paint, time};
 use super::{Context, Failure};
-use crate::record::entry::{BodyEnd, Ending, Event, Head, RecordRead, Side, Verdict};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, Kept, RecordRead, Side, Upkeep, Verdict};
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
 
@@ -158,6 +158,25 @@ pub(super) fn in_words(frame: &Frame) -> (&'static str, Tone, String) {
     }
 }
 
+fn kept(kept: &Kept) -> String {
+    let by = &kept.by;
+    match &kept.what {
+        Upkeep::SigningKey(key) => {
+            format!("checkpoints are signed with key {} {} ({by})", key.number, key.public)
+        }
+        Upkeep::Rekeyed { generation, segments } => {
+            format!("{segments} segments are sealed with generation {generation} ({by})")
+        }
+        Upkeep::Shed { lane, segments, bytes, why } => {
+            let whose = if lane.is_empty() { String::new() } else { format!(" of {lane}") };
+            format!("{} segments of bodies{whose}, {bytes} bytes, are gone: {why} ({by})", segments.len())
+        }
+        Upkeep::Pruned { from, to, events, why, .. } => {
+            format!("commits {from} to {to}, {events} events, are gone: {why} ({by})")
+        }
+    }
+}
+
 fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
     match event {
         Event::SessionOpened(event) => {
@@ -216,6 +235,7 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
                 ),
             )
         }
+        Event::Kept(event) => ("record", Tone::Strong, kept(event)),
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",

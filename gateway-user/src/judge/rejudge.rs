@@ -237,9 +237,9 @@ fn recorded_word(recorded: &Recorded) -> Result<Word, Unknown> {
     Ok(Word { verdict: spoken(intent), rules: intent.rules.clone(), reason: intent.reason.clone() })
 }
 
-/// The policy's verdict as it was recorded.
+/// The policy's verdict as it was recorded, also where its target was only observed.
 pub(super) fn spoken(intent: &Intent) -> Verdict {
-    intent.verdict
+    intent.would.unwrap_or(intent.verdict)
 }
 
 fn kind_of(recorded: &Recorded, again: Option<&Again<'_>>) -> Kind {

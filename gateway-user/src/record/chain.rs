@@ -1,11 +1,15 @@
 //! Walks the chain. Names what does not hold, frame by frame; believes nothing it has not hashed.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::entry::Micros;
 use super::frame::{About, Commit, Frame, RawFrame, frame_hash, genesis, seal};
+use super::head::ListedKey;
 use super::index::Rows;
 use super::ledger::Ledger;
+use super::tree::{self, Frontier};
 use crate::operation::Sha256;
 use crate::store::{Snapshot, StoreError};
 
@@ -21,8 +25,15 @@ pub const META_HEAD: &str = "head";
 pub const META_CHECKPOINT: &str = "checkpoint";
 /// The greatest number of microseconds between an event and its commit, so far.
 pub const META_LATENESS: &str = "lateness";
+/// Where the record begins: [`Base`].
+pub const META_BASE: &str = "base";
+/// The keys that checkpoints were signed with: a list of [`ListedKey`].
+pub const META_KEYS: &str = "keys";
+/// The last number that was given to a segment of bodies: u32.
+pub const META_SEGMENT: &str = "segment";
 /// All rows about the whole store. A commit writes no other.
-pub const META_ROWS: [&str; 5] = [META_FORMAT, META_STORE, META_HEAD, META_CHECKPOINT, META_LATENESS];
+pub const META_ROWS: [&str; 8] =
+    [META_FORMAT, META_STORE, META_HEAD, META_CHECKPOINT, META_LATENESS, META_BASE, META_KEYS, META_SEGMENT];
 
 /// A point in the chain between two commits: what the next commit must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +46,15 @@ pub struct Link {
     pub seal: Sha256,
     /// No commit after this point was written earlier.
     pub written: Micros,
+    /// Bytes of all commits before it, also of those that are pruned.
+    pub bytes: u64,
 }
 
 impl Link {
     /// Before the first commit of this store.
     #[must_use]
     pub fn first(store: &[u8]) -> Self {
-        Self { number: 0, sequence: 0, seal: genesis(store), written: 0 }
+        Self { number: 0, sequence: 0, seal: genesis(store), written: 0, bytes: 0 }
     }
 }
 
@@ -52,6 +65,38 @@ pub struct Checkpoint {
     pub link: Link,
     /// What was open.
     pub ledger: Ledger,
+}
+
+/// Where a record begins: what one must know of the commits before to verify those after. That of a new record is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The point.
+    pub link: Link,
+    /// What was open there.
+    pub ledger: Ledger,
+    /// See [`META_LATENESS`].
+    pub lateness: Micros,
+    /// The tree over the commits before.
+    pub tree: Frontier,
+    /// The signing keys that were listed by then.
+    pub keys: Vec<ListedKey>,
+    /// The state by then: keys, and digests of values.
+    pub state: BTreeMap<Vec<u8>, Sha256>,
+}
+
+impl Base {
+    /// Of a new record.
+    #[must_use]
+    pub fn first(store: &[u8]) -> Self {
+        Self {
+            link: Link::first(store),
+            ledger: Ledger::default(),
+            lateness: 0,
+            tree: Frontier::default(),
+            keys: Vec::new(),
+            state: BTreeMap::new(),
+        }
+    }
 }
 
 /// Something that does not hold.
@@ -117,6 +162,7 @@ pub fn examine(
         say("it was written earlier than the commit before it".to_owned());
     }
     let mut previous = commit.link;
+    let mut leaves = Frontier::default();
     let mut frames = Vec::with_capacity(commit.frames.len());
     for (position, raw) in commit.frames.iter().enumerate() {
         let sequence = commit.first + position as u64;
@@ -127,32 +173,42 @@ pub fn examine(
         };
         previous = if hash == raw.hash {
             hash
-        } else if follows(&commit, position + 1, &hash) {
+        } else if follows(&commit, position + 1, &hash, &leaves) {
             say("its stored hash was changed".to_owned());
             hash
         } else {
             say("its content was changed, or it does not follow the event before it".to_owned());
             raw.hash
         };
+        leaves.push(tree::leaf(&previous), |_, _| {});
         frames.push(Examined { sequence, about: raw.about.1, frame: decode(raw, &mut say) });
     }
-    if seal(&previous, commit.header) != commit.seal {
+    if seal(&previous, &leaves.root(), commit.header) != commit.seal {
         let what =
             "its seal does not fit: its header, its number of events or its seal was changed".to_owned();
         report(Problem { commit: Some(from.number), sequence: None, about: None, what });
     }
-    let next =
-        Link { number: from.number + 1, sequence: commit.next(), seal: commit.seal, written: commit.written };
+    let next = Link {
+        number: from.number + 1,
+        sequence: commit.next(),
+        seal: commit.seal,
+        written: commit.written,
+        bytes: from.bytes + blob.len() as u64,
+    };
     Ok((frames, next))
 }
 
 /// Whether what stands at this position follows `previous`.
-fn follows(commit: &Commit<'_>, position: usize, previous: &Sha256) -> bool {
+fn follows(commit: &Commit<'_>, position: usize, previous: &Sha256, before: &Frontier) -> bool {
     match commit.frames.get(position) {
         Some(next) => {
             frame_hash(previous, commit.first + position as u64, next.about_bytes, next.content) == next.hash
         }
-        None => seal(previous, commit.header) == commit.seal,
+        None => {
+            let mut leaves = before.clone();
+            leaves.push(tree::leaf(previous), |_, _| {});
+            seal(previous, &leaves.root(), commit.header) == commit.seal
+        }
     }
 }
 
@@ -181,6 +237,8 @@ pub struct Tail {
     pub ledger: Ledger,
     /// See [`META_LATENESS`].
     pub lateness: Micros,
+    /// The tree over all commits.
+    pub tree: Frontier,
 }
 
 impl Tail {
@@ -197,6 +255,7 @@ impl Tail {
         let head: Link = meta(snapshot, META_HEAD)?;
         let Checkpoint { mut link, mut ledger } = meta(snapshot, META_CHECKPOINT)?;
         let lateness = meta(snapshot, META_LATENESS)?;
+        let mut tree = Frontier::load(link.number, |at| snapshot.node(at))?;
         let (mut rows, mut places) = (Rows::default(), Vec::new());
         while link.number < head.number {
             let number = link.number;
@@ -214,6 +273,7 @@ impl Tail {
                 rows.add(0, &mut places);
             }
             rows.finish(number, &mut ledger);
+            tree.push(tree::leaf(&next.seal), |_, _| {});
             link = next;
         }
         if link != head {
@@ -225,7 +285,10 @@ impl Tail {
                 format!("commit {beyond} lies beyond the end of the chain"),
             ));
         }
-        Ok(Self { link, ledger, lateness })
+        if tree != Frontier::load(head.number, |at| snapshot.node(at))? {
+            return Err(StoreError::damaged("the tree over the commits", "it does not fit the chain"));
+        }
+        Ok(Self { link, ledger, lateness, tree })
     }
 }
 

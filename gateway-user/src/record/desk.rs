@@ -12,8 +12,10 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use super::entry::{Event, Interrupted, Micros};
+use super::house::{Done, Order, Upkept};
 use super::journal::StateOp;
-use super::{RecordError, Stats, Tuning};
+use super::witness::Witness;
+use super::{Keys, RecordError, Stats, Tuning};
 use crate::limits;
 use crate::store::{StoreError, Viewer};
 
@@ -56,6 +58,9 @@ pub(super) struct Desk {
     pub(super) stopping: bool,
     pub(super) stopped: bool,
     pub(super) viewer: Viewer,
+    /// What operators want done, and who waits for it.
+    pub(super) orders: Vec<(Order, oneshot::Sender<Result<Done, RecordError>>)>,
+    pub(super) upkeep: Upkept,
 }
 
 /// The desk and its bells.
@@ -67,11 +72,34 @@ pub(super) struct Shared {
     /// The writer stopped.
     pub(super) done: Condvar,
     pub(super) tuning: Tuning,
+    pub(super) keys: Keys,
+    pub(super) witness: Witness,
 }
 
 impl Shared {
     pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an order for the writer.
+    pub(super) fn order(
+        &self,
+        order: Order,
+    ) -> Result<oneshot::Receiver<Result<Done, RecordError>>, RecordError> {
+        let mut desk = self.desk();
+        if desk.stopping {
+            return Err(RecordError::Closed);
+        }
+        if let Some(reason) = &desk.down {
+            return Err(RecordError::Unavailable(Arc::clone(reason)));
+        }
+        if desk.orders.len() >= limits::RECORD_ORDERS_MAX {
+            return Err(RecordError::Full { waiting: desk.orders.len() });
+        }
+        let (waiter, receiver) = oneshot::channel();
+        desk.orders.push((order, waiter));
+        self.work.notify_one();
+        Ok(receiver)
     }
 
     pub(super) fn append(
@@ -142,6 +170,8 @@ impl Desk {
             stopping: false,
             stopped: false,
             viewer,
+            orders: Vec::new(),
+            upkeep: Upkept::default(),
         }
     }
 
@@ -209,6 +239,9 @@ impl Desk {
         self.stats.refused += (waiters.len() + self.queued_events) as u64;
         waiters.into_iter().flatten().for_each(|waiter| drop(waiter.send(refusal())));
         (self.queued_events, self.queued_bytes, self.due) = (0, 0, None);
+        for (_, waiter) in mem::take(&mut self.orders) {
+            drop(waiter.send(Err(RecordError::Unavailable(Arc::clone(reason)))));
+        }
         for item in mem::take(&mut self.queue) {
             self.lose(item.events);
             drop(item.waiter.send(refusal()));

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::head::ListedKey;
 use crate::operation::{DemandId, Direction, EntryId, SessionId, Sha256, User, Workload};
 
 /// Microseconds since the Unix epoch.
@@ -47,6 +48,8 @@ pub enum Event {
     Unblocked(Unblocked),
     /// What a change of policy widens: recorded operations and cases, judged by both sets.
     PolicyWeighed(PolicyWeighed),
+    /// Something was done to the record itself.
+    Kept(Kept),
 }
 
 impl Event {
@@ -71,6 +74,7 @@ impl Event {
             Self::Blocked(event) => event.at,
             Self::Unblocked(event) => event.at,
             Self::PolicyWeighed(event) => event.at,
+            Self::Kept(event) => event.at,
         })
     }
 
@@ -122,7 +126,11 @@ impl Event {
             Self::Blocked(event) => event.subject.len() + event.by.len() + event.reason.len(),
             Self::Unblocked(event) => event.subject.len() + event.by.len(),
             Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
-            Self::SessionClosed(_) | Self::Started(_) | Self::Interrupted(_) | Self::Demanded(_) => 0,
+            Self::SessionClosed(_)
+            | Self::Started(_)
+            | Self::Interrupted(_)
+            | Self::Demanded(_)
+            | Self::Kept(_) => 0,
         }
     }
 }
@@ -554,4 +562,54 @@ pub struct RecordRead {
     pub command: String,
     /// What it was to read: ids and filters as they were given, masked.
     pub about: String,
+}
+
+/// Something that was done to the record itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// When.
+    pub at: Micros,
+    /// Who had it done: `uid 0`, `retention`, `the enforcer`.
+    pub by: String,
+    /// What.
+    pub what: Upkeep,
+}
+
+/// What is done to a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upkeep {
+    /// Checkpoints are signed with this key from now on.
+    SigningKey(ListedKey),
+    /// The keys of the segments are sealed with another generation.
+    Rekeyed {
+        /// The generation.
+        generation: u32,
+        /// How many segments.
+        segments: u64,
+    },
+    /// Bodies are gone: the tombstone of their segments.
+    Shed {
+        /// Their lane: a target, or empty for the bodies of all targets without one.
+        lane: String,
+        /// The segments.
+        segments: Vec<u32>,
+        /// Bytes in them.
+        bytes: u64,
+        /// Why.
+        why: String,
+    },
+    /// Commits are gone from the front: their tombstone.
+    Pruned {
+        /// The first that is gone.
+        from: u64,
+        /// The first that is left.
+        to: u64,
+        /// Events in them.
+        events: u64,
+        /// Digest of the row that the record begins with now.
+        base: Sha256,
+        /// Why.
+        why: String,
+    },
 }

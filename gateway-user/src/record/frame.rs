@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entry::{Event, Micros, Side};
+use super::tree::{self, Frontier};
 use crate::operation::{EntryId, SessionId, Sha256};
 use crate::store::Placed;
 
@@ -126,6 +127,7 @@ impl Frame {
                 Event::Blocked(_) => (17, About::Gate),
                 Event::Unblocked(_) => (18, About::Gate),
                 Event::PolicyWeighed(_) => (19, About::Gate),
+                Event::Kept(_) => (20, About::Gate),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),
@@ -192,10 +194,11 @@ pub fn frame_hash(previous: &Sha256, sequence: u64, about: &[u8; 17], content: &
     digest(&[FRAME_TAG, &previous.0, &sequence.to_be_bytes(), about, content])
 }
 
-/// The seal of one commit: of its last frame's hash and its header. The next commit links to it.
+/// The seal of one commit: of its last frame's hash, the root of the tree over its frames' hashes, and its header. The
+/// next commit links to it.
 #[must_use]
-pub fn seal(last: &Sha256, header: &[u8]) -> Sha256 {
-    digest(&[SEAL_TAG, &last.0, header])
+pub fn seal(last: &Sha256, root: &Sha256, header: &[u8]) -> Sha256 {
+    digest(&[SEAL_TAG, &last.0, &root.0, header])
 }
 
 fn digest(parts: &[&[u8]]) -> Sha256 {
@@ -216,6 +219,7 @@ pub struct Packer {
     last: Sha256,
     first: u64,
     count: u32,
+    tree: Frontier,
 }
 
 impl Packer {
@@ -224,6 +228,7 @@ impl Packer {
         self.blob.clear();
         self.blob.resize(HEADER_BYTES, 0);
         (self.link, self.last, self.first, self.count) = (link, link, first, 0);
+        self.tree = Frontier::default();
     }
 
     /// Frames so far; the position the next one gets.
@@ -250,6 +255,7 @@ impl Packer {
         self.blob[start + 4..start + 21].copy_from_slice(&about);
         self.blob[start + 21..content].copy_from_slice(&hash.0);
         self.last = hash;
+        self.tree.push(tree::leaf(&hash), |_, _| {});
         self.count += 1;
         Ok(())
     }
@@ -263,7 +269,7 @@ impl Packer {
         header[17..25].copy_from_slice(&written.to_be_bytes());
         header[25..29].copy_from_slice(&self.count.to_be_bytes());
         header[29..61].copy_from_slice(&self.link.0);
-        let seal = seal(&self.last, header);
+        let seal = seal(&self.last, &self.tree.root(), header);
         self.blob.extend_from_slice(&seal.0);
         (&self.blob, seal)
     }

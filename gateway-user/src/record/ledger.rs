@@ -87,6 +87,12 @@ impl Ledger {
         self.entries.len()
     }
 
+    /// The target of this entry, while it is open.
+    #[must_use]
+    pub fn target_of(&self, entry: EntryId) -> Option<&str> {
+        self.entries.get(&entry)?.target.as_deref()
+    }
+
     /// Whether this entry is open.
     #[must_use]
     pub fn has_entry(&self, entry: EntryId) -> bool {
@@ -139,7 +145,8 @@ impl Ledger {
                 | Event::Unblocked(_)
                 | Event::Started(_)
                 | Event::Interrupted(_)
-                | Event::RecordRead(_) => {}
+                | Event::RecordRead(_)
+                | Event::Kept(_) => {}
             }
         }
         Ok(())
@@ -201,7 +208,8 @@ impl Ledger {
             | Event::Unblocked(_)
             | Event::Started(_)
             | Event::Interrupted(_)
-            | Event::RecordRead(_) => {
+            | Event::RecordRead(_)
+            | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }
             Event::Body(body) => return Err(NotOpen(format!("entry {} in this form", body.entry))),

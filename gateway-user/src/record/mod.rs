@@ -9,17 +9,24 @@ mod desk;
 pub mod entry;
 pub mod export;
 pub mod frame;
+pub mod head;
+mod house;
 pub mod index;
 mod journal;
 pub mod ledger;
 pub mod operations;
+pub mod proof;
 pub mod read;
+mod retention;
 pub mod search;
+pub mod stats;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 pub mod verify;
 pub mod walk;
+pub mod witness;
 mod writer;
 
 use std::future::Future;
@@ -32,12 +39,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use self::entry::Event;
+use self::head::{ListedKey, Signer};
+pub use self::house::{Done, Order, Upkept};
+use self::journal::Journal;
 pub use self::journal::StateOp;
+pub use self::retention::{Marks, Pressure, Removed, Retention, Spare, Wanted};
 use self::writer::Writer;
 use crate::limits;
 pub use crate::store::Row;
 use crate::store::StoreError;
 use crate::store::disk::{Disk, Folder};
+use crate::store::keyfile::{KEYS, KeyError, Place};
+use crate::store::keyring::Keyring;
 
 /// The directory of the record below the state directory.
 pub const DIRECTORY: &str = "record";
@@ -73,6 +86,56 @@ pub enum RecordError {
     /// The store cannot be opened or read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is recorded, and not signed yet.
+    #[error("no signed checkpoint covers {0} yet: the enforcer makes one within a minute, and when it stops")]
+    Unsigned(String),
+    /// Keys cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// The file of the keys that checkpoints are signed with, in [`KEYS`].
+const SIGNING_KEY: &str = "signing.key";
+
+/// The keys of one record.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Bodies are encrypted with these.
+    pub bodies: Keyring,
+    /// The seeds of the keys that checkpoints are signed with.
+    signing: Keyring,
+}
+
+impl Keys {
+    /// Opens the keys of the record below this state directory; makes them where there is no record yet.
+    ///
+    /// # Errors
+    /// A record is there and its keys are not, or they cannot be used.
+    pub fn open(state: &Path, bodies: &Place) -> Result<Self, KeyError> {
+        let signing = Place::file(&state.join(KEYS).join(SIGNING_KEY), None);
+        let known = state.join(DIRECTORY).join(crate::store::disk::DATABASE).exists();
+        let open = if known { Keyring::open } else { Keyring::open_or_make };
+        Ok(Self { bodies: open(bodies)?, signing: open(&signing)? })
+    }
+
+    /// The one that signs after these were listed: the last of them. For a new record, the newest there is.
+    fn signer(&self, listed: &[ListedKey]) -> Result<Option<Signer>, StoreError> {
+        let ring = self.signing.ring();
+        let Some(last) = listed.last() else {
+            return ring.secrets().last().map(|(_, seed)| Signer::of(seed)).transpose();
+        };
+        for (_, seed) in ring.secrets() {
+            let signer = Signer::of(seed)?;
+            if signer.public() == last.public {
+                return Ok(Some(signer));
+            }
+        }
+        let detail = format!(
+            "the seed of signing key {} is not in its key file: put the file back, for no other key can take its place",
+            last.public
+        );
+        Err(StoreError::Sealed { what: "the end of the record".to_owned(), detail })
+    }
 }
 
 /// Resolves when what was appended is on disk. Dropping it takes nothing back.
@@ -132,12 +195,19 @@ pub struct Stats {
 }
 
 /// Bounds and times of one recorder. The defaults are those of [`crate::limits`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tuning {
     pub(crate) queue: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) commit: Duration,
     pub(crate) retry: Duration,
+    /// Events and time after which what is written is signed.
+    pub(crate) sign_events: u64,
+    pub(crate) sign_period: Duration,
+    /// Between two looks at what may be removed.
+    pub(crate) upkeep: Duration,
+    pub(crate) retention: Arc<Retention>,
+    pub(crate) witnesses: Arc<[witness::Kind]>,
 }
 
 impl Default for Tuning {
@@ -147,6 +217,11 @@ impl Default for Tuning {
             queue_bytes: limits::JOURNAL_QUEUE_BYTES_MAX,
             commit: limits::COMMIT_TIMEOUT,
             retry: limits::RECORD_RETRY,
+            sign_events: limits::SIGN_EVENTS,
+            sign_period: limits::SIGN_PERIOD,
+            upkeep: limits::UPKEEP_PERIOD,
+            retention: Arc::new(Retention::default()),
+            witnesses: Arc::new([]),
         }
     }
 }
@@ -161,6 +236,27 @@ impl std::fmt::Debug for Observer {
     }
 }
 
+/// Does this to a record that no enforcer writes. Closes nothing that is open in it.
+///
+/// # Errors
+/// Another process writes it; it is damaged; it cannot be done.
+pub fn offline(state: &Path, keys: &Keys, order: &Order) -> Result<Done, RecordError> {
+    let disk =
+        Folder::create(&state.join(DIRECTORY)).map_err(StoreError::io("open the record's directory"))?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let (mut journal, ()) = Journal::open(&disk, keys, &Arc::new(Retention::default()), |_| Ok(()))?;
+    let done = house::at_once(&mut journal, order, now());
+    let signed = journal.sign_now(now());
+    crate::store::close(journal)?;
+    signed?;
+    done
+}
+
+/// Microseconds since the Unix epoch.
+fn now() -> entry::Micros {
+    jiff::Timestamp::now().as_microsecond()
+}
+
 /// Writes the record. Clones share one writer; when the last is dropped, what waits is written and the writer ends.
 #[derive(Debug, Clone)]
 pub struct Recorder(Arc<Writer>, Option<Observer>);
@@ -172,13 +268,34 @@ impl Recorder {
     /// # Errors
     /// The record is damaged (nothing was changed then), another process writes it, or the disk refuses.
     pub fn open(state: &Path) -> Result<Self, RecordError> {
-        let disk =
-            Folder::create(&state.join(DIRECTORY)).map_err(StoreError::io("make the record's directory"))?;
-        Self::open_on(Arc::new(disk), Tuning::default())
+        Self::open_with(state, Keys::open(state, &Place::below(state))?, Retention::default(), Vec::new())
     }
 
+    /// As [`Recorder::open`], with these keys, this retention and these witnesses.
+    ///
+    /// # Errors
+    /// As [`Recorder::open`].
+    pub fn open_with(
+        state: &Path,
+        keys: Keys,
+        retention: Retention,
+        witnesses: Vec<witness::Kind>,
+    ) -> Result<Self, RecordError> {
+        let disk =
+            Folder::create(&state.join(DIRECTORY)).map_err(StoreError::io("make the record's directory"))?;
+        let tuning =
+            Tuning { retention: Arc::new(retention), witnesses: witnesses.into(), ..Tuning::default() };
+        Self::open_keyed(Arc::new(disk), keys, tuning)
+    }
+
+    pub(crate) fn open_keyed(disk: Arc<dyn Disk>, keys: Keys, tuning: Tuning) -> Result<Self, RecordError> {
+        Ok(Self(Arc::new(Writer::start(disk, keys, tuning)?), None))
+    }
+
+    /// With the keys of tests.
+    #[cfg(test)]
     pub(crate) fn open_on(disk: Arc<dyn Disk>, tuning: Tuning) -> Result<Self, RecordError> {
-        Ok(Self(Arc::new(Writer::start(disk, tuning)?), None))
+        Self::open_keyed(disk, tests::keys(), tuning)
     }
 
     /// Shows every event that this and its later clones take to `observer`, before it is durable: for signals, never
@@ -266,6 +383,20 @@ impl Recorder {
     /// What is committed now.
     fn snapshot(&self) -> Result<crate::store::Snapshot, RecordError> {
         self.0.snapshot()
+    }
+
+    /// Has the writer do something to the record itself, and waits for it on this thread. Not for async code.
+    ///
+    /// # Errors
+    /// It cannot be done, or not now.
+    pub fn order(&self, order: Order) -> Result<Done, RecordError> {
+        self.0.order(order)?.blocking_recv().unwrap_or(Err(RecordError::Closed))
+    }
+
+    /// What was done to the record itself, and how much space it has.
+    #[must_use]
+    pub fn upkeep(&self) -> Upkept {
+        self.0.upkeep()
     }
 
     /// How it is doing.

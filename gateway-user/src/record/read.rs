@@ -13,10 +13,13 @@ use super::entry::{
 };
 use super::frame::Frame;
 use super::index;
+use super::journal::store_name;
 use super::summary::{conditions, intent_of, last_before, load, session_rows, summary, votes};
 use super::{DIRECTORY, RecordError};
 use crate::operation::{EntryId, SessionId};
 use crate::store::disk::{Disk, Folder};
+use crate::store::keyfile::Place;
+use crate::store::keyring::Keyring;
 use crate::store::{Bodies, Placed, ReadStore, Snapshot};
 
 /// Which sessions to list. Every condition that is set must hold for one and the same operation.
@@ -120,6 +123,7 @@ pub struct Line {
 pub struct Reader {
     pub(super) store: ReadStore,
     pub(super) bodies: Bodies,
+    pub(super) disk: Arc<dyn Disk>,
 }
 
 impl Reader {
@@ -129,11 +133,27 @@ impl Reader {
     /// # Errors
     /// There is none; it is damaged; no permission.
     pub fn open(state: &Path) -> Result<Self, RecordError> {
-        Self::open_on(Arc::new(Folder::at(&state.join(DIRECTORY))))
+        Self::open_with(state, &Place::below(state))
     }
 
+    /// As [`Reader::open`], with the keys from this place. Where there are none, heads are shown and bodies stay sealed.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_with(state: &Path, keys: &Place) -> Result<Self, RecordError> {
+        let keys = Keyring::open(keys).unwrap_or_else(|_| Keyring::empty());
+        Self::open_keyed(Arc::new(Folder::at(&state.join(DIRECTORY))), keys)
+    }
+
+    pub(crate) fn open_keyed(disk: Arc<dyn Disk>, keys: Keyring) -> Result<Self, RecordError> {
+        let store = ReadStore::open(disk.as_ref())?;
+        Ok(Self { store, bodies: Bodies::of(Arc::clone(&disk), keys), disk })
+    }
+
+    /// With the keys of tests.
+    #[cfg(test)]
     pub(crate) fn open_on(disk: Arc<dyn Disk>) -> Result<Self, RecordError> {
-        Ok(Self { store: ReadStore::open(disk.as_ref())?, bodies: Bodies::of(disk) })
+        Self::open_keyed(disk, super::tests::keys().bodies)
     }
 
     /// Whether an enforcer writes the record below this state directory now.
@@ -250,11 +270,13 @@ impl Reader {
     /// The recorded bytes of one body, checked against their digests.
     ///
     /// # Errors
-    /// They are missing or not those that were recorded.
+    /// They are no longer kept, sealed with a key that is not here, or not those that were recorded.
     pub fn body(&self, entry: &EntryView, side: Side) -> Result<Vec<u8>, RecordError> {
+        let snapshot = self.store.snapshot()?;
+        let store = store_name(&snapshot)?;
         let mut bytes = Vec::new();
         for stretch in entry.stretches.iter().filter(|stretch| stretch.side == side) {
-            bytes.extend(self.bodies.read(&stretch.placed)?);
+            bytes.extend(self.bodies.read(&snapshot, &store, &stretch.placed)?);
         }
         Ok(bytes)
     }

@@ -1,11 +1,11 @@
 //! What readers share: loading a commit, walking index rows, a session in one line. Believes no commit whose own
 //! hashes do not hold.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::chain::{Checkpoint, Link, META_CHECKPOINT, META_HEAD, META_LATENESS, examine, meta};
 use super::entry::{Event, Intent, Micros, Verdict, Voted};
-use super::frame::{Commit, Frame};
+use super::frame::{About, Commit, Frame};
 use super::index::{self, AnyOf, Dimension, Held};
 use super::read::{Filter, Line, Summary};
 use crate::operation::{EntryId, SessionId};
@@ -43,7 +43,7 @@ pub(super) fn load(snapshot: &Snapshot, number: u64) -> Result<Loaded, StoreErro
     let blob = snapshot.commit(number)?.ok_or_else(|| StoreError::damaged(what(), "it is missing"))?;
     let commit = Commit::parse(&blob).map_err(|detail| StoreError::damaged(what(), detail))?;
     let (written, first) = (commit.written, commit.first);
-    let own = Link { number, sequence: first, seal: commit.link, written };
+    let own = Link { number, sequence: first, seal: commit.link, written, bytes: 0 };
     let mut problem = None;
     let (frames, _) = examine(&blob, &own, &mut |found| problem = problem.take().or(Some(found)))
         .map_err(|detail| StoreError::damaged(what(), detail))?;
@@ -90,6 +90,8 @@ pub(super) fn session_rows(
     from: u64,
 ) -> Result<Vec<(u64, Vec<u32>)>, StoreError> {
     let mut found = Vec::new();
+    // What lies before is pruned.
+    let from = from.max(snapshot.commit_from(0)?.unwrap_or(0));
     let mut next = last_commit(snapshot, session)?;
     while let Some(number) = next.filter(|number| *number >= from) {
         let held = held(snapshot, session, number)?.ok_or_else(|| {
@@ -136,6 +138,33 @@ pub(super) fn intent_of(snapshot: &Snapshot, entry: EntryId) -> Result<Option<(u
         }
     }
     Ok(None)
+}
+
+/// Where all events of an entry stand: commits and positions, ascending.
+pub(super) fn entry_positions(
+    snapshot: &Snapshot,
+    entry: EntryId,
+    session: SessionId,
+) -> Result<BTreeMap<u64, BTreeSet<u32>>, StoreError> {
+    let mut found: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    let mut candidates: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for row in rows(snapshot, index::entry_key(entry), 0) {
+        let (number, positions) = row?;
+        candidates.entry(number).or_default().extend(positions);
+    }
+    let first = candidates.keys().next().copied().unwrap_or(0);
+    for (number, marks) in session_rows(snapshot, session, first)? {
+        candidates.entry(number).or_default().extend(marks.iter().map(|mark| mark / 2));
+    }
+    for (number, positions) in candidates {
+        let loaded = load(snapshot, number)?;
+        for position in positions {
+            if loaded.frame(position)?.about().1 == About::Entry(entry) {
+                found.entry(number).or_default().insert(position);
+            }
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn votes(snapshot: &Snapshot, entry: EntryId) -> Result<Vec<Voted>, StoreError> {

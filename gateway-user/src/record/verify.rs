@@ -1,16 +1,19 @@
 //! Verifies the whole record: chain, seals, bodies, index, state, rows about the store, and what must be open or
-//! closed. Streams, goes on
+//! closed; what was signed and what a witness saw. Streams, goes on
 //! after a problem where it can, and changes nothing.
 
+mod trust;
 mod whole;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::trust::Evidence;
+pub use self::trust::Trust;
 use self::whole::Watched;
 use super::RecordError;
-use super::chain::{Link, META_HEAD, META_STORE, Problem, examine, meta};
+use super::chain::{Base, Link, META_HEAD, META_STORE, Problem, examine, meta};
 use super::entry::{Event, Micros};
 use super::frame::{About, Commit, Frame};
 use super::index::{self, Rows};
@@ -23,6 +26,8 @@ use crate::store::{PART_BYTES, Row, Snapshot, StoreError};
 const PROBLEMS_SHOWN: usize = 100;
 /// Commits read from one snapshot, so that a long run keeps no old pages from the running enforcer.
 const COMMITS_PER_SNAPSHOT: u64 = 256;
+/// Times that verification begins again because the record was pruned beneath it; then it keeps one snapshot.
+const RESTARTS: u64 = 3;
 
 /// What was verified, and what does not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -43,6 +48,22 @@ pub struct Report {
     pub index_rows: u64,
     /// Entries without an end: in flight, or left by an enforcer that has not started again.
     pub open_entries: u64,
+    /// Stretches of bodies that were shed, as a tombstone says.
+    pub shed_stretches: u64,
+    /// Stretches of bodies whose key is not here: not verified.
+    pub sealed_stretches: u64,
+    /// The first commit that is left; those before are pruned.
+    pub begins: u64,
+    /// Signed checkpoints that fit.
+    pub signed: u64,
+    /// Commits that the last of them covers.
+    pub signed_commits: u64,
+    /// The last signing key that the record lists.
+    pub signing_key: Option<String>,
+    /// Checkpoints of the witness that fit.
+    pub witnessed: u64,
+    /// Checkpoints of the witness about what is pruned: not compared.
+    pub witnessed_pruned: u64,
     /// The seal of the last commit: two reports with the same one saw the same record.
     pub seal: Sha256,
     /// How many things do not hold.
@@ -84,33 +105,49 @@ impl Reader {
     /// # Errors
     /// The disk cannot be read. Damage is no error here but stands in the report.
     pub fn verify(&self) -> Result<Report, RecordError> {
-        let mut walk = Walk {
-            reader: self,
-            report: Report::default(),
-            link: Link::first(&[]),
-            ledger: Ledger::default(),
-            checkpoint: None,
-            lateness: 0,
-            state: BTreeMap::new(),
-            sound: true,
-            missing: false,
-            seconds: 0,
-            parts: 0,
-        };
-        match walk.run() {
-            Ok(()) => {}
-            Err(damage @ StoreError::Damaged { .. }) => walk.report.say(None, damage),
-            Err(other) => return Err(other.into()),
+        self.verify_against(&Trust::default())
+    }
+
+    /// As [`Reader::verify`], and compares with what is known from elsewhere: checkpoints of a witness, and a public key.
+    ///
+    /// # Errors
+    /// As [`Reader::verify`].
+    pub fn verify_against(&self, trust: &Trust) -> Result<Report, RecordError> {
+        for round in 0.. {
+            let mut walk = Walk {
+                reader: self,
+                report: Report::default(),
+                base: Base::first(&[]),
+                link: Link::first(&[]),
+                ledger: Ledger::default(),
+                checkpoint: None,
+                lateness: 0,
+                state: BTreeMap::new(),
+                sound: true,
+                missing: false,
+                seconds: 0,
+                parts: 0,
+                evidence: Evidence::of(trust),
+            };
+            match walk.run(if round < RESTARTS { COMMITS_PER_SNAPSHOT } else { u64::MAX }) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(damage @ StoreError::Damaged { .. }) => walk.report.say(None, damage),
+                Err(other) => return Err(other.into()),
+            }
+            walk.report.open_entries = walk.ledger.entries() as u64;
+            walk.report.seal = walk.link.seal;
+            return Ok(walk.report);
         }
-        walk.report.open_entries = walk.ledger.entries() as u64;
-        walk.report.seal = walk.link.seal;
-        Ok(walk.report)
+        Ok(Report::default())
     }
 }
 
 struct Walk<'a> {
     reader: &'a Reader,
     report: Report,
+    /// Where the record begins.
+    base: Base,
     link: Link,
     ledger: Ledger,
     checkpoint: Option<Watched>,
@@ -126,24 +163,30 @@ struct Walk<'a> {
     seconds: u64,
     /// Rows of commits that there must be.
     parts: u64,
+    evidence: Evidence<'a>,
 }
 
 impl Walk<'_> {
-    fn run(&mut self) -> Result<(), StoreError> {
+    /// Gives `false` where the record was pruned meanwhile, and it must begin again.
+    fn run(&mut self, commits_per_snapshot: u64) -> Result<bool, StoreError> {
         let mut snapshot = self.reader.store.snapshot()?;
         let store = snapshot.meta(META_STORE)?.unwrap_or_default();
-        self.link = Link::first(&store);
+        self.begin(&snapshot, &store)?;
         loop {
             let head: Link = meta(&snapshot, META_HEAD)?;
             self.watch(&snapshot)?;
-            let stop = head.number.min(self.link.number + COMMITS_PER_SNAPSHOT);
+            let stop = head.number.min(self.link.number.saturating_add(commits_per_snapshot));
             while self.link.number < stop {
                 self.commit(&snapshot)?;
             }
             if self.link.number >= head.number {
-                return self.finish(&snapshot, &head);
+                self.finish(&snapshot, &head)?;
+                return Ok(true);
             }
             snapshot = self.reader.store.snapshot()?;
+            if self.begins_elsewhere(&snapshot)? {
+                return Ok(false);
+            }
         }
     }
 
@@ -160,7 +203,9 @@ impl Walk<'_> {
             && let Ok(commit) = Commit::parse(&blob)
             && self.link.seal == Sha256::default()
         {
-            self.link = Link { number, sequence: commit.first, seal: commit.link, written: commit.written };
+            let bytes = self.link.bytes;
+            self.link =
+                Link { number, sequence: commit.first, seal: commit.link, written: commit.written, bytes };
         }
         let before = self.link;
         let mut found = Vec::new();
@@ -180,7 +225,7 @@ impl Walk<'_> {
                 self.sound = false;
                 continue;
             };
-            self.frame(examined.sequence, examined.about, frame)?;
+            self.frame(snapshot, examined.sequence, examined.about, frame)?;
             match self.ledger.admit(frame, &mut places) {
                 Ok(()) => rows.add(position as u32, &mut places),
                 Err(cause) => {
@@ -198,6 +243,7 @@ impl Walk<'_> {
         if self.sound {
             self.compare(snapshot, number, rows)?;
             self.times(snapshot, &before, &next)?;
+            self.grow(snapshot, &next)?;
             self.at_checkpoint();
         }
         Ok(())
@@ -217,20 +263,34 @@ impl Walk<'_> {
         self.report.add(Problem { commit, sequence, about: Some(about.to_string()), what: what.to_string() });
     }
 
-    fn frame(&mut self, sequence: u64, about: About, frame: &Frame) -> Result<(), StoreError> {
+    fn frame(
+        &mut self,
+        snapshot: &Snapshot,
+        sequence: u64,
+        about: About,
+        frame: &Frame,
+    ) -> Result<(), StoreError> {
         self.report.events += 1;
         match frame {
             Frame::Event(Event::SessionOpened(_)) => self.report.sessions += 1,
             Frame::Event(Event::Intent(_)) => self.report.entries += 1,
+            Frame::Event(Event::Kept(kept)) => self.evidence.kept(kept),
             Frame::Event(_) => {}
-            Frame::Body(body) => match self.reader.bodies.read(&body.placed) {
-                Ok(bytes) => {
-                    self.report.stretches += 1;
-                    self.report.body_bytes += bytes.len() as u64;
+            Frame::Body(body) => {
+                self.evidence.segment = self.evidence.segment.max(body.placed.segment);
+                match self.reader.bodies.read(snapshot, &self.evidence.store, &body.placed) {
+                    Ok(bytes) => {
+                        self.report.stretches += 1;
+                        self.report.body_bytes += bytes.len() as u64;
+                    }
+                    Err(StoreError::Gone(segment)) => {
+                        self.evidence.gone(segment, (self.link.number, sequence, about));
+                    }
+                    Err(StoreError::Sealed { .. }) => self.report.sealed_stretches += 1,
+                    Err(damage @ StoreError::Damaged { .. }) => self.tell(sequence, about, damage),
+                    Err(other) => return Err(other),
                 }
-                Err(damage @ StoreError::Damaged { .. }) => self.tell(sequence, about, damage),
-                Err(other) => return Err(other),
-            },
+            }
             Frame::Put { key, digest, .. } => drop(self.state.insert(key.clone(), *digest)),
             Frame::Removed { key } => drop(self.state.remove(key)),
         }
@@ -298,6 +358,7 @@ impl Walk<'_> {
             self.check_state(snapshot, keys)?;
         }
         self.whole(snapshot, head)?;
+        self.judge_evidence(snapshot, head)?;
         if self.missing { self.orphans(snapshot) } else { Ok(()) }
     }
 

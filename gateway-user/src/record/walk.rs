@@ -8,6 +8,7 @@ use super::RecordError;
 use super::entry::{Event, Micros, SessionClosed, SessionOpened, Verdict};
 use super::frame::{About, Frame, KeptBody};
 use super::index::{self, AnyOf, Dimension};
+use super::journal::store_name;
 use super::read::{EntryView, Filter, Reader};
 use super::summary::{conditions, intent_of, last_before, load, session_rows, votes};
 use crate::operation::{EntryId, SessionId};
@@ -129,9 +130,10 @@ impl Reader {
     /// The recorded bytes of one stretch of a body, checked against their digest.
     ///
     /// # Errors
-    /// They are missing or not those that were recorded.
+    /// They are no longer kept, sealed with a key that is not here, or not those that were recorded.
     pub fn stretch(&self, body: &KeptBody) -> Result<Vec<u8>, RecordError> {
-        Ok(self.bodies.read(&body.placed)?)
+        let snapshot = self.store.snapshot()?;
+        Ok(self.bodies.read(&snapshot, &store_name(&snapshot)?, &body.placed)?)
     }
 
     /// Hands a session's beginning, each of its operations and its end to `visit`, until it has seen enough. Gives

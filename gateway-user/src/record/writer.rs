@@ -12,8 +12,10 @@ use tracing::{error, info, warn};
 
 use super::desk::{Answer, Desk, Item, Owed, Shared, now, watch};
 use super::entry::{Event, Interrupted, Micros, Started};
+use super::house::{Done, House, Order, Upkept};
 use super::journal::{Journal, Refused, StateOp};
-use super::{Health, RecordError, Row, Stats, Tuning};
+use super::witness::Witness;
+use super::{Health, Keys, RecordError, Row, Stats, Tuning};
 use crate::limits;
 use crate::store::disk::Disk;
 use crate::store::{Snapshot, StoreError, Viewer, close};
@@ -31,8 +33,9 @@ const GATHER_MAX: Duration = Duration::from_millis(4);
 pub(crate) struct Writer(Arc<Shared>);
 
 impl Writer {
-    pub(crate) fn start(disk: Arc<dyn Disk>, tuning: Tuning) -> Result<Self, RecordError> {
-        let (journal, recovered) = open_patiently(&disk)?;
+    pub(crate) fn start(disk: Arc<dyn Disk>, keys: Keys, tuning: Tuning) -> Result<Self, RecordError> {
+        let (journal, recovered) = open_patiently(&disk, &keys, &tuning)?;
+        let witness = Witness::start(tuning.witnesses.to_vec())?;
         if recovered > 0 {
             warn!(recovered, "an earlier enforcer stopped with entries open; they are closed in the record");
         }
@@ -41,6 +44,8 @@ impl Writer {
             work: Condvar::new(),
             done: Condvar::new(),
             tuning,
+            keys,
+            witness,
         });
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
@@ -76,6 +81,19 @@ impl Writer {
         }
     }
 
+    pub(crate) fn order(
+        &self,
+        order: Order,
+    ) -> Result<oneshot::Receiver<Result<Done, RecordError>>, RecordError> {
+        self.0.order(order)
+    }
+
+    pub(crate) fn upkeep(&self) -> Upkept {
+        let mut upkeep = self.0.desk().upkeep.clone();
+        upkeep.witnesses = self.0.witness.states();
+        upkeep
+    }
+
     pub(crate) fn health(&self) -> Health {
         let desk = self.0.desk();
         let reason = desk.down.as_ref().or(desk.tight.as_ref().map(|(_, reason)| reason));
@@ -106,10 +124,10 @@ impl Drop for Writer {
 }
 
 /// A reader of a record that was not closed keeps the writer's lock for a moment.
-fn open_patiently(disk: &Arc<dyn Disk>) -> Result<(Journal, u64), RecordError> {
+fn open_patiently(disk: &Arc<dyn Disk>, keys: &Keys, tuning: &Tuning) -> Result<(Journal, u64), RecordError> {
     let bound = Instant::now() + limits::RECORD_OPEN_TIMEOUT;
     loop {
-        match Journal::open(disk, take_over) {
+        match Journal::open(disk, keys, &tuning.retention, take_over) {
             Err(RecordError::Store(StoreError::InUse)) if Instant::now() < bound => {
                 thread::sleep(Duration::from_millis(50))
             }
@@ -122,6 +140,7 @@ fn open_patiently(disk: &Arc<dyn Disk>) -> Result<(Journal, u64), RecordError> {
 fn take_over(journal: &mut Journal) -> Result<u64, RecordError> {
     let at = now();
     let recovered = journal.ledger().entries() as u64;
+    journal.introduce(at)?;
     let mut events = journal.ledger().abandoned(at, ABANDONED);
     events.push(Event::Started(Started { at, version: env!("CARGO_PKG_VERSION").to_owned(), recovered }));
     journal.add(Vec::new(), events).map_err(refusal)?;
@@ -153,12 +172,16 @@ impl Loop {
     fn run(self, journal: Journal) {
         let mut journal = Some(journal);
         let mut crowd = Crowd::default();
+        let mut house = House::new(&self.shared.tuning);
         loop {
-            let Some((items, ends)) = self.take(crowd) else { break };
+            let Some((items, ends)) = self.take(crowd, house.wake()) else { break };
             let (callers, begun) = (items.len(), Instant::now());
             let owed = Owed::of(&items, &ends);
             let Some(open) = journal.as_mut() else { break };
-            let written = catch_unwind(AssertUnwindSafe(|| self.write(open, items, ends)));
+            let written = catch_unwind(AssertUnwindSafe(|| {
+                self.write(open, items, ends)?;
+                house.keep(&self.shared, open, now())
+            }));
             let failed = match written {
                 Ok(Ok(())) => {
                     // One commit for many costs little more than one for few; a lone writer never waits for others.
@@ -172,7 +195,11 @@ impl Loop {
             let _ = close(journal.take());
             journal = self.recover(&failed, owed);
         }
+        if let Some(journal) = &mut journal {
+            House::last(&self.shared, journal, now());
+        }
         let _ = close(journal);
+        self.shared.witness.close();
         let mut desk = self.shared.desk();
         desk.stopped = true;
         desk.stopping = true;
@@ -182,7 +209,7 @@ impl Loop {
 
     /// Waits for work that is due, then for the crowd that comes with it, and takes all of it; nothing where it is time to
     /// look for space; `None` when there is none and the writer shall stop.
-    fn take(&self, crowd: Crowd) -> Option<(Vec<Item>, Vec<Event>)> {
+    fn take(&self, crowd: Crowd, wake: Instant) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
         loop {
             let idle = desk.queue.is_empty() && desk.ends.is_empty();
@@ -192,23 +219,22 @@ impl Loop {
                 desk.ends.push(gap);
                 continue;
             }
+            if idle && (!desk.orders.is_empty() || Instant::now() >= wake) {
+                return Some((Vec::new(), Vec::new()));
+            }
             let due = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
             if !idle && (desk.stopping || !desk.ends.is_empty() || due.is_none_or(|wait| wait.is_zero())) {
                 break;
             }
             // Where there was no space, it is looked for now and then.
             let wait = due.or(desk.tight.is_some().then_some(self.shared.tuning.retry));
-            desk = match wait {
-                Some(wait) => {
-                    let (woken, waited) =
-                        self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner);
-                    if idle && waited.timed_out() && woken.queue.is_empty() && woken.ends.is_empty() {
-                        return Some((Vec::new(), Vec::new()));
-                    }
-                    woken
-                }
-                None => self.shared.work.wait(desk).unwrap_or_else(PoisonError::into_inner),
-            };
+            let wait = wait.unwrap_or(Duration::MAX).min(wake.saturating_duration_since(Instant::now()));
+            let (woken, waited) =
+                self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner);
+            if idle && waited.timed_out() && woken.queue.is_empty() && woken.ends.is_empty() {
+                return Some((Vec::new(), Vec::new()));
+            }
+            desk = woken;
         }
         let bound = Instant::now() + crowd.patience;
         desk.awaited = crowd.callers;
@@ -332,7 +358,7 @@ impl Loop {
 
     /// Opens the record again and writes what it owes: the ends that were kept, and that there was a gap.
     fn come_back(&self, since: Micros, reason: &Arc<str>) -> Result<Journal, RecordError> {
-        let mut journal = Journal::reopen(&self.disk)?;
+        let mut journal = Journal::reopen(&self.disk, &self.shared.keys, &self.shared.tuning.retention)?;
         let (ends, flows, operations) = {
             let desk = self.shared.desk();
             (desk.ends.clone(), desk.refused_flows, desk.refused_operations)

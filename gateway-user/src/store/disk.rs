@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// The database file.
 pub const DATABASE: &str = "record.redb";
@@ -65,6 +65,30 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What the file system says.
     fn segments(&self) -> io::Result<Vec<u32>>;
+    /// Removes a segment file, where it is there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn remove_segment(&self, number: u32) -> io::Result<()>;
+    /// Bytes of the database file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn database_bytes(&self) -> io::Result<u64>;
+    /// How large the file system is, and how much of it is free for us.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// A file system's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes free for this user.
+    pub free: u64,
 }
 
 /// One append-only file of bodies.
@@ -181,6 +205,22 @@ impl Disk for Folder {
         }
         numbers.sort_unstable();
         Ok(numbers)
+    }
+
+    fn remove_segment(&self, number: u32) -> io::Result<()> {
+        match fs::remove_file(self.segment_path(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_directory(&self.root.join(BODIES)),
+        }
+    }
+
+    fn database_bytes(&self) -> io::Result<u64> {
+        Ok(fs::metadata(self.root.join(DATABASE))?.len())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let found = statvfs(&self.root)?;
+        Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
 }
 

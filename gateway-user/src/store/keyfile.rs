@@ -1,6 +1,7 @@
 //! Where keys lie: a private file, made once, or a credential that systemd hands in. Never reads a key that others can
 //! read, and never leaves half a file behind.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::keyring::Ring;
+use super::keyring::{Ring, SEAL_OVERHEAD_BYTES, generation_of};
 use crate::config::Settings;
 use crate::limits::KEY_FILE_BYTES_MAX;
 
@@ -17,6 +18,8 @@ use crate::limits::KEY_FILE_BYTES_MAX;
 pub const KEYS: &str = "keys";
 /// The file of the record's keys.
 pub const RECORD_KEY: &str = "record.key";
+/// The directory of what waits, sealed with the same keys.
+const SPOOL: &str = "spool";
 /// The name of the credential that systemd hands in.
 pub const CREDENTIAL: &str = "tidegate.record-key";
 
@@ -170,6 +173,33 @@ impl Place {
     fn unfit(&self, what: impl Into<String>) -> KeyError {
         KeyError::Unfit { path: self.path.display().to_string(), what: what.into() }
     }
+}
+
+/// Generations that anything below the state directory's spool is sealed with.
+///
+/// # Errors
+/// It cannot be read: then no key may be given up.
+pub fn generations_below(state: &Path) -> Result<BTreeSet<u32>, KeyError> {
+    let spool = state.join(SPOOL);
+    let failed =
+        |error: io::Error| KeyError::Io { path: spool.display().to_string(), what: error.to_string() };
+    let items = match fs::read_dir(&spool) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut used = BTreeSet::new();
+    for item in items {
+        let path = item.map_err(failed)?.path();
+        let mut head = Vec::new();
+        let opened = match File::open(&path) {
+            // It was over between the two looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed)?,
+        };
+        opened.take(SEAL_OVERHEAD_BYTES as u64).read_to_end(&mut head).map_err(failed)?;
+        used.extend(generation_of(&head));
+    }
+    Ok(used)
 }
 
 #[cfg(test)]

@@ -146,6 +146,11 @@ impl Ring {
         self.0.iter().map(|(number, _)| *number).collect()
     }
 
+    /// Every generation and its key.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (u32, &Secret)> {
+        self.0.iter().map(|(number, key)| (*number, key))
+    }
+
     fn key(&self, generation: u32) -> Result<&Secret, SealError> {
         let found = self.0.iter().find(|(number, _)| *number == generation);
         found.map(|(_, key)| key).ok_or(SealError::NoKey(generation))

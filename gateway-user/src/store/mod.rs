@@ -12,6 +12,7 @@ mod overlay;
 mod segments;
 #[cfg(test)]
 pub(crate) mod sim;
+mod snapshot;
 
 use std::fmt;
 use std::io;
@@ -19,15 +20,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{
-    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase, Table, TableDefinition,
+    WriteTransaction,
 };
 
 use self::disk::{Access, Disk};
 pub use self::overlay::Rehearsal;
 use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
-pub use self::segments::{Bodies, Placed};
+pub use self::segments::{Bodies, Placed, SegmentRow};
+pub use self::snapshot::{Row, Snapshot};
 
 /// Names and single rows about the whole store.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -39,6 +41,13 @@ const INDEX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("index");
 const TIMES: TableDefinition<'_, i64, u64> = TableDefinition::new("times");
 /// Small durable state.
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+
+/// Segment of bodies to its [`SegmentRow`].
+const SEGMENTS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("segments");
+/// Level and index to a node of the tree over the commits.
+const TREE: TableDefinition<'_, (u8, u64), &[u8; 32]> = TableDefinition::new("tree");
+/// Number of commits to what was signed of them.
+const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 
 /// Bytes of one part of a packed commit. The engine rounds a value's page up to a power of two, so that one large value
 /// wastes up to half; this just fits 64 KiB, and many of them waste little.
@@ -68,6 +77,17 @@ pub enum StoreError {
         /// What is wrong with it.
         detail: String,
     },
+    /// Its key is missing.
+    #[error("{what} is sealed: {detail}")]
+    Sealed {
+        /// Which part.
+        what: String,
+        /// Which key it needs.
+        detail: String,
+    },
+    /// A segment of bodies that is no longer there: shed, or lost.
+    #[error("the body is gone: segment {0:08}.seg is no longer kept")]
+    Gone(u32),
     /// The disk or the file system refused.
     #[error("cannot {doing}: {cause}; check space, permissions and the disk")]
     Io {
@@ -134,6 +154,29 @@ pub struct Batch<'a> {
     pub state: &'a [(Vec<u8>, Option<Vec<u8>>)],
     /// Rows about the whole store.
     pub meta: &'a [(&'a str, Vec<u8>)],
+    /// Segments put (`Some`) and removed (`None`).
+    pub segments: &'a [(u32, Option<Vec<u8>>)],
+    /// New nodes of the tree.
+    pub tree: &'a [((u8, u64), [u8; 32])],
+    /// What was signed, by number of commits.
+    pub signed: Option<(u64, &'a [u8])>,
+    /// What is pruned.
+    pub cut: Option<&'a Cut>,
+}
+
+/// What pruning removes.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// Commits from the first to before this one.
+    pub below: u64,
+    /// The first that is there.
+    pub from: u64,
+    /// Keys of index rows.
+    pub index: Vec<Vec<u8>>,
+    /// Seconds of the time index.
+    pub seconds: Vec<i64>,
+    /// Nodes of the tree.
+    pub tree: Vec<(u8, u64)>,
 }
 
 /// The store, open for writing.
@@ -204,6 +247,7 @@ impl Store {
                     meta.insert(*key, value.as_slice())?;
                 }
             }
+            put_upkeep(&transaction, batch)?;
             Ok(transaction.commit()?)
         })
     }
@@ -221,6 +265,51 @@ impl Store {
     pub fn viewer(&self) -> Viewer {
         Viewer(Arc::downgrade(&self.database))
     }
+}
+
+/// What most commits do not have. Opening a table costs; a new store gets them all.
+fn put_upkeep(transaction: &WriteTransaction, batch: &Batch<'_>) -> Result<(), redb::Error> {
+    let new = batch.commit.is_none();
+    if new || !batch.tree.is_empty() {
+        let mut tree = transaction.open_table(TREE)?;
+        for (at, hash) in batch.tree {
+            tree.insert(at, hash)?;
+        }
+    }
+    if new || !batch.segments.is_empty() {
+        let mut segments = transaction.open_table(SEGMENTS)?;
+        for (number, row) in batch.segments {
+            match row {
+                Some(row) => drop(segments.insert(number, row.as_slice())?),
+                None => drop(segments.remove(number)?),
+            }
+        }
+    }
+    if new || batch.signed.is_some() {
+        let mut heads = transaction.open_table(HEADS)?;
+        if let Some((commits, head)) = batch.signed {
+            heads.insert(commits, head)?;
+        }
+    }
+    batch.cut.map_or(Ok(()), |cut| prune(transaction, cut))
+}
+
+fn prune(transaction: &WriteTransaction, cut: &Cut) -> Result<(), redb::Error> {
+    transaction.open_table(COMMITS)?.retain_in((cut.from, 0)..(cut.below, 0), |_, _| false)?;
+    transaction.open_table(HEADS)?.retain_in(..cut.below, |_, _| false)?;
+    let mut index = transaction.open_table(INDEX)?;
+    for key in &cut.index {
+        index.remove(key.as_slice())?;
+    }
+    let mut times = transaction.open_table(TIMES)?;
+    for second in &cut.seconds {
+        times.remove(second)?;
+    }
+    let mut tree = transaction.open_table(TREE)?;
+    for at in &cut.tree {
+        tree.remove(at)?;
+    }
+    Ok(())
 }
 
 fn put_state(
@@ -352,177 +441,5 @@ impl ReadStore {
 impl Drop for ReadStore {
     fn drop(&mut self) {
         let _ = close(self.handle.take());
-    }
-}
-
-/// The store as it was after one commit.
-pub struct Snapshot {
-    commits: ReadOnlyTable<(u64, u32), &'static [u8]>,
-    index: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    times: ReadOnlyTable<i64, u64>,
-    state: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    meta: ReadOnlyTable<&'static str, &'static [u8]>,
-}
-
-impl fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").finish_non_exhaustive()
-    }
-}
-
-/// A key and its value.
-pub type Row = (Vec<u8>, Vec<u8>);
-
-impl Snapshot {
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the tables keep the transaction alive; nobody else needs it"
-    )]
-    fn of(transaction: ReadTransaction) -> Result<Self, redb::Error> {
-        Ok(Self {
-            commits: transaction.open_table(COMMITS)?,
-            index: transaction.open_table(INDEX)?,
-            times: transaction.open_table(TIMES)?,
-            state: transaction.open_table(STATE)?,
-            meta: transaction.open_table(META)?,
-        })
-    }
-
-    /// One row about the whole store.
-    ///
-    /// # Errors
-    /// The database is damaged or the disk refuses; so for every method here.
-    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded("read a row about the store", || Ok(self.meta.get(name)?.map(|value| value.value().to_vec())))
-    }
-
-    /// The names of the rows about the whole store, at most so many.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn meta_names(&self, most: usize) -> Result<Vec<String>, StoreError> {
-        guarded("list the rows about the store", || {
-            let mut names = Vec::new();
-            for row in self.meta.range::<&str>(..)?.take(most) {
-                names.push(row?.0.value().to_owned());
-            }
-            Ok(names)
-        })
-    }
-
-    /// One packed commit.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn commit(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded(&format!("read commit {number}"), || {
-            let mut whole: Option<Vec<u8>> = None;
-            for part in self.commits.range((number, 0)..=(number, u32::MAX))? {
-                whole.get_or_insert_default().extend_from_slice(part?.1.value());
-            }
-            Ok(whole)
-        })
-    }
-
-    /// The number of the first commit at or after this one.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn commit_from(&self, number: u64) -> Result<Option<u64>, StoreError> {
-        guarded(&format!("look for commits from {number}"), || {
-            Ok(self.commits.range((number, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0))
-        })
-    }
-
-    /// The number of the last commit.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn last_commit(&self) -> Result<Option<u64>, StoreError> {
-        guarded("look for the last commit", || Ok(self.commits.last()?.map(|(key, _)| key.value().0)))
-    }
-
-    /// The first commit written in this second or a later one.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn commit_at(&self, second: i64) -> Result<Option<u64>, StoreError> {
-        guarded("read the time index", || {
-            Ok(self.times.range(second..)?.next().transpose()?.map(|(_, commit)| commit.value()))
-        })
-    }
-
-    /// The rows of the time index.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn time(&self, second: i64) -> Result<Option<u64>, StoreError> {
-        guarded("read the time index", || Ok(self.times.get(second)?.map(|commit| commit.value())))
-    }
-
-    /// One index row.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn index(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded("read an index row", || Ok(self.index.get(key)?.map(|value| value.value().to_vec())))
-    }
-
-    /// The last index row with `from <= key <= to`.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn index_before(&self, from: &[u8], to: &[u8]) -> Result<Option<Row>, StoreError> {
-        guarded("search the index", || {
-            let row = self.index.range(from..=to)?.next_back().transpose()?;
-            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
-        })
-    }
-
-    /// The first index row with `from <= key`.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn index_after(&self, from: &[u8]) -> Result<Option<Row>, StoreError> {
-        guarded("search the index", || {
-            let row = self.index.range(from..)?.next().transpose()?;
-            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
-        })
-    }
-
-    /// One value of the small state.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn state(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded("read the state", || Ok(self.state.get(key)?.map(|value| value.value().to_vec())))
-    }
-
-    /// All state whose key starts with `prefix`, in key order.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn state_scan(&self, prefix: &[u8]) -> Result<Vec<Row>, StoreError> {
-        guarded("scan the state", || {
-            let mut rows = Vec::new();
-            for row in self.state.range(prefix..)? {
-                let (key, value) = row?;
-                if !key.value().starts_with(prefix) {
-                    break;
-                }
-                rows.push((key.value().to_vec(), value.value().to_vec()));
-            }
-            Ok(rows)
-        })
-    }
-
-    /// How many rows there are: parts of commits, index, seconds, state.
-    ///
-    /// # Errors
-    /// As [`Snapshot::meta`].
-    pub fn counts(&self) -> Result<[u64; 4], StoreError> {
-        guarded("count the rows", || {
-            Ok([self.commits.len()?, self.index.len()?, self.times.len()?, self.state.len()?])
-        })
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{BackendError, StorageBackend};
 
-use super::disk::{Access, Disk, Segment};
+use super::disk::{Access, Disk, Segment, Space};
 
 const PAGE: usize = 4096;
 /// Pages the overlay may hold: 256 MiB. A repair that needs more is refused; the enforcer's own open does not.
@@ -176,6 +176,18 @@ impl Disk for Rehearsal {
 
     fn segments(&self) -> io::Result<Vec<u32>> {
         self.0.segments()
+    }
+
+    fn remove_segment(&self, _: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn database_bytes(&self) -> io::Result<u64> {
+        self.0.database_bytes()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.0.space()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use redb::{BackendError, ReadableTable, StorageBackend};
 
-use super::disk::{Access, Disk, Segment};
+use super::disk::{Access, Disk, Segment, Space};
 
 /// A small generator, so that a failing seed can be run again.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ struct World {
     lying: bool,
     full: bool,
     hanging: bool,
+    /// Bytes that are said to be free.
+    free: Option<u64>,
 }
 
 /// The disk.
@@ -82,6 +84,11 @@ impl SimDisk {
     /// No write finds space.
     pub(crate) fn fill(&self, full: bool) {
         self.world().full = full;
+    }
+
+    /// So many bytes of 1 TiB are said to be free.
+    pub(crate) fn leave_free(&self, bytes: u64) {
+        self.world().free = Some(bytes);
     }
 
     /// No sync returns.
@@ -208,6 +215,20 @@ impl Disk for SimDisk {
         let world = self.step()?;
         let names = world.files.keys().filter_map(|name| name.strip_prefix("segment "));
         Ok(names.filter_map(|number| number.parse().ok()).collect())
+    }
+
+    fn remove_segment(&self, number: u32) -> io::Result<()> {
+        self.step()?.files.remove(&format!("segment {number:08}"));
+        Ok(())
+    }
+
+    fn database_bytes(&self) -> io::Result<u64> {
+        self.size("database")
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let world = self.step()?;
+        Ok(Space { total: 1 << 40, free: world.free.unwrap_or(1 << 39) })
     }
 }
 
@@ -356,6 +377,52 @@ fn edit<K: redb::Key>(
             Some(after) => drop(table.insert(&key, after.as_slice()).unwrap()),
             None => drop(table.remove(&key).unwrap()),
         }
+    }
+    transaction.commit().unwrap();
+}
+
+/// Cuts the last commits off and makes every row that names the end fit, as somebody would who knows the layout.
+pub(crate) fn cut_end(disk: &dyn Disk, commits: u64) {
+    use crate::record::chain::{Base, Checkpoint, Link, Problem, examine, meta};
+    use crate::record::index::Rows;
+    use crate::record::tree::{Frontier, leaf};
+    let store = super::Store::open(disk).unwrap();
+    let snapshot = store.snapshot().unwrap();
+    let head: Link = meta(&snapshot, "head").unwrap();
+    let base: Base = meta(&snapshot, "base").unwrap();
+    let (end, mut link, mut ledger) = (head.number - commits, base.link, base.ledger);
+    let (mut gone, mut nodes, mut tree, mut point) = (Vec::new(), Vec::new(), Frontier::default(), None);
+    while link.number < head.number {
+        let number = link.number;
+        let blob = snapshot.commit(number).unwrap().unwrap();
+        let (frames, next) = examine(&blob, &link, &mut |_: Problem| {}).unwrap();
+        let (mut rows, mut places) = (Rows::default(), Vec::new());
+        for (examined, position) in frames.iter().zip(0..) {
+            ledger.admit(examined.frame.as_ref().unwrap(), &mut places).unwrap();
+            rows.add(position, &mut places);
+        }
+        let keys = rows.finish(number, &mut ledger).into_iter().map(|(key, _)| key);
+        tree.push(leaf(&next.seal), |at, _| nodes.extend((number >= end).then_some(at)));
+        if number >= end {
+            gone.extend(keys);
+        }
+        link = next;
+        if link.number == end {
+            point = Some(Checkpoint { link, ledger: ledger.clone() });
+        }
+    }
+    let point = point.unwrap();
+    let transaction = store.database.begin_write().unwrap();
+    {
+        transaction.open_table(super::COMMITS).unwrap().retain_in((end, 0).., |_, _| false).unwrap();
+        transaction.open_table(super::HEADS).unwrap().retain_in(end + 1.., |_, _| false).unwrap();
+        let mut index = transaction.open_table(super::INDEX).unwrap();
+        gone.iter().for_each(|key| drop(index.remove(key.as_slice()).unwrap()));
+        let mut table = transaction.open_table(super::TREE).unwrap();
+        nodes.iter().for_each(|at| drop(table.remove(at).unwrap()));
+        let mut meta = transaction.open_table(super::META).unwrap();
+        meta.insert("head", postcard::to_allocvec(&point.link).unwrap().as_slice()).unwrap();
+        meta.insert("checkpoint", postcard::to_allocvec(&point).unwrap().as_slice()).unwrap();
     }
     transaction.commit().unwrap();
 }

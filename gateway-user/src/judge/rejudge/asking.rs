@@ -1,16 +1,16 @@
 //! A question put together again from what was recorded of an operation. Refuses wherever a part of it was hidden or
 //! never looked at.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Word;
+use super::{Word, spoken};
 use crate::intercept::{Heading, heads_for};
 use crate::judge::subject::looks_for_users;
-use crate::operation::{HttpRequest, Kind, Operation, Subject};
+use crate::operation::{HttpRequest, Kind, Operation, Subject, User};
+use crate::policy::nouns::Target;
 use crate::policy::{Answer, Question, Set};
 use crate::record::entry::{Head, Verdict};
 use crate::record::operations::Recorded;
@@ -32,6 +32,8 @@ pub enum Unknown {
     HiddenQuery,
     /// It carried a token that nobody looked at then, and who it proves decides.
     Token,
+    /// A rule asks for a claim of the token that nobody asked for then.
+    Claim,
     /// It went by a name that nobody looked up then.
     Name,
     /// What is recorded cannot be read as an operation.
@@ -48,6 +50,7 @@ impl Unknown {
             Self::Hidden => "its path or host is masked in the record",
             Self::HiddenQuery => "its query is masked in the record and a rule looks at it",
             Self::Token => "it carried a token that was not looked at",
+            Self::Claim => "a role asks for a claim that is not on record",
             Self::Name => "it named a host that was not looked up",
             Self::Unreadable => "its entry cannot be read as an operation",
         }
@@ -73,7 +76,7 @@ impl<'a> Again<'a> {
     /// See [`Unknown`].
     pub fn of(recorded: &'a Recorded) -> Result<Self, Unknown> {
         let intent = &recorded.intent;
-        if intent.verdict == Verdict::Refuse {
+        if spoken(intent) == Verdict::Refuse {
             return Err(Unknown::NeverJudged);
         }
         let mut words = intent.head.line.split(' ');
@@ -149,14 +152,9 @@ impl<'a> Again<'a> {
         if self.hidden_query && set.looks_at_query(&named.target.name) {
             return Err(Unknown::HiddenQuery);
         }
-        let user = match (&self.recorded.intent.user, looks_for_users(set, named.target)) {
-            (_, false) => None,
-            (None, true) if carries_token(&self.recorded.intent.head) => return Err(Unknown::Token),
-            (None, true) => None,
-            (Some(user), true) if set.providers().iter().any(|known| known.name == user.provider) => {
-                Some(user.clone())
-            }
-            (Some(user), true) => return Ok(refused(format!("no identity provider {}", user.provider))),
+        let user = match self.user(set, named.target)? {
+            Ok(user) => user,
+            Err(why) => return Ok(refused(why)),
         };
         let workload = opened.workload.clone().map(Arc::new);
         let subject = Subject { user, workload, peer: self.peer };
@@ -175,6 +173,33 @@ impl<'a> Again<'a> {
         };
         Ok(Word { verdict, rules: decision.rules.clone(), reason: decision.reason.clone() })
     }
+
+    /// The user this set would see behind it, or why it would refuse whoever that is.
+    fn user(&self, set: &Set, target: &Target) -> Result<Result<Option<User>, String>, Unknown> {
+        let intent = &self.recorded.intent;
+        if !looks_for_users(set, target) {
+            return Ok(Ok(None));
+        }
+        let Some(user) = &intent.user else {
+            return match carries_proof(&intent.head, set) {
+                true => Err(Unknown::Token),
+                false => Ok(Ok(None)),
+            };
+        };
+        if let Some(key) = user.proof.key {
+            let known = set.keys().any(|(_, declared)| *declared == key);
+            return Ok(if known { Ok(Some(user.clone())) } else { Err("no such static key".to_owned()) });
+        }
+        let Some(provider) = set.providers().iter().find(|known| known.name == user.provider) else {
+            return Ok(Err(format!("no identity provider {}", user.provider)));
+        };
+        let on_record = |path: &String| user.proof.claims.iter().any(|(known, _)| known == path);
+        // Where the set is the one that judged, a claim that is not there was not in the token.
+        if intent.policy != Some(set.digest()) && !provider.claims.iter().all(on_record) {
+            return Err(Unknown::Claim);
+        }
+        Ok(Ok(Some(user.clone())))
+    }
 }
 
 fn field<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
@@ -192,8 +217,10 @@ fn body_length(head: &Head) -> Result<Option<u64>, Unknown> {
     }
 }
 
-fn carries_token(head: &Head) -> bool {
-    let scheme: Cow<'_, str> = field(head, "authorization").unwrap_or_default().to_ascii_lowercase().into();
+/// Whether it carried something that this set would look at to know a user.
+fn carries_proof(head: &Head, set: &Set) -> bool {
+    let scheme = field(head, "authorization").unwrap_or_default().to_ascii_lowercase();
     // A credential whose scheme is hidden too may be one.
-    scheme.starts_with("bearer") || scheme.starts_with(HIDDEN)
+    let token = scheme.starts_with("bearer") || scheme.starts_with(HIDDEN);
+    token || set.key_headers().iter().any(|header| field(head, header).is_some())
 }

@@ -145,7 +145,7 @@ fn a_full_disk_refuses_and_the_record_comes_back_when_there_is_room() {
     let ballast = disk.0.path().join("ballast");
     let mut kept = Vec::new();
     for round in 0..3 {
-        fill_up(&ballast);
+        fill_up(&ballast, 64 * 1024);
         let mut refused = 0;
         let since = Instant::now();
         while refused < 20 {
@@ -194,11 +194,12 @@ fn what_may_begin_finds_space_for_its_body_however_full_the_disk_is() {
     let session = session_id();
     recorder.append(opened(session)).unwrap().wait().unwrap();
     let ballast = disk.0.path().join("ballast");
-    fill_up(&ballast);
+    // The database grows, too.
+    fill_up(&ballast, 1024 * 1024);
     let noise: Vec<u8> = (0..60_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let (mut begun, mut refused) = (Vec::new(), 0);
     while refused < 3 {
-        assert!(begun.len() < 200, "the disk never filled");
+        assert!(begun.len() < 2000, "the disk never filled");
         let entry = entry_id();
         match recorder.append(intent(session, entry, "ann", Verdict::Allow)).and_then(Durable::wait) {
             Ok(()) => {
@@ -242,9 +243,9 @@ fn gap(frame: Frame) -> Option<Interrupted> {
 }
 
 /// Takes all space but a little.
-fn fill_up(path: &Path) {
+fn fill_up(path: &Path, left: u64) {
     let mut file = std::fs::File::create(path).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
     let len = file.metadata().unwrap().len();
-    file.set_len(len.saturating_sub(64 * 1024)).unwrap();
+    file.set_len(len.saturating_sub(left)).unwrap();
 }

@@ -1,19 +1,31 @@
 //! What the record promises, tried on real files and on disks that lose, refuse and hang.
 
 mod crash;
+mod keeping;
 mod kill;
 mod promises;
 mod reading;
 mod search;
 mod tamper;
 
+use std::sync::OnceLock;
+
 use uuid::Uuid;
 
+use super::Keys;
 use super::entry::{
     BodyEnd, BodyStretch, Ending, EntryClosed, Event, Head, Intent, Micros, Responded, SessionClosed,
     SessionOpened, Side, Verdict,
 };
 use crate::operation::{Direction, EntryId, SessionId, User};
+use crate::store::keyring::{Keyring, Ring};
+
+/// The same keys for every record of a test.
+pub(crate) fn keys() -> Keys {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    let ring = || Keyring::in_memory(Ring::default().grown().unwrap());
+    KEYS.get_or_init(|| Keys { bodies: ring(), signing: ring() }).clone()
+}
 
 pub(crate) fn now() -> Micros {
     jiff::Timestamp::now().as_microsecond()

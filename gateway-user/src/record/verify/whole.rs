@@ -74,6 +74,7 @@ impl Walk<'_> {
         let what = match row.link.number {
             beyond if beyond > head.number => "lies beyond the end of the chain",
             0 if head.number > 0 => "lies before the first commit, which writes one",
+            before if before < self.base.link.number => "lies before the beginning of the record",
             _ if !met && self.sound => "names a point that the chain had passed when it was written",
             _ => return,
         };
@@ -81,7 +82,7 @@ impl Walk<'_> {
     }
 
     /// A row, or `None` after saying what is wrong with it.
-    fn row<T>(&mut self, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    pub(super) fn row<T>(&mut self, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match read {
             Ok(row) => Ok(Some(row)),
             Err(damage @ StoreError::Damaged { .. }) => {
