@@ -18,6 +18,7 @@ pub mod judge;
 pub mod kernel;
 pub mod limits;
 pub mod mask;
+pub mod notify;
 pub mod operation;
 pub mod policy;
 pub mod protocol;

@@ -16,8 +16,6 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 pub const PIPELINED_MAX: usize = 16;
 /// Bytes of a request body that must be known whole before a human can approve it. Larger: 413.
 pub const HELD_BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of bodies that are known whole before they are judged, all flows together: 256 of the largest. Above it: 503.
-pub const WHOLE_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one value that an `[[extract]]` takes out of a request. A rule compares names, not documents. Larger: 413.
 pub const EXTRACTED_TEXT_BYTES_MAX: usize = 4 * 1024;
 /// Values that one `[[extract]]` takes out of a request. A long batch of calls, each judged on its own. More: 413.
@@ -248,3 +246,17 @@ pub const CAPTURE_FLOWS_MAX: usize = 4 * 1024;
 pub const CAPTURE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
 /// Interfaces of one section of a capture.
 pub const CAPTURE_INTERFACES_MAX: usize = 1024;
+/// Messages to people that wait to be taken, over all channels. Hours of a busy desk.
+pub const NOTIFY_QUEUE_MAX: usize = 4096;
+/// Messages that nobody took and that are kept for operators; beyond it the oldest go.
+pub const NOTIFY_DEAD_MAX: usize = 1024;
+/// Tries of one message, about half an hour in all: longer than most demands wait.
+pub const NOTIFY_ATTEMPTS_MAX: u32 = 10;
+/// From the first try that failed to the second.
+pub const NOTIFY_BACKOFF_MIN: Duration = Duration::from_secs(2);
+/// The longest wait between two tries.
+pub const NOTIFY_BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+/// Tries in a row that failed, of any message, after which nobody is taken to be reachable through a channel.
+pub const NOTIFY_FAILURES: u32 = 2;
+/// Between two tests of a channel that fails and has nothing to say.
+pub const NOTIFY_PROBE: Duration = Duration::from_secs(30);

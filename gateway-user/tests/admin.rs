@@ -16,6 +16,7 @@ use tidegate::approval::{
     ShownBody, Spool,
 };
 use tidegate::limits::ADMIN_CONNECTIONS_PER_USER_MAX;
+use tidegate::notify::{Channel, Channels, Post};
 use tidegate::operation::{EntryId, SessionId, Sha256, Subject, User};
 use tidegate::policy::nouns::{Approval, Person};
 use tidegate::policy::{Set, Shelf};
@@ -110,6 +111,21 @@ impl Electorate for People {
 }
 
 struct Store(Recorder);
+
+/// The policy above names none.
+struct NoChannels;
+
+impl Channels for NoChannels {
+    fn of_approval(&self, _approval: &str) -> Vec<String> {
+        Vec::new()
+    }
+    fn channel(&self, _name: &str) -> Option<Box<dyn Channel>> {
+        None
+    }
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
 
 fn kept(written: Result<record::Durable, RecordError>) -> Durable {
     Box::pin(async move {

@@ -337,7 +337,9 @@ impl Settings {
 
     fn write_policy(&self, name: &str, text: &str) {
         let (new, place) = (self.folder.join("new-policy-file"), self.policies().join(name));
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &place));
+        let folder = place.parent().expect("a file of the policy folder lies in one");
+        let made = fs::create_dir_all(folder);
+        let written = made.and_then(|()| fs::write(&new, text)).and_then(|()| fs::rename(&new, &place));
         written.unwrap_or_else(|error| panic!("{}: {error}", place.display()));
     }
 

@@ -9,7 +9,7 @@ use crate::rust_text::{RustText, words};
 const ROWS: [&[&str]; 9] = [
     &["config", "expression", "json", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
-    &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block"],
+    &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block", "notify"],
     &["judge", "signals"],
     &["protocol"],
     &["session", "inspect"],

@@ -14,7 +14,7 @@ use axum::{Extension, Json, Router};
 
 use super::peer::Peer;
 use super::view::{Announced, Problem, ReadingView, Reload, SignalsView, Status};
-use super::{Admin, approvals, blocks};
+use super::{Admin, approvals, blocks, notices};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, READING_BYTES_MAX};
 use crate::policy::Reloaded;
 use crate::record::entry::{Event, RecordRead};
@@ -48,6 +48,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/signals", get(signals))
         .route("/v1/policy/reload", post(reload))
         .merge(approvals::routes())
+        .merge(notices::routes())
         .route("/v1/record/readings", post(announce))
         .route("/v1/blocks", get(blocks::list).post(blocks::block))
         .route("/v1/blocks/lift", post(blocks::unblock))

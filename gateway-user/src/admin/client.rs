@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::view::{
-    Announced, BallotView, BlockAsked, BlockView, DemandView, Ended, PriorView, Problem, QueueView,
-    ReadingView, RecordOrder, Reload, SignalsView, Status, UnblockAsked, Voted,
+    Announced, BallotView, BlockAsked, BlockView, ChannelView, DeadView, DemandView, Ended, PriorView,
+    Problem, QueueView, ReadingView, RecordOrder, Reload, Resent, SignalsView, Status, Tested, UnblockAsked,
+    Voted,
 };
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
@@ -166,6 +167,38 @@ impl Client {
         self.ask("POST", "/v1/record/readings", Some(reading))
     }
 
+    /// How each channel to people does.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn channels(&self) -> Result<Vec<ChannelView>, ClientError> {
+        self.ask("GET", "/v1/notify", None::<&()>)
+    }
+
+    /// Messages that nobody took.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn dead(&self) -> Result<Vec<DeadView>, ClientError> {
+        self.ask("GET", "/v1/notify/dead", None::<&()>)
+    }
+
+    /// Has a message tried again that nobody took.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn resend(&self, id: &str) -> Result<Resent, ClientError> {
+        self.ask("POST", &format!("/v1/notify/dead/{}/retry", segment(id)), None::<&()>)
+    }
+
+    /// Sends a test through a channel, and waits for what becomes of it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn test_channel(&self, name: &str) -> Result<Tested, ClientError> {
+        self.ask("POST", &format!("/v1/notify/channels/{}/test", segment(name)), None::<&()>)
+    }
+
     /// The blocks in force, the oldest first.
     ///
     /// # Errors
@@ -267,4 +300,11 @@ impl Client {
     fn unusable(&self, why: impl std::fmt::Display) -> ClientError {
         ClientError::Unusable { path: self.socket.clone(), why: why.to_string() }
     }
+}
+
+/// Text as one segment of a path.
+fn segment(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let part = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(part).collect()
 }

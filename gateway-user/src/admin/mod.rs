@@ -9,6 +9,7 @@ mod approvals;
 mod blocks;
 pub mod client;
 mod listen;
+mod notices;
 mod peer;
 mod record;
 pub mod view;
@@ -25,6 +26,7 @@ use arc_swap::ArcSwapOption;
 pub use self::record::order_of;
 use crate::approval::{Desk, Electorate};
 use crate::block::Blocks;
+use crate::notify::Post;
 use crate::policy::Shelf;
 use crate::record::entry::PolicyWeighed;
 use crate::record::{Health, Recorder, Upkept};
@@ -35,6 +37,8 @@ use crate::telemetry::{Metrics, Reading};
 pub struct Admin {
     /// The approval desk.
     pub desk: Desk,
+    /// What tells people of demands.
+    pub post: Post,
     /// Whom and what operators have blocked.
     pub blocks: Blocks,
     /// What the last change of policy was found to widen.

@@ -9,6 +9,7 @@ use crate::approval::{
     Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
 };
 use crate::block::Block;
+use crate::notify::{ChannelState, Dead, Message};
 use crate::policy::Notice;
 use crate::record::Upkept;
 use crate::signals::{Broad, View};
@@ -240,6 +241,74 @@ pub struct Ended {
     pub id: String,
     /// Who took it back.
     pub by: String,
+}
+
+/// How one channel does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelView {
+    /// The `[[notify]]`.
+    pub name: String,
+    /// Whether nobody can be reached through it, as far as is known.
+    pub failing: bool,
+    /// Messages that wait for it.
+    pub waiting: usize,
+    /// Tries that failed since the last one that did not.
+    pub failures: u32,
+    /// When a message was taken last, since the gate started.
+    pub taken: Option<Timestamp>,
+    /// Why the last try failed, where it did.
+    pub fault: Option<String>,
+}
+
+/// A message that nobody took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadView {
+    /// Its id, for `retry`.
+    pub id: String,
+    /// The `[[notify]]` it was for.
+    pub channel: String,
+    /// The kind of event.
+    pub event: String,
+    /// When it came to be.
+    pub created: Timestamp,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
+    /// What it says, masked: JSON as text.
+    pub body: String,
+}
+
+/// What was put back from the list of the dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resent {
+    /// The id that was given.
+    pub id: String,
+    /// Messages of that id, one for each channel.
+    pub messages: usize,
+}
+
+/// A channel took a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tested {
+    /// The `[[notify]]`.
+    pub channel: String,
+}
+
+impl From<ChannelState> for ChannelView {
+    fn from(state: ChannelState) -> Self {
+        let failing = state.is_failing();
+        let ChannelState { name, waiting, failures, taken, tried: _, fault } = state;
+        Self { name, failing, waiting, failures, taken, fault }
+    }
+}
+
+impl From<Dead> for DeadView {
+    fn from(dead: Dead) -> Self {
+        let Dead { message, at, why } = dead;
+        let Message { id, channel, event, body, created, attempts: _, next: _ } = message;
+        Self { id, channel, event, created, at, why, body }
+    }
 }
 
 /// How far one `[[approval]]` has come.

@@ -2,6 +2,7 @@
 //! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
 
 mod accept;
+mod channels;
 mod denials;
 mod follow;
 mod ledger;
@@ -22,20 +23,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::accept::Door;
+use self::channels::PolicyChannels;
 use self::follow::Follower;
 use self::ledger::RecordLedger;
 use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
-use crate::approval::{Desk, DeskError, Key, KeyError, Parts, Spool, SpoolError};
+use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
 use crate::block::Blocks;
 use crate::config::Settings;
 use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
-use crate::judge::{Bench, Draining, Plans};
+use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::mask;
+use crate::notify::Post;
 use crate::operation::Direction;
 use crate::policy::{NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
@@ -44,6 +47,7 @@ use crate::record::{Keys, RecordError, Recorder, Retention};
 use crate::session::Gateway;
 use crate::signals::Signals;
 use crate::store::keyfile;
+use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -139,7 +143,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
-    let (recorder, desk) = open_record(&settings, options, signals.clone())?;
+    let (recorder, sealing) = open_record(&settings, options, signals.clone())?;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let hash_key = mask::HashKey::below(&settings.state)
@@ -154,10 +158,13 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     let metrics = Metrics::new();
     let marking = gate.clone();
     let exempt = kernel::Exempt::new(move |socket| marking.exempt(socket));
+    let (desk, post) = open_desk(&settings, &recorder, sealing, (&shelf, &exempt))?;
     let bench = Arc::new(Bench {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
-        desk: desk.clone(),
+        desk,
+        post: post.clone(),
+        bodies: Bodies::default(),
         blocks: blocks.clone(),
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
@@ -179,6 +186,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     open_doors(&gate, &door, &mut work)?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
+    work.spawn(post.work());
     work.spawn(sweep(blocks));
     work.spawn(weigher.weigh());
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
@@ -199,23 +207,33 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     outcome
 }
 
-/// Opens the record, which shows what it takes to the signals, and the desk whose demands it keeps.
+/// Opens the record, which shows what it takes to the signals; gives the keys that held bodies are sealed with, too.
 fn open_record(
     settings: &Settings,
     options: Options,
     observing: Signals,
-) -> Result<(Recorder, Desk), AppError> {
+) -> Result<(Recorder, Keyring), AppError> {
     let keys = Keys::open(&settings.state, &keyfile::Place::of(settings)).map_err(RecordError::from)?;
     let sealing = keys.bodies.clone();
     let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
         .observed(move |event| observing.saw(event));
-    let desk = Desk::open(Parts {
-        ledger: Arc::new(RecordLedger(recorder.clone())),
-        clock: Arc::new(jiff::Timestamp::now),
-        spool: Spool::open(&settings.state, sealing)?,
-        listener: Arc::new(()),
-    })?;
-    Ok((recorder, desk))
+    Ok((recorder, sealing))
+}
+
+/// Opens the desk where held operations wait, and the outbox that tells people of them.
+fn open_desk(
+    settings: &Settings,
+    recorder: &Recorder,
+    sealing: Keyring,
+    (shelf, exempt): (&Shelf, &kernel::Exempt),
+) -> Result<(Desk, Post), AppError> {
+    let ledger: Arc<dyn Ledger> = Arc::new(RecordLedger(recorder.clone()));
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    let channels = Box::new(PolicyChannels { shelf: shelf.clone(), exempt: exempt.clone() });
+    let post = Post::open(ledger.clone(), clock.clone(), channels).map_err(DeskError::from)?;
+    let spool = Spool::open(&settings.state, sealing)?;
+    let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
+    Ok((desk, post))
 }
 
 /// Forgets blocks as they run out, until the task is dropped.
@@ -273,6 +291,7 @@ async fn open_admin(
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
+        post: bench.post.clone(),
         blocks: bench.blocks.clone(),
         weighed,
         shelf: bench.shelf.clone(),

@@ -8,6 +8,7 @@ mod gate;
 mod inspect;
 mod manual;
 mod mask;
+mod notify;
 pub mod output;
 mod policy;
 mod policy_log;
@@ -123,6 +124,7 @@ enum Command {
     Replay(Box<replay::Args>),
     Inspect(inspect::Args),
     Approvals(approvals::Args),
+    Notify(notify::Args),
     Report(report::Args),
     Top(top::Args),
     Block(blocks::Block),
@@ -186,6 +188,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Replay(args) => replay::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
+        Command::Notify(args) => notify::run(args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Top(args) => top::run(&args, context),
         Command::Block(args) => blocks::block(args, context),

@@ -1,4 +1,4 @@
-//! Fetches one small document by HTTPS, or by HTTP from this host itself.
+//! Fetches one small document by HTTPS, or by HTTP from this host itself; or sends one.
 //!
 //! Follows no redirect, waits no longer than [`FETCH_TIMEOUT`], and reads no more than a key set may have. The programs
 //! let its sockets out, so it goes nowhere but to the host of a URL that the policy declares.
@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -30,9 +30,17 @@ pub(super) struct Fetched {
     pub(super) max_age: Option<i64>,
 }
 
+/// What a server answered, whatever that is.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    max_age: Option<i64>,
+    bytes: Vec<u8>,
+}
+
 /// Why nothing was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FetchError {
+pub(crate) enum FetchError {
     #[error("{0}")]
     Url(&'static str),
     #[error("no answer within {} seconds", FETCH_TIMEOUT.as_secs())]
@@ -61,10 +69,33 @@ static TLS: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| {
 
 /// Fetches `url`, past the gate itself: a provider may be one of its targets.
 pub(super) async fn fetch(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
-    tokio::time::timeout(FETCH_TIMEOUT, fetch_url(url, exempt)).await.map_err(|_| FetchError::Timeout)?
+    let accept = [("accept", "application/jwk-set+json, application/json")];
+    let answer = send(url, "GET", &accept, Bytes::new(), exempt).await?;
+    match answer.status {
+        200 => Ok(Fetched { bytes: answer.bytes, max_age: answer.max_age }),
+        status => Err(FetchError::Status(status)),
+    }
 }
 
-async fn fetch_url(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
+/// Sends one request to `url`, past the gate itself, and gives the answer's status and what little it may say.
+pub(crate) async fn send(
+    url: &str,
+    method: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+    exempt: &Exempt,
+) -> Result<Answered, FetchError> {
+    let sent = send_url(url, method, headers, body, exempt);
+    tokio::time::timeout(FETCH_TIMEOUT, sent).await.map_err(|_| FetchError::Timeout)?
+}
+
+async fn send_url(
+    url: &str,
+    method: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+    exempt: &Exempt,
+) -> Result<Answered, FetchError> {
     let uri: http::Uri = url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
     let authority = uri.authority().ok_or(FetchError::Url("the URL names no host"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -75,12 +106,15 @@ async fn fetch_url(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
     };
     let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let stream = connect(&host, port, secure, exempt).await?;
-    let request = http::Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+    let mut request = http::Request::builder()
+        .method(method)
+        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(http::header::HOST, authority.host_and_port())
-        .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
-        .header(http::header::USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::new())
-        .map_err(FetchError::from)?;
+        .header(http::header::USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body)).map_err(FetchError::from)?;
     if !secure {
         return exchange(stream, request).await;
     }
@@ -119,15 +153,17 @@ async fn connect(host: &str, port: u16, secure: bool, exempt: &Exempt) -> Result
     Err(failed)
 }
 
-async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<Fetched, FetchError>
+async fn exchange<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<Answered, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::from)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(FetchError::from)?;
-        if response.status() != http::StatusCode::OK {
-            return Err(FetchError::Status(response.status().as_u16()));
+        let status = response.status().as_u16();
+        if status != 200 {
+            // Nobody reads what comes with it.
+            return Ok(Answered { status, max_age: None, bytes: Vec::new() });
         }
         let max_age = response
             .headers()
@@ -135,7 +171,7 @@ where
             .and_then(|value| max_age(value.to_str().ok()?));
         let body = Limited::new(response.into_body(), JWKS_BYTES_MAX).collect().await;
         let bytes = body.map_err(FetchError::from)?.to_bytes().to_vec();
-        Ok(Fetched { bytes, max_age })
+        Ok(Answered { status, max_age, bytes })
     };
     tokio::pin!(exchange, connection);
     tokio::select! {

@@ -6,7 +6,7 @@ mod accounts;
 mod cgroup;
 mod claims;
 mod digest;
-mod fetch;
+pub(crate) mod fetch;
 mod keys;
 mod keyset;
 mod proc;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::begin::Rewrites;
-use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
+use super::begin::{Begun, Rewrites};
+use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
@@ -101,6 +101,24 @@ impl Judge {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
         written(&held.entry, held.entry.intend(intent, false)).await?;
         Ok(Box::new(held))
+    }
+
+    /// Room for the body of an operation that cannot be judged without it.
+    #[must_use]
+    pub fn room(&self, begun: &Begun) -> BodyRoom {
+        self.bench.bodies.room(begun.subject.key())
+    }
+
+    /// Room for a body that is masked whole before it is sent.
+    #[must_use]
+    pub fn flow_room(&self) -> BodyRoom {
+        self.bench.bodies.room(self.flow.session.to_string())
+    }
+
+    /// Room for the body of a held operation.
+    #[must_use]
+    pub fn body_room(&self, held: &Held) -> BodyRoom {
+        self.bench.bodies.room(held.case.subject.key())
     }
 
     /// Refuses a held operation that nobody can be asked about.

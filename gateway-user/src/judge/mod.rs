@@ -3,6 +3,7 @@
 
 mod begin;
 mod block;
+mod bodies;
 mod denial;
 mod electorate;
 mod entry;
@@ -11,10 +12,12 @@ mod hold;
 mod observe;
 mod plans;
 pub mod rejudge;
+mod safe_mode;
 mod subject;
 pub mod suggest;
 
 pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
+pub use bodies::{Bodies, BodyRoom};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
 pub use head::{hiding, recorded as recorded_head};
@@ -33,6 +36,7 @@ use crate::block::Blocks;
 use crate::identity::token::Verifier;
 use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
+use crate::notify::Post;
 use crate::operation::{Extracted, HttpRequest, Operation, Permit, Sha256, Subject};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
@@ -51,6 +55,10 @@ pub struct Bench {
     pub recorder: Recorder,
     /// Where held operations wait for people.
     pub desk: Desk,
+    /// What tells people of them.
+    pub post: Post,
+    /// Room for their bodies.
+    pub bodies: Bodies,
     /// Whom and what operators have blocked.
     pub blocks: Blocks,
     /// Checks tokens against the providers of one policy set, named by its digest.
@@ -254,6 +262,19 @@ impl Judge {
                     let decision =
                         Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
                     return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial, body).await);
+                }
+                if let Some(safe) = self.without_approvers(&case, &approvals) {
+                    return match safe {
+                        Ok(decision) => {
+                            let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
+                            self.allow(entry, &case, &decision, asked, intent).await
+                        }
+                        Err(why) => {
+                            let decision = Decision { reason: why, ..(*decision).clone() };
+                            let denial = Denial::busy("nobody who could approve this can be reached now");
+                            Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial, body).await)
+                        }
+                    };
                 }
                 let held = Held { entry, case, decision, approvals };
                 self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)

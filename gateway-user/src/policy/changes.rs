@@ -29,7 +29,7 @@ impl Files {
     #[must_use]
     pub fn inventory(&self) -> Inventory {
         let digest = |text: &str| Sha256::of(text.as_bytes());
-        self.all.iter().map(|file| (file.name.clone(), digest(file.source.text()))).collect()
+        self.every().map(|file| (file.name.clone(), digest(file.source.text()))).collect()
     }
 
     /// What differs from these, by name.
@@ -37,8 +37,7 @@ impl Files {
     pub fn changes_since(&self, before: &Inventory) -> Vec<Change> {
         let now = self.inventory();
         let mut changes: Vec<Change> = self
-            .all
-            .iter()
+            .every()
             .map(|file| Change {
                 name: file.name.clone(),
                 uid: Some(file.uid),

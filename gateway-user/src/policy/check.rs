@@ -26,6 +26,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
     extract::noun::check(draft, &report);
     rewrites::check(draft, &report);
+    unique("notify", names(&draft.notifies, |n| &n.name), &report);
     unique("hours", names(&draft.hours, |n| &n.name), &report);
     for target in &draft.targets {
         let operations = draft.operations.iter().filter(|op| op.noun.target == target.noun.name);
@@ -79,6 +80,7 @@ fn references(draft: &Draft, report: Report<'_>) {
     let persons: BTreeSet<&str> = draft.persons.iter().map(|entry| entry.noun.name.as_str()).collect();
     let providers: BTreeSet<&str> = draft.providers.iter().map(|entry| entry.noun.name.as_str()).collect();
     let guards: BTreeSet<&str> = draft.guards.iter().map(|entry| entry.noun.name.as_str()).collect();
+    let notifies: BTreeSet<&str> = draft.notifies.iter().map(|entry| entry.noun.name.as_str()).collect();
     let either: BTreeSet<&str> = roles.union(&persons).copied().collect();
     for (wanted, name) in &draft.references {
         let (known, noun) = match wanted {
@@ -87,6 +89,7 @@ fn references(draft: &Draft, report: Report<'_>) {
             Wanted::Approver => (&either, "`role` or `person`"),
             Wanted::Provider => (&providers, "`identity_provider`"),
             Wanted::Guard => (&guards, "`guard`"),
+            Wanted::Notify => (&notifies, "`notify`"),
         };
         let text = name.value.as_str();
         if !known.contains(text) {

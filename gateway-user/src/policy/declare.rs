@@ -16,7 +16,7 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, On, OperationNoun, Owned,
+    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, On, OperationNoun, Owned,
     Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
@@ -55,6 +55,8 @@ pub(super) enum Wanted {
     Provider,
     /// A `[[guard]]`.
     Guard,
+    /// A `[[notify]]`.
+    Notify,
 }
 
 /// Everything declared, not yet checked against each other.
@@ -84,6 +86,8 @@ pub(super) struct Draft {
     pub extracts: Vec<Entry<Extract>>,
     /// Rewrites.
     pub rewrites: Vec<Entry<Rewrite>>,
+    /// Where people hear of demands.
+    pub notifies: Vec<Entry<Notify>>,
     /// Hours.
     pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
@@ -94,7 +98,7 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 12] = [
+pub(super) const BUILT: [&str; 13] = [
     "target",
     "operation",
     "guard",
@@ -107,8 +111,9 @@ pub(super) const BUILT: [&str; 12] = [
     "extract",
     "rewrite",
     "hours",
+    "notify",
 ];
-const LATER: [&str; 5] = ["budget", "credential", "notify", "witness", "exempt"];
+const LATER: [&str; 4] = ["budget", "credential", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -151,6 +156,7 @@ impl Draft {
                 self.operations.push(entry(operation, name, fields));
             }
             "guard" => self.guards.push(guard(fields, name)),
+            "notify" => self.notifies.extend(approvals::notify(fields, name, home)),
             "role" => {
                 let role = self.role(fields, &name);
                 self.roles.push(entry(role, name, fields));

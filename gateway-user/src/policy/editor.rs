@@ -211,6 +211,23 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
                 "whether somebody must own the asking process",
             ),
             ("on_timeout", false, Kind::Word(&["deny"]), "what silence means"),
+            ("notify", false, Kind::Texts, "channels that hear of its demands"),
+            (
+                "on_unavailable",
+                false,
+                Kind::Word(&["deny", "safe-mode"]),
+                "what happens while all those channels fail",
+            ),
+        ],
+    ),
+    (
+        "notify",
+        "a channel to people",
+        &[
+            NAME,
+            ("kind", true, Kind::Word(&["webhook"]), "how they are told"),
+            ("url", true, Kind::Text, "where to, https://"),
+            ("secret", true, Kind::Text, "the file of the signing secret"),
         ],
     ),
     (

@@ -16,6 +16,9 @@ use crate::operation::Sha256;
 
 use super::problem::{Problem, Problems, Source};
 
+/// The directory, below that of the policy, of the rules for when approvers cannot be reached.
+pub const SAFE_MODE: &str = "safe-mode";
+
 /// What a file of a policy directory holds, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -64,7 +67,9 @@ impl Looks {
             let stamp = fs::metadata(dir.join(&name)).ok().map(|about| stamp(&about));
             (name, stamp)
         };
-        Self(names(dir).unwrap_or_default().into_iter().map(stamped).collect())
+        let safe = names(&dir.join(SAFE_MODE)).unwrap_or_default().into_iter();
+        let safe = safe.map(|name| format!("{SAFE_MODE}/{name}"));
+        Self(names(dir).unwrap_or_default().into_iter().chain(safe).map(stamped).collect())
     }
 }
 
@@ -89,6 +94,9 @@ pub struct Files {
     pub home: PathBuf,
     /// Policy files, by name.
     pub all: Vec<PolicyFile>,
+    /// Rules and cases for when approvers cannot be reached, by name, which begins with [`SAFE_MODE`]; `None` where there
+    /// is no such directory.
+    pub safe: Option<Vec<PolicyFile>>,
     /// What was passed over, one sentence each.
     pub notes: Vec<String>,
     /// When they were read; `None` where they were in force before, and what they say of time was checked then.
@@ -121,7 +129,7 @@ impl Files {
 
     fn read_once(dir: &Path) -> Result<Self, Problems> {
         let (home, read_at) = (dir.to_owned(), Some(Timestamp::now()));
-        let mut files = Self { home, all: Vec::new(), notes: Vec::new(), read_at };
+        let mut files = Self { home, all: Vec::new(), safe: None, notes: Vec::new(), read_at };
         let names = names(dir).map_err(|error| {
             let unread = format!("the policy directory {} cannot be read: {error}", dir.display());
             alone(Problem::whole(unread).help("create it, or name the right one"))
@@ -129,6 +137,10 @@ impl Files {
         let mut problems = Problems::default();
         for name in names {
             let path = dir.join(&name);
+            if name == SAFE_MODE && path.is_dir() {
+                files.safe = Some(read_safe_mode(&path, &mut problems));
+                continue;
+            }
             let Some(kind) = FileKind::of(&name) else {
                 files.pass_over(&path);
                 continue;
@@ -141,7 +153,7 @@ impl Files {
                 Err(why) => problems.push(Problem::whole(format!("{}: {why}", path.display()))),
             }
         }
-        let count = files.all.len();
+        let count = files.all.len() + files.safe.as_ref().map_or(0, Vec::len);
         if count > POLICY_FILES_MAX {
             let many =
                 format!("{} holds {count} policy files; at most {POLICY_FILES_MAX} are read", dir.display());
@@ -167,13 +179,26 @@ impl Files {
     #[must_use]
     pub fn digest(&self) -> Sha256 {
         let mut bytes = Vec::new();
-        for file in &self.all {
+        for file in self.every() {
             for part in [file.name.as_bytes(), file.source.text().as_bytes()] {
                 bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
                 bytes.extend_from_slice(part);
             }
         }
         Sha256::of(&bytes)
+    }
+
+    /// All of them, those of the safe mode last.
+    pub fn every(&self) -> impl Iterator<Item = &PolicyFile> {
+        self.all.iter().chain(self.safe.iter().flatten())
+    }
+
+    /// The directory as it is in safe mode: these nouns, with the rules and cases of the safe mode and no others.
+    #[must_use]
+    pub fn safe_mode(&self) -> Option<Self> {
+        let safe = self.safe.as_ref()?;
+        let all = self.of(FileKind::Nouns).chain(safe).cloned().collect();
+        Some(Self { home: self.home.clone(), all, safe: None, notes: Vec::new(), read_at: self.read_at })
     }
 
     /// The files of one kind.
@@ -185,6 +210,39 @@ impl Files {
         let what = if path.is_dir() { "is a directory" } else { "is no *.cedar, *.toml or *.cases.toml" };
         self.notes.push(format!("{} {what}: not read", path.display()));
     }
+}
+
+/// The files of the safe mode. Nouns are those of the directory above: another target of the same name would be another
+/// target.
+fn read_safe_mode(dir: &Path, problems: &mut Problems) -> Vec<PolicyFile> {
+    let mut files = Vec::new();
+    let names = match names(dir) {
+        Ok(names) => names,
+        Err(error) => {
+            problems.push(Problem::whole(format!("{} cannot be read: {error}", dir.display())));
+            return files;
+        }
+    };
+    for name in names {
+        let path = dir.join(&name);
+        match FileKind::of(&name) {
+            Some(kind @ (FileKind::Rules | FileKind::Cases)) => match read_file(&path) {
+                Ok((text, uid, modified)) => {
+                    let source = Source::new(path.display().to_string(), text);
+                    let name = format!("{SAFE_MODE}/{name}");
+                    files.push(PolicyFile { name, kind, source, uid, modified });
+                }
+                Err(why) => problems.push(Problem::whole(format!("{}: {why}", path.display()))),
+            },
+            _ => {
+                let other = format!("{} is neither rules nor cases", path.display());
+                problems.push(Problem::whole(other).help(
+                    "safe-mode/ holds *.cedar and *.cases.toml; nouns are those of the directory above it",
+                ));
+            }
+        }
+    }
+    files
 }
 
 fn alone(problem: Problem) -> Problems {

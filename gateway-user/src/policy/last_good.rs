@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::files::Files;
+use super::files::{Files, SAFE_MODE};
 use super::problem::{Problem, Problems};
 
 const CURRENT: &str = "current";
@@ -25,11 +25,17 @@ pub(super) fn save(dir: &Path, files: &Files) -> io::Result<()> {
     // What is left of an attempt that was cut short.
     remove(&set)?;
     fs::DirBuilder::new().mode(0o700).create(&set)?;
-    for file in &files.all {
+    if files.safe.is_some() {
+        fs::DirBuilder::new().mode(0o700).create(set.join(SAFE_MODE))?;
+    }
+    for file in files.every() {
         let path = set.join(&file.name);
         let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         out.write_all(file.source.text().as_bytes())?;
         out.sync_all()?;
+    }
+    if files.safe.is_some() {
+        sync(&set.join(SAFE_MODE))?;
     }
     sync(&set)?;
     remove(&dir.join(NEXT))?;

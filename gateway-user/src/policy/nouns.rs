@@ -421,6 +421,31 @@ pub struct Approval {
     pub comment_required: bool,
     /// Whether what a process asks must have an owner.
     pub owner_required: bool,
+    /// The `[[notify]]`s that hear of its demands.
+    pub notify: Vec<String>,
+    /// What becomes of a demand while all of those fail.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// What becomes of an operation whose approvers cannot be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnUnavailable {
+    /// Refused.
+    #[default]
+    Deny,
+    /// Refused, unless both the rules without that approval and those of the safe mode allow it.
+    SafeMode,
+}
+
+/// Where people hear of demands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notify {
+    /// Unique name.
+    pub name: String,
+    /// An `https://` URL (`http://` only on loopback) that takes signed webhooks.
+    pub url: String,
+    /// The file of its signing secret.
+    pub secret: PathBuf,
 }
 
 /// What a client does while people decide.

@@ -28,6 +28,16 @@ pub fn read(dir: &Path) -> Result<Set, Problems> {
 /// # Errors
 /// Every mistake in them.
 pub fn read_files(files: &Files) -> Result<Set, Problems> {
+    let mut set = with_cases(files)?;
+    match files.safe_mode() {
+        Some(safe) => set.arm(with_cases(&safe)?)?,
+        None => set.is_whole()?,
+    }
+    Ok(set)
+}
+
+/// Nouns, rules and cases of one mode.
+fn with_cases(files: &Files) -> Result<Set, Problems> {
     let set = without_cases(files)?;
     let results = cases::run(files, &set)?;
     let mut problems = Problems::default();

@@ -17,8 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern,
-    Person, Rewrite, Role, Target,
+    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun, PathPart,
+    PathPattern, Person, Rewrite, Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -48,6 +48,9 @@ pub struct Set {
     persons: Vec<Person>,
     providers: Vec<IdentityProvider>,
     approvals: Vec<Approval>,
+    notifies: Vec<Notify>,
+    /// The same nouns under the rules for when approvers cannot be reached.
+    safe: Option<Box<Set>>,
     masks: HashMap<String, Vec<Arc<Mask>>>,
     detectors: Vec<Arc<DetectorNoun>>,
     rules: HashMap<String, Arc<Rule>>,
@@ -85,6 +88,8 @@ impl Set {
             persons: nouns(draft.persons),
             providers: nouns(draft.providers),
             approvals: nouns(draft.approvals),
+            notifies: nouns(draft.notifies),
+            safe: None,
             masks: HashMap::new(),
             detectors: nouns(draft.detectors).into_iter().map(Arc::new).collect(),
             rules: HashMap::new(),
@@ -265,6 +270,60 @@ impl Set {
     #[must_use]
     pub fn providers(&self) -> &[IdentityProvider] {
         &self.providers
+    }
+
+    /// Takes in the rules for when approvers cannot be reached.
+    ///
+    /// # Errors
+    /// They ask for approval themselves, or no approval ever turns to them.
+    pub(super) fn arm(&mut self, safe: Self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for rule in safe.rules.values().filter(|rule| rule.approval.is_some()) {
+            let text = "`@approval` in safe-mode/, where nobody can be asked";
+            problems.push(Problem::at(&rule.place, text).help("forbid it outright, or remove the rule"));
+        }
+        if !self.approvals.iter().any(|approval| approval.on_unavailable == OnUnavailable::SafeMode) {
+            let text = "safe-mode/ is there, and no approval has `on_unavailable = \"safe-mode\"`";
+            problems.push(Problem::whole(text).help("remove the directory, or name it in an approval"));
+        }
+        if !problems.is_empty() {
+            problems.sort();
+            return Err(problems);
+        }
+        self.safe = Some(Box::new(safe));
+        Ok(())
+    }
+
+    /// Whether nothing refers to rules that are not there.
+    ///
+    /// # Errors
+    /// An approval turns to a safe mode that has no rules.
+    pub(super) fn is_whole(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        let wanting =
+            self.approvals.iter().filter(|approval| approval.on_unavailable == OnUnavailable::SafeMode);
+        for approval in wanting {
+            let text = format!(
+                "`{}` turns to safe-mode/ when nobody can be asked, and there is none",
+                approval.name
+            );
+            problems.push(
+                Problem::whole(text).help("make the directory, with rules in *.cedar, or write \"deny\""),
+            );
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The rules for when approvers cannot be reached, over the same nouns.
+    #[must_use]
+    pub fn safe_mode(&self) -> Option<&Self> {
+        self.safe.as_deref()
+    }
+
+    /// Where people hear of demands.
+    #[must_use]
+    pub fn notifies(&self) -> &[Notify] {
+        &self.notifies
     }
 
     /// Its approvals.

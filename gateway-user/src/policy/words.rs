@@ -213,17 +213,32 @@ pub(super) fn algorithm(text: &str) -> Result<String, Misread> {
     Err(Misread { message, help: did_you_mean(text, ASYMMETRIC) })
 }
 
+/// Whether this is an `http://` URL of this host itself.
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let port =
+        |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| authority.strip_prefix(host).is_some_and(port))
+}
+
+/// Where a webhook goes: by `https://`, or by `http://` to this host itself.
+pub(super) fn receiver(text: &str) -> Result<String, Misread> {
+    let has_host = |uri: &http::Uri| uri.host().is_some_and(|host| !host.is_empty());
+    let whole = text.parse::<http::Uri>().is_ok_and(|uri| has_host(&uri)) && !text.contains('@');
+    if whole && (text.starts_with("https://") || text.strip_prefix("http://").is_some_and(is_loopback)) {
+        return Ok(text.to_owned());
+    }
+    let help = "write an https:// URL without a user name; http:// is accepted on loopback only";
+    refuse(format!("`{}` is not where a webhook can go", text.escape_debug()), help)
+}
+
 /// Where a key set is; a relative path is relative to `home`.
 pub(super) fn key_set(text: &str, home: &Path) -> Result<Jwks, Misread> {
     if text.starts_with("https://") {
         return Ok(Jwks::Url(text.to_owned()));
     }
     if let Some(rest) = text.strip_prefix("http://") {
-        let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
-        let port =
-            |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
-        let loopback = ["127.0.0.1", "localhost", "[::1]"];
-        if loopback.iter().any(|host| authority.strip_prefix(host).is_some_and(port)) {
+        if is_loopback(rest) {
             return Ok(Jwks::Url(text.to_owned()));
         }
         let help = "use https://; http:// is accepted on loopback only";

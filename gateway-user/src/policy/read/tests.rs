@@ -177,16 +177,67 @@ fn an_approval_that_silence_or_an_endless_window_would_grant_is_refused() {
 }
 
 #[test]
+fn a_channel_that_could_be_overheard_or_shows_its_secret_is_refused() {
+    let hook = |url: &str, secret: &str| {
+        format!("[[notify]]\nname = \"x\"\nkind = \"webhook\"\nurl = \"{url}\"\nsecret = \"{secret}\"\n")
+    };
+    for url in ["http://192.0.2.1/x", "ftp://127.0.0.1/", "https://", "https://user@example.com/", "hook"] {
+        added_mistake(&hook(url, "s"), "b.toml:4:7", &["where a webhook can go"]);
+    }
+    added_mistake(&hook("https://example.com/x", "whsec_AAAA"), "b.toml:5:10", &["never the secret itself"]);
+    let chat = hook("https://example.com/x", "s").replace("webhook", "slack");
+    added_mistake(&chat, "b.toml:3:8", &["not supported yet"]);
+    let wrong = |key: &str, place: &str, words: &[&str]| {
+        noun_mistake("approvers = [\"ada\"]", &format!("approvers = [\"ada\"]\n{key}"), place, words);
+    };
+    wrong("notify = [\"nowhere\"]", "a.toml:47:11", &["no `notify`"]);
+    wrong("on_unavailable = \"deny\"", "a.toml:47:18", &["whether the approvers can be reached"]);
+    wrong("on_unavailable = \"allow\"", "a.toml:47:18", &["no `on_unavailable`"]);
+}
+
+#[test]
+fn a_safe_mode_is_rules_that_need_nobody_and_that_some_approval_turns_to() {
+    const TURNS: &str = "[[notify]]\nname = \"x\"\nkind = \"webhook\"\nurl = \"https://example.com/\"\nsecret = \"s\"\n\
+                         [[approval]]\nname = \"turning\"\napprovers = [\"ada\"]\nnotify = [\"x\"]\non_unavailable = \"safe-mode\"\n";
+    let read_with = |nouns: &str, safe: Option<(&str, &str)>| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.toml"), NOUNS).unwrap();
+        std::fs::write(dir.path().join("b.toml"), nouns).unwrap();
+        if let Some((name, text)) = safe {
+            std::fs::create_dir(dir.path().join("safe-mode")).unwrap();
+            std::fs::write(dir.path().join("safe-mode").join(name), text).unwrap();
+        }
+        crate::policy::read(dir.path()).map_err(|problems| problems.to_string())
+    };
+    let refused = |nouns: &str, safe, words: &str| {
+        let said = read_with(nouns, safe).err().unwrap_or_default();
+        assert!(said.contains(words), "{said}");
+    };
+    const PERMIT: &str = "permit (principal, action, resource);";
+    let set = read_with(TURNS, Some(("s.cedar", PERMIT))).unwrap();
+    assert!(set.safe_mode().is_some() && set.safe_mode().unwrap().safe_mode().is_none());
+    let other = read_with(TURNS, Some(("s.cedar", "permit (principal, action, resource) ;"))).unwrap();
+    assert_ne!(set.digest(), other.digest(), "its rules are part of the set");
+    refused(TURNS, None, "and there is none");
+    refused("", Some(("s.cedar", PERMIT)), "no approval has `on_unavailable");
+    refused(TURNS, Some(("s.toml", "")), "neither rules nor cases");
+    refused(TURNS, Some(("s.cedar", "permit (")), "s.cedar");
+    refused(
+        TURNS,
+        Some(("s.cedar", "@approval(\"turning\")\nforbid (principal, action, resource);")),
+        "nobody can be asked",
+    );
+}
+
+#[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["budget", "credential", "notify", "witness", "exempt"] {
+    for noun in ["budget", "credential", "witness", "exempt"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
         ("ports = [80]", "tls = \"terminate\"", "a.toml:12:7"),
         ("ports = [80]", "protocol = \"postgres\"", "a.toml:12:12"),
         ("find = [\"card\"]", "style = \"token\"", "a.toml:43:9"),
-        ("approvers = [\"ada\"]", "on_unavailable = \"deny\"", "a.toml:47:1"),
-        ("approvers = [\"ada\"]", "notify = [\"x\"]", "a.toml:47:1"),
     ];
     for (after, key, place) in keys {
         noun_mistake(after, &format!("{after}\n{key}"), place, &["not supported yet"]);

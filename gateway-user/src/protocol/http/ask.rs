@@ -88,7 +88,7 @@ impl Exchange {
                 if !is_plain || length.is_none_or(|length| length > WHOLE_ASK_BYTES_MAX) {
                     return Ok(Ask::Masking(body, packing));
                 }
-                whole::read(&self.wire, length, packing, body).await?
+                whole::read(&self.wire, length, packing, body, self.judge.flow_room()).await?
             }
         };
         let sealed = whole.sealed(|bytes| {

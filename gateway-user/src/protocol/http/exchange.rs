@@ -17,7 +17,8 @@ use super::io::{Answering, Wire};
 use super::source::Source;
 use super::whole::{self, Whole};
 use crate::judge::{
-    Allowed, Asked, Begun, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head, rewrite_shown,
+    Allowed, Asked, Begun, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head,
+    rewrite_shown,
 };
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::{MaskError, Packing};
@@ -103,11 +104,13 @@ impl Exchange {
                 (allowed, ask)
             }
             Verdict::Hold(held) => {
-                // Whoever approves must see the whole operation.
+                // Whoever approves must see the whole operation. Its room is kept until it is decided, as the body is.
                 let ask = match ask {
                     Ask::Whole(whole) => Ok(whole),
                     Ask::Streaming(body) | Ask::Masking(body, _) => {
-                        self.whole(body, &plan, held.entry(), &mut asked).await.map_err(|(denial, _)| denial)
+                        let room = self.judge.body_room(&held);
+                        let read = self.whole(body, room, &plan, held.entry(), &mut asked).await;
+                        read.map_err(|(denial, _)| denial)
                     }
                 };
                 let sealed = ask.and_then(|whole| {
@@ -149,7 +152,7 @@ impl Exchange {
         if needed || (rewritten && short) {
             let before = asked.clone();
             let watch = self.judge.awaiting(begun, &before);
-            let whole = self.whole(body, plan, &begun.entry(), asked).await;
+            let whole = self.whole(body, self.judge.room(begun), plan, &begun.entry(), asked).await;
             watch.over();
             return whole.map(Ask::Whole);
         }
@@ -163,6 +166,7 @@ impl Exchange {
     pub(super) async fn whole(
         &self,
         body: Incoming,
+        room: BodyRoom,
         plan: &rewrite::Plan,
         entry: &Entry,
         asked: &mut Asked,
@@ -173,7 +177,7 @@ impl Exchange {
         };
         let fields = asked.request.headers.iter();
         let packing = Packing::of(fields.map(|(name, value)| (name.as_str(), value.as_slice())));
-        let read = whole::read(&self.wire, asked.request.body_length, packing, body).await;
+        let read = whole::read(&self.wire, asked.request.body_length, packing, body, room).await;
         let mut whole = read.map_err(plainly)?;
         if plan.has_fields() && asked.request.body_length != Some(0) {
             let rewritten = plan.whole(&whole.body().bytes);

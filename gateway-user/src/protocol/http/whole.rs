@@ -4,24 +4,17 @@
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::io::Wire;
-use crate::judge::{self, Denial};
-use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_BODIES_BYTES_MAX};
+use crate::judge::{self, BodyRoom, Denial};
+use crate::limits::HELD_BODY_BYTES_MAX;
 use crate::mask::Packing;
 use crate::wire::fault::Fault;
-
-/// Bytes that one permit stands for.
-const SHARE_BYTES: usize = 16 * 1024;
-
-/// Room for all such bodies of this process.
-static ROOM: Semaphore = Semaphore::const_new(WHOLE_BODIES_BYTES_MAX / SHARE_BYTES);
 
 /// A whole body, and the room it takes.
 pub(super) struct Whole {
     body: judge::Whole,
-    room: Vec<SemaphorePermit<'static>>,
+    room: BodyRoom,
 }
 
 impl Whole {
@@ -61,8 +54,9 @@ pub(super) async fn read(
     length: Option<u64>,
     packing: Packing,
     mut body: Incoming,
+    mut room: BodyRoom,
 ) -> Result<Whole, Denial> {
-    let (mut whole, mut room, mut space) = (BytesMut::new(), Vec::new(), 0);
+    let mut whole = BytesMut::new();
     if length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
         return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
     }
@@ -78,10 +72,8 @@ pub(super) async fn read(
         if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
             return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
         }
-        while space < whole.len() + data.len() {
-            let share = ROOM.try_acquire();
-            room.push(share.map_err(|_| Denial::full())?);
-            space += SHARE_BYTES;
+        if !room.grow(data.len()) {
+            return Err(Denial::full());
         }
         whole.extend_from_slice(&data);
     }
@@ -90,6 +82,6 @@ pub(super) async fn read(
 
 impl Denial {
     fn full() -> Self {
-        Self { closes: true, ..Self::busy("too many request bodies wait to be judged") }
+        Self { closes: true, ..Self::busy("too many bytes wait to be judged or approved") }
     }
 }
