@@ -260,3 +260,5 @@ pub const NOTIFY_BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
 pub const NOTIFY_FAILURES: u32 = 2;
 /// Between two tests of a channel that fails and has nothing to say.
 pub const NOTIFY_PROBE: Duration = Duration::from_secs(30);
+/// Bytes that must be free on the record's file system for anything to begin: what a few commits make the database grow.
+pub const RECORD_ROOM_BYTES: u64 = 512 * 1024;

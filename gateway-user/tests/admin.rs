@@ -283,8 +283,10 @@ fn open(path: &Path) -> Arc<Admin> {
     let recorder = Recorder::open(&path.join("state")).unwrap();
     let shelf = Shelf::open(&path.join("policies"), &path.join("last-good")).unwrap();
     let keys = Keyring::open_or_make(&keyfile::Place::below(&path.join("state"))).unwrap();
+    let store: Arc<dyn tidegate::approval::Ledger> = Arc::new(Store(recorder.clone()));
+    let post = Post::open(store.clone(), Arc::new(jiff::Timestamp::now), Box::new(NoChannels)).unwrap();
     let desk = Desk::open(Parts {
-        ledger: Arc::new(Store(recorder.clone())),
+        ledger: store,
         clock: Arc::new(jiff::Timestamp::now),
         spool: Spool::open(&path.join("state"), keys).unwrap(),
         listener: Arc::new(()),
@@ -295,6 +297,7 @@ fn open(path: &Path) -> Arc<Admin> {
         weighed: Arc::default(),
         blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,
+        post,
         shelf,
         electorate: Box::new(move || Arc::new(People(current.current()))),
         recorder,

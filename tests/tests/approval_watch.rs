@@ -143,6 +143,6 @@ fn the_bell_rings_for_what_comes_and_a_cancelled_vote_is_none() {
 fn without_a_terminal_the_page_is_refused_with_what_to_do() {
     let world = World::new();
     let refused = world.gate.tidegate(&["approvals", "watch"]);
-    assert_eq!(refused.code(), Some(2));
+    assert_eq!(refused.code(), Some(3));
     assert!(refused.errors().contains("approvals list"), "{refused:?}");
 }

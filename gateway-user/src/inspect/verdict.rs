@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::intercept::suits;
 use crate::judge::{Proof, proof, recorded_head};
 use crate::mask::{Plan, scrub};
-use crate::operation::{Direction, HttpRequest, Kind, Operation, Subject, User, Workload};
+use crate::operation::{Direction, Extracted, HttpRequest, Kind, Operation, Subject, User, Workload};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Cause, Question, Set};
 use crate::wire::http1::{Framing, RequestHead};
@@ -91,7 +91,7 @@ impl Judging<'_> {
         };
         let named = user.as_ref().map(User::key);
         let subject = Subject { user, workload: self.workload.clone(), peer: client };
-        let request = HttpRequest {
+        let mut request = HttpRequest {
             method: head.method,
             host: head.authority.host,
             path: head.path,
@@ -101,7 +101,16 @@ impl Judging<'_> {
                 Framing::Length(length) => Some(length),
                 Framing::Chunked => None,
             },
+            extracted: Extracted::default(),
         };
+        if self.set.reads_body(&target.name, &request) {
+            let why = "rules about this look into its body, which is not judged here";
+            return refused("unknown", Some(target), why.into());
+        }
+        match self.set.extract(&target.name, &request, &[]) {
+            Ok(found) => request.extracted = found,
+            Err(unread) => return refused("refuse", Some(target), unread.why),
+        }
         let direction = target.direction;
         let operation = Operation { target: target.name.clone(), direction, kind: Kind::Http(request) };
         let guard = self.guard.as_deref();

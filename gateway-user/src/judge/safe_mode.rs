@@ -82,6 +82,10 @@ mod tests {
                 find: Vec::new(),
                 paths: Vec::new(),
                 keys: Vec::new(),
+                declared: Vec::new(),
+                columns: Vec::new(),
+                headers: Vec::new(),
+                on: crate::policy::nouns::On::Response,
                 style: crate::policy::nouns::Style::Stars,
             })
         };

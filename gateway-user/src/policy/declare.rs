@@ -16,8 +16,8 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, On, OperationNoun, Owned,
-    Person, Protocol, Require, Rewrite, Role, Style, Target,
+    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, On, OperationNoun,
+    Owned, Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};

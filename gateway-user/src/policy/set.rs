@@ -17,8 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun, PathPart,
-    PathPattern, Person, Rewrite, Role, Target,
+    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun,
+    PathPart, PathPattern, Person, Rewrite, Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;

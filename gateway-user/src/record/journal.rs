@@ -16,6 +16,7 @@ use super::ledger::{Ledger, NotOpen};
 use super::retention::{Pressure, Retention};
 use super::tree::{self, Frontier};
 use super::{Keys, RecordError};
+use crate::limits::RECORD_ROOM_BYTES;
 use crate::operation::Sha256;
 use crate::store::disk::Disk;
 use crate::store::{Appender, Batch, Cut, Rehearsal, Snapshot, Store, StoreError, Viewer, close};
@@ -217,6 +218,12 @@ impl Journal {
             return Err(StoreError::io(
                 "begin anything, so little space is left on the record's file system",
             )(cause));
+        }
+        // The database has no space of its own taken beforehand, and grows by what is under way.
+        let space = self.disk.space().map_err(StoreError::io("ask for the free space of the record"))?;
+        if space.free < RECORD_ROOM_BYTES {
+            let cause = std::io::Error::from(rustix::io::Errno::NOSPC);
+            return Err(StoreError::io("find space for the record's database")(cause));
         }
         self.bodies.make_room()
     }

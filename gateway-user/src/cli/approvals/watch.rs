@@ -33,7 +33,7 @@ const NO_COMMENT: &str = "without a word";
 /// Shows the page until it is left.
 pub(super) fn run(client: Client, context: &Context) -> Result<(), Failure> {
     if !context.out.is_terminal() {
-        return Err(Failure::Usage("`approvals watch` needs a terminal; `approvals list` prints".into()));
+        return Err(Failure::cannot("`approvals watch` needs a terminal; `approvals list` prints"));
     }
     let mut watch = Watch {
         colour: context.out.has_colour(),
