@@ -28,7 +28,7 @@ pub struct Summary {
     /// Packets that were passed over, by why.
     pub passed_over: BTreeMap<Skip, u64>,
     /// Connections.
-    pub flows: u64,
+    pub connections: u64,
     /// Connections that were let go before their end, because too many were open.
     pub let_go: u64,
     /// Why the capture was not read to its end.
@@ -106,7 +106,7 @@ impl Inspector<'_> {
                 return ended;
             }
             let (client, server) = self.sides(&packet);
-            self.summary.flows += 1;
+            self.summary.connections += 1;
             self.flows.insert(ends, (Flow::new(client, server, captured.at), 0));
         }
         if let Some((flow, last)) = self.flows.get_mut(&ends) {

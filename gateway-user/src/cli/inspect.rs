@@ -146,7 +146,7 @@ fn show(operation: &Operation, context: &Context) -> Result<(), Failure> {
 }
 
 fn summarise(summary: &Summary, context: &Context) -> Result<(), Failure> {
-    context.out.line(format_args!("{} packets, {} connections", summary.packets, summary.flows))?;
+    context.out.line(format_args!("{} packets, {} connections", summary.packets, summary.connections))?;
     for (skip, count) in &summary.passed_over {
         let why = match skip {
             Skip::LinkType => "have a link type that is not read here",
