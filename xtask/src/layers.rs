@@ -7,7 +7,7 @@ use crate::rust_text::{RustText, words};
 
 /// Low to high.
 const ROWS: [&[&str]; 9] = [
-    &["config", "json", "limits", "operation", "telemetry"],
+    &["config", "expression", "json", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block"],
     &["judge", "signals"],

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::entry::Capture;
-use super::head::{recorded_user, recorded_value, without_keys};
+use super::head::{recorded_user, recorded_value};
 use super::{Asked, Case, Denial, Entry, Judge, now};
 use crate::intercept;
 use crate::limits::HELD_BODY_BYTES_MAX;
-use crate::mask::Media;
+use crate::mask::Packing;
 use crate::operation::{Kind, Operation, Subject, Workload};
 use crate::policy::nouns::{Side as Way, Target};
 use crate::policy::{Set, Unread, readable};
@@ -180,7 +182,7 @@ impl Judge {
             rules: Vec::new(),
             reason,
             policy: Some(begun.set.digest()),
-            head: without_keys(&begun.set, asked.head.clone()),
+            head: self.head(&begun.set, &begun.target.name, &asked.head),
         }
     }
 
@@ -195,11 +197,10 @@ impl Judge {
         if body.is_empty() {
             return Ok(());
         }
-        let (_, recorded) =
-            self.bench.plans.of(&case.set, &case.target.name, case.set.masks_of(&case.target.name));
-        let media = Media::of(content_type(head));
-        let mut capture = Capture::new(Arc::clone(entry), Side::Request, recorded.stream(media));
-        capture.saw(body)?;
+        let hiding = self.bench.plans.of(&case.set, &case.target.name, case.set.masks_of(&case.target.name));
+        let packing = Packing::of(head.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        let mut capture = Capture::new(Arc::clone(entry), Side::Request, &hiding.recorded, &packing);
+        capture.saw(&Bytes::copy_from_slice(body))?;
         capture.finish()
     }
 }
@@ -212,11 +213,6 @@ fn observable(asked: &Asked) -> Result<(), String> {
         Some(_) => Err("rules depend on its body, which is too long".into()),
         None => Err("rules depend on its body, which comes in chunks and is not looked into here".into()),
     }
-}
-
-fn content_type(head: &Head) -> Option<&str> {
-    let field = head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    field.map(|(_, value)| value.as_str())
 }
 
 /// See [`Judge::awaiting`].

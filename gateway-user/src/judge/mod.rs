@@ -17,8 +17,8 @@ pub mod suggest;
 pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
-pub use head::recorded as recorded_head;
-pub use hold::Held;
+pub use head::{hiding, recorded as recorded_head};
+pub use hold::{Held, Whole};
 pub use plans::Plans;
 
 use begin::Rewrites;
@@ -155,8 +155,10 @@ pub struct Allowed {
 /// What a permit obliges the gate to.
 #[derive(Clone)]
 pub struct Duties {
+    /// What the target must not see.
+    pub asks: Plan,
     /// What the client must not see.
-    pub masks: Plan,
+    pub answers: Plan,
     /// What the record must not see.
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
@@ -309,7 +311,8 @@ impl Judge {
         observed: bool,
     ) -> Allowed {
         let masks = if observed { &[] } else { decision.masks.as_slice() };
-        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, masks);
+        let plans::Hiding { asks, answers, recorded: hidden } =
+            self.bench.plans.of(&case.set, &case.target.name, masks);
         let forward_token = case.target.forward_token;
         let stripped = match forward_token {
             true => Vec::new(),
@@ -319,8 +322,9 @@ impl Judge {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
             duties: Duties {
-                masks,
-                recorded: recorded_masks,
+                asks,
+                answers,
+                recorded: hidden,
                 forward_token,
                 stripped,
                 rewrites: case.rewrites.response.clone(),
@@ -399,6 +403,16 @@ impl Judge {
         refused(entry, begun, why, denial).await
     }
 
+    /// A request's head as the record and approvers may see it.
+    fn head(&self, set: &Set, target: &str, head: &Head) -> Head {
+        let shown = head::without_keys(set, head.clone());
+        let named = set.masks_of(target).iter().any(|mask| !mask.headers.is_empty());
+        if !named {
+            return shown;
+        }
+        head::hiding(&self.bench.plans.of(set, target, &[]).recorded, shown)
+    }
+
     fn intent(
         &self,
         entry: &Entry,
@@ -421,7 +435,7 @@ impl Judge {
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            head: head::without_keys(&case.set, asked.head.clone()),
+            head: self.head(&case.set, &case.target.name, &asked.head),
         }
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("person", names(&draft.persons, |n| &n.name), &report);
     unique("identity_provider", names(&draft.providers, |n| &n.name), &report);
     unique("mask", names(&draft.masks, |n| &n.name), &report);
+    unique("detector", names(&draft.detectors, |n| &n.name), &report);
     unique("approval", names(&draft.approvals, |n| &n.name), &report);
     unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
     extract::noun::check(draft, &report);

@@ -16,13 +16,13 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, Extract, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol,
-    Require, Rewrite, Role, Style, Target,
+    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, On, OperationNoun, Owned,
+    Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
-use super::{extract, json_path, rewrites, schema, words};
+use super::{detectors, extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -74,6 +74,10 @@ pub(super) struct Draft {
     pub providers: Vec<Entry<IdentityProvider>>,
     /// Masks.
     pub masks: Vec<Entry<Mask>>,
+    /// Detectors.
+    pub detectors: Vec<Entry<DetectorNoun>>,
+    /// What masks find: the mask's place among them, and the name it gives.
+    pub finds: Vec<(usize, At<String>)>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
     /// Extracts.
@@ -90,7 +94,7 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 11] = [
+pub(super) const BUILT: [&str; 12] = [
     "target",
     "operation",
     "guard",
@@ -98,6 +102,7 @@ pub(super) const BUILT: [&str; 11] = [
     "person",
     "identity_provider",
     "mask",
+    "detector",
     "approval",
     "extract",
     "rewrite",
@@ -114,6 +119,7 @@ pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
         });
         draft.broken |= !whole;
     }
+    detectors::resolve(&mut draft, problems);
     draft
 }
 
@@ -164,6 +170,7 @@ impl Draft {
                 let targets = self.names(Wanted::Target, targets);
                 self.rewrites.extend(rewrites::read(fields, &name, targets));
             }
+            "detector" => self.detectors.push(detectors::read(fields, name)),
             "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
@@ -279,8 +286,11 @@ impl Draft {
     fn mask(&mut self, fields: &Fields<'_>, name: &At<String>) -> Mask {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
-        fields.word("on", &[("response", ())], &["request", "both"]);
-        let find = fields.parsed("find", words::detector);
+        let ways = [("response", On::Response), ("request", On::Request), ("both", On::Both)];
+        let on = fields.word("on", &ways, &[]);
+        let find = fields.texts("find");
+        fields.distinct("find", &find);
+        self.finds.extend(find.into_iter().map(|name| (self.masks.len(), name)));
         let (mut paths, mut keys) = (Vec::new(), Vec::new());
         for field in fields.texts("fields") {
             if field.value.starts_with('$') {
@@ -299,22 +309,35 @@ impl Draft {
                 keys.push(field);
             }
         }
-        let later = ["keyed-hash", "hash", "token", "reversible-token", "drop"];
-        let style =
-            fields.word("style", &[("stars", Style::Stars), ("keep-last-4", Style::KeepLast4)], &later);
-        if !fields.has("find") && !fields.has("fields") {
+        let later = ["token", "reversible-token"];
+        let styles = [
+            ("stars", Style::Stars),
+            ("keep-last-4", Style::KeepLast4),
+            ("keyed-hash", Style::KeyedHash),
+            ("drop", Style::Drop),
+        ];
+        let style = fields.word("style", &styles, &later);
+        let columns = fields.parsed("columns", words::column);
+        fields.distinct("columns", &columns);
+        let headers = fields.parsed("headers", words::masked_header);
+        fields.distinct("headers", &headers);
+        if !["find", "fields", "columns", "headers"].iter().any(|key| fields.has(key)) {
             fields.report(
                 Problem::at(&name.place, "this mask finds nothing")
-                    .help("give it `find` (detectors) or `fields`"),
+                    .help("give it `find` (detectors), `fields`, `columns` or `headers`"),
             );
         }
-        fields.finish(&["columns", "headers"]);
+        fields.finish(&[]);
         Mask {
             name: name.value.clone(),
             targets: self.names(Wanted::Target, targets),
-            find: values(find),
+            find: Vec::new(),
+            declared: Vec::new(),
             paths: values(paths),
             keys: values(keys),
+            columns: values(columns),
+            headers: values(headers),
+            on: on.map_or(On::Response, |on| on.value),
             style: style.map_or(Style::Stars, |style| style.value),
         }
     }

@@ -156,6 +156,32 @@ impl<'a> Fields<'a> {
         self.number_of(key, value, low, high)
     }
 
+    /// A number between two whole ones, in thousandths: `3.5` gives 3500.
+    pub(super) fn thousandths(&self, key: &'static str, low: u32, high: u32) -> Option<At<u32>> {
+        let value = self.get(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+            _ => {
+                self.wrong_type(key, value, "a number");
+                return None;
+            }
+        };
+        let place = self.source.place(value.span());
+        match number.filter(|number| (f64::from(low)..=f64::from(high)).contains(number)) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between two bounds of 32 bits"
+            )]
+            Some(number) => Some(At { value: (number * 1000.0).round() as u32, place }),
+            None => {
+                self.report(Problem::at(&place, format!("`{key}` goes from {low} to {high}")));
+                None
+            }
+        }
+    }
+
     fn number_of(&self, key: &str, value: &Spanned<DeValue<'_>>, low: u64, high: u64) -> Option<At<u64>> {
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "a whole number");

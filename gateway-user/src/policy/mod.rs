@@ -8,6 +8,7 @@ mod changes;
 mod check;
 mod decide;
 mod declare;
+mod detectors;
 mod document;
 mod editor;
 mod entities;

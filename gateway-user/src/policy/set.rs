@@ -17,8 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, Extract, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Rewrite,
-    Role, Target,
+    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern,
+    Person, Rewrite, Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -49,6 +49,7 @@ pub struct Set {
     providers: Vec<IdentityProvider>,
     approvals: Vec<Approval>,
     masks: HashMap<String, Vec<Arc<Mask>>>,
+    detectors: Vec<Arc<DetectorNoun>>,
     rules: HashMap<String, Arc<Rule>>,
     by_target: HashMap<String, HashMap<String, Slot>>,
     by_mask: HashMap<String, Slot>,
@@ -85,6 +86,7 @@ impl Set {
             providers: nouns(draft.providers),
             approvals: nouns(draft.approvals),
             masks: HashMap::new(),
+            detectors: nouns(draft.detectors).into_iter().map(Arc::new).collect(),
             rules: HashMap::new(),
             by_target: HashMap::new(),
             by_mask: HashMap::new(),
@@ -196,6 +198,12 @@ impl Set {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The detectors it declares.
+    #[must_use]
+    pub fn detectors(&self) -> &[Arc<DetectorNoun>] {
+        &self.detectors
     }
 
     /// Its targets.

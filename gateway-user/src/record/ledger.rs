@@ -264,7 +264,7 @@ impl Ledger {
     #[must_use]
     pub fn abandoned(&self, at: Micros, why: &str) -> Vec<Event> {
         let ending = || Ending::ByGate(why.to_owned());
-        let end = |recorded: u64| BodyEnd { bytes: recorded, recorded, truncated_at: None, masked: 0 };
+        let end = |recorded: u64| BodyEnd { bytes: recorded, recorded, ..BodyEnd::default() };
         let entries = self.entries.iter().map(|(entry, open)| {
             Event::EntryClosed(EntryClosed {
                 entry: *entry,

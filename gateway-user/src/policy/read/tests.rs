@@ -184,11 +184,7 @@ fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
     let keys = [
         ("ports = [80]", "tls = \"terminate\"", "a.toml:12:7"),
         ("ports = [80]", "protocol = \"postgres\"", "a.toml:12:12"),
-        ("find = [\"card\"]", "on = \"request\"", "a.toml:43:6"),
-        ("find = [\"card\"]", "on = \"both\"", "a.toml:43:6"),
-        ("find = [\"card\"]", "columns = [\"a\"]", "a.toml:43:1"),
-        ("find = [\"card\"]", "headers = [\"a\"]", "a.toml:43:1"),
-        ("find = [\"card\"]", "style = \"drop\"", "a.toml:43:9"),
+        ("find = [\"card\"]", "style = \"token\"", "a.toml:43:9"),
         ("approvers = [\"ada\"]", "on_unavailable = \"deny\"", "a.toml:47:1"),
         ("approvers = [\"ada\"]", "notify = [\"x\"]", "a.toml:47:1"),
     ];
@@ -198,13 +194,28 @@ fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
 }
 
 #[test]
+fn a_mask_names_columns_and_headers_that_can_be_hidden() {
+    let find = "find = [\"card\"]";
+    for (key, told) in [
+        ("columns = [\"\"]", "is not the name of a column"),
+        ("columns = [\"$.iban\"]", "JSON paths stand in `fields`"),
+        ("headers = [\"Content-Length\"]", "cannot be hidden"),
+        ("headers = [\"transfer-encoding\"]", "cannot be hidden"),
+        ("headers = [\"X Key\"]", "is not the name of a header field"),
+    ] {
+        noun_mistake(find, &format!("{find}\n{key}"), "a.toml:43:12", &[told]);
+    }
+    noun_mistake(find, &format!("{find}\non = \"answer\""), "a.toml:43:6", &["answer"]);
+}
+
+#[test]
 fn what_is_built_may_be_written_out() {
     let nouns = NOUNS
         .replace(
             "ports = [80]",
             "ports = [80]\ntls = \"off\"\nprotocol = \"http\"\nmode = \"enforce\"\nforward_token = false",
         )
-        .replace("find = [\"card\"]", "find = [\"card\"]\non = \"response\"\nstyle = \"stars\"")
+        .replace("find = [\"card\"]", "find = [\"card\"]\non = \"both\"\ncolumns = [\"iban\"]\nheaders = [\"X-Api-Key\"]\nstyle = \"stars\"")
         .replace(
             "approvers = [\"ada\"]",
             "approvers = [\"ada\"]\nhold = \"wait\"\nneeded = 1\ntimeout = \"1h\"",

@@ -7,8 +7,9 @@ use hyper::body::{Frame, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::io::Wire;
-use crate::judge::Denial;
+use crate::judge::{self, Denial};
 use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_BODIES_BYTES_MAX};
+use crate::mask::Packing;
 use crate::wire::fault::Fault;
 
 /// Bytes that one permit stands for.
@@ -19,28 +20,48 @@ static ROOM: Semaphore = Semaphore::const_new(WHOLE_BODIES_BYTES_MAX / SHARE_BYT
 
 /// A whole body, and the room it takes.
 pub(super) struct Whole {
-    bytes: Bytes,
-    _room: Vec<SemaphorePermit<'static>>,
+    body: judge::Whole,
+    room: Vec<SemaphorePermit<'static>>,
 }
 
 impl Whole {
-    /// Its bytes.
+    /// Its bytes, and how they are packed.
     #[must_use]
-    pub(super) fn bytes(&self) -> Bytes {
-        self.bytes.clone()
+    pub(super) fn body(&self) -> &judge::Whole {
+        &self.body
     }
 
     /// Takes other bytes in their place.
     pub(super) fn becomes(&mut self, bytes: Vec<u8>) {
-        self.bytes = bytes.into();
+        self.body.bytes = bytes.into();
+    }
+
+    /// As it is once masked.
+    ///
+    /// # Errors
+    /// Those of `seal`.
+    pub(super) fn sealed<E>(self, seal: impl FnOnce(Bytes) -> Result<judge::Whole, E>) -> Result<Self, E> {
+        Ok(Self { body: seal(self.body.bytes)?, room: self.room })
+    }
+
+    /// The body, when it goes on; the room it took is free for others.
+    #[must_use]
+    pub(super) fn into_body(self) -> judge::Whole {
+        drop(self.room);
+        self.body
     }
 }
 
-/// Reads a body whole. `length` is what its head says.
+/// Reads a body whole. `length` is what its head says, `packing` how it is packed.
 ///
 /// # Errors
 /// The refusal: too large, no room, or broken off.
-pub(super) async fn read(wire: &Wire, length: Option<u64>, mut body: Incoming) -> Result<Whole, Denial> {
+pub(super) async fn read(
+    wire: &Wire,
+    length: Option<u64>,
+    packing: Packing,
+    mut body: Incoming,
+) -> Result<Whole, Denial> {
     let (mut whole, mut room, mut space) = (BytesMut::new(), Vec::new(), 0);
     if length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
         return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
@@ -64,7 +85,7 @@ pub(super) async fn read(wire: &Wire, length: Option<u64>, mut body: Incoming) -
         }
         whole.extend_from_slice(&data);
     }
-    Ok(Whole { bytes: whole.freeze(), _room: room })
+    Ok(Whole { body: judge::Whole { bytes: whole.freeze(), packing }, room })
 }
 
 impl Denial {
