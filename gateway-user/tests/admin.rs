@@ -291,7 +291,10 @@ fn open(path: &Path) -> Arc<Admin> {
     })
     .unwrap();
     let current = shelf.clone();
+    let store = Arc::new(Store(recorder.clone()));
+    let post = Post::open(store, Arc::new(jiff::Timestamp::now), Box::new(NoChannels)).unwrap();
     Arc::new(Admin {
+        post,
         weighed: Arc::default(),
         blocks: tidegate::block::Blocks::open(recorder.clone()).unwrap(),
         desk,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::head::without_keys;
-use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
+use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, Verdict, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
@@ -61,6 +61,28 @@ impl Judge {
             let why = format!("{} needs an owner of the process, and no [[person]] owns it", approval.name);
             (why, Denial::forbidden(Some(shown.into())))
         })
+    }
+
+    /// What a rule holds: refused where nobody can be asked about it, allowed where the safe mode says so, else held.
+    pub(super) async fn held(&self, held: Held, asked: &Asked) -> Verdict {
+        let Held { entry, case, decision, approvals } = &held;
+        if let Some((why, denial)) = self.cannot_be_asked(case, approvals, asked) {
+            let reason = format!("{why}; {}", decision.reason);
+            let decision = Decision { reason, ..(**decision).clone() };
+            return Verdict::Deny(self.deny(entry, case, &decision, asked, denial).await);
+        }
+        match self.without_approvers(case, approvals) {
+            None => self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold),
+            Some(Ok(decision)) => {
+                let intent = self.intent(entry, case, &decision, asked, Recorded::Allow);
+                self.allow(entry.clone(), case, &decision, asked, intent).await
+            }
+            Some(Err(why)) => {
+                let decision = Decision { reason: why, ..(**decision).clone() };
+                let denial = Denial::busy("nobody who could approve this can be reached now");
+                Verdict::Deny(self.deny(entry, case, &decision, asked, denial).await)
+            }
+        }
     }
 
     /// Writes down that the operation is held, before a byte of its body is asked for.

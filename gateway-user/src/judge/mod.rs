@@ -263,28 +263,7 @@ impl Judge {
                 let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
                 self.allow(entry, &case, &decision, asked, intent).await
             }
-            Answer::Hold { approvals } => {
-                if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
-                    let decision =
-                        Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
-                    return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await);
-                }
-                if let Some(safe) = self.without_approvers(&case, &approvals) {
-                    return match safe {
-                        Ok(decision) => {
-                            let intent = self.intent(&entry, &case, &decision, asked, Recorded::Allow);
-                            self.allow(entry, &case, &decision, asked, intent).await
-                        }
-                        Err(why) => {
-                            let decision = Decision { reason: why, ..(*decision).clone() };
-                            let denial = Denial::busy("nobody who could approve this can be reached now");
-                            Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
-                        }
-                    };
-                }
-                let held = Held { entry, case, decision, approvals };
-                self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
-            }
+            Answer::Hold { approvals } => self.held(Held { entry, case, decision, approvals }, asked).await,
             Answer::Deny => {
                 let denial = Denial::of(&decision);
                 Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
