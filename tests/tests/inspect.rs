@@ -229,7 +229,6 @@ fn an_export_of_the_record_is_inspected_like_any_capture() {
     let lines: Vec<String> =
         WORLD.gate.entries().iter().map(|entry| entry.intent.head.line.clone()).collect();
     assert_eq!(found.iter().map(|(line, ..)| line.clone()).collect::<Vec<_>>(), lines);
-    assert!(found.iter().all(|(_, _, masks)| masks.is_empty()), "there is nothing left to hide");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn mask_of(args: &Test, context: &Context) -> Result<Arc<Mask>, Failure> {
         let mut masks = set.targets().iter().flat_map(|target| set.masks_of(&target.name));
         let found = masks.find(|mask| mask.name == *name).cloned();
         return found.ok_or_else(|| {
-            Failure::Usage(format!("no mask is called {name:?} in {}", context.settings.policies.display()))
+            Failure::cannot(format!("no mask is called {name:?} in {}", context.settings.policies.display()))
         });
     }
     let mut find = Vec::new();

@@ -341,7 +341,7 @@ impl Explain {
         let why_not = self.why_not;
         let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
         let sample = self.sample();
-        let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
+        let (subject, operation) = sample.stage(&set).map_err(Failure::cannot)?;
         let guard = sample.guard.as_deref();
         let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
         let explanation = set.explain(at, &question);
