@@ -49,7 +49,7 @@ pub struct Placed {
     pub stored: u32,
     /// Bytes after decryption and decompression.
     pub length: u32,
-    /// [`commitment`] to those.
+    /// `commitment` to those.
     pub digest: Sha256,
 }
 
