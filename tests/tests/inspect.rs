@@ -139,8 +139,11 @@ fn inspect(path: &Path, more: &[&str]) -> Finished {
     WORLD.gate.tidegate(&[&["inspect", &file, "--json"], more].concat())
 }
 
+/// Request line, verdict, and values hidden by each mask.
+type Found = (String, String, Vec<(String, u64)>);
+
 /// Every operation of the connections to this port, by time: line, verdict, masks.
-fn operations(report: &Value, port: &str) -> Vec<(String, String, Vec<(String, u64)>)> {
+fn operations(report: &Value, port: &str) -> Vec<Found> {
     let flows = report["flows"].as_array().unwrap().iter();
     let mut found: Vec<&Value> = flows
         .filter(|flow| flow["server"].as_str().unwrap().ends_with(port))
@@ -164,7 +167,7 @@ fn uid() -> String {
 fn a_capture_of_real_traffic_is_judged_and_masked_as_the_live_gate_did() {
     let found = inspect(&WORLD.direct, &["--uid", &uid()]);
     let found = operations(&found.json(), ":7001");
-    let recorded: Vec<(String, String, Vec<(String, u64)>)> = WORLD
+    let recorded: Vec<Found> = WORLD
         .gate
         .entries()
         .into_iter()
