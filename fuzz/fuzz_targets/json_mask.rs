@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use tidegate::mask::{Media, Plan};
-use tidegate::policy::nouns::{JsonPath, JsonStep, Mask, Style};
+use tidegate::policy::nouns::{JsonPath, JsonStep, Mask, On, Style};
 
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let path = |steps: Vec<JsonStep>| JsonPath { text: String::new(), steps };
@@ -13,14 +13,18 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
         name: "fields".to_owned(),
         targets: vec!["t".to_owned()],
         find: Vec::new(),
+        declared: Vec::new(),
         paths: vec![
             path(vec![JsonStep::Member("a".to_owned()), JsonStep::Any, JsonStep::Index(1)]),
             path(vec![JsonStep::Descendant("b".to_owned())]),
         ],
         keys: vec!["pin".to_owned()],
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Both,
         style: Style::KeepLast4,
     };
-    Plan::everything(&[Arc::new(mask)])
+    Plan::everything(&[Arc::new(mask)], &[])
 });
 
 fn run(pieces: &[&[u8]]) -> Result<Vec<u8>, String> {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tidegate::mask::{Media, Plan, scrub};
 
-static PLAN: LazyLock<Plan> = LazyLock::new(|| Plan::everything(&[]));
+static PLAN: LazyLock<Plan> = LazyLock::new(|| Plan::everything(&[], &[]));
 
 fn run<'b>(media: &Media, pieces: impl Iterator<Item = &'b [u8]>) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate::mask::{Media, Plan};
-use tidegate::policy::nouns::{Detector, Mask, Style};
+use tidegate::policy::nouns::{Detector, Mask, On, Style};
 
 fn mask(name: &str, find: &[Detector], keys: &[&str]) -> Arc<Mask> {
     Arc::new(Mask {
         name: name.to_owned(),
         targets: vec!["bench".to_owned()],
         find: find.to_vec(),
+        declared: Vec::new(),
         paths: Vec::new(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
         style: Style::Stars,
     })
 }
@@ -63,7 +67,7 @@ fn measure(name: &str, plan: &Plan, media: &Media, body: &[u8]) {
 fn main() {
     let three = Plan::new(&[mask("pii", &[Detector::Card, Detector::Email, Detector::ApiKey], &[])]);
     let fields = Plan::new(&[mask("fields", &[], &["password", "ssn", "iban"])]);
-    let everything = Plan::everything(&[mask("pii", &[Detector::Card], &["password"])]);
+    let everything = Plan::everything(&[mask("pii", &[Detector::Card], &["password"])], &[]);
     for size in [1024, 64 * 1024] {
         let (clean, secret) = (body(size, false), body(size, true));
         measure("JSON, three detectors, nothing to hide", &three, &Media::Json, &clean);
@@ -74,7 +78,7 @@ fn main() {
     }
     let start = Instant::now();
     for _ in 0..100_000 {
-        black_box(Plan::everything(&[mask("pii", &[Detector::Card], &["password"])]));
+        black_box(Plan::everything(&[mask("pii", &[Detector::Card], &["password"])], &[]));
     }
     println!("a plan for the record, made: {:.2} us", start.elapsed().as_secs_f64() * 10.0);
 }

@@ -78,6 +78,7 @@ fn closed(entry: EntryId) -> Event {
         response: BodyEnd::default(),
         masks: Vec::new(),
         ending: Ending::Finished,
+        rewrites: Vec::new(),
     })
 }
 

@@ -16,12 +16,30 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 pub const PIPELINED_MAX: usize = 16;
 /// Bytes of a request body that must be known whole before a human can approve it. Larger: 413.
 pub const HELD_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of bodies that are known whole before they are judged, all flows together: 256 of the largest. Above it: 503.
+pub const WHOLE_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one value that an `[[extract]]` takes out of a request. A rule compares names, not documents. Larger: 413.
+pub const EXTRACTED_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Values that one `[[extract]]` takes out of a request. A long batch of calls, each judged on its own. More: 413.
+pub const EXTRACTED_VALUES_MAX: usize = 256;
+/// Bytes of a member's name, and of the white space before it, that a `[[rewrite]]` of a JSON body holds back.
+pub const REWRITE_HOLD_BACK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one body kept in the record; what follows is counted, hashed and marked "truncated at".
 pub const RECORDED_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of a body in memory before they go to the record as one stretch.
 pub const BODY_STRETCH_BYTES: usize = 64 * 1024;
 /// Bytes of one masked value held back until it is known whole. Longer than any credential it looks for.
 pub const MASK_HOLD_BACK_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the longest find of a rule by expression. An IBAN with blanks takes 42, a key about 100.
+pub const PATTERN_MATCH_BYTES_MAX: usize = 256;
+/// Bytes of the automaton of a plan's expressions, and of what each thread keeps of it: all built-in rules take a fifth.
+pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Detectors that one policy directory declares. Each adds to the automaton every text is walked through.
+pub const DETECTORS_MAX: usize = 60;
+/// Bytes of a keyword of a detector. Half of how far before a find it may stand.
+pub const DETECTOR_KEYWORD_BYTES_MAX: usize = 32;
+/// Bytes of a file that `mask test` takes. Larger ones are not read by people.
+pub const MASK_TEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Nesting of a JSON body under a mask. Deeper is refused: no honest API comes near.
 pub const JSON_DEPTH_MAX: usize = 512;
 /// Parents of a process kept with it.
@@ -151,6 +169,24 @@ pub const COMMIT_PATIENCE: Duration = Duration::from_millis(5);
 pub const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// To the lock on a record that a reader or a stopping enforcer still holds.
 pub const RECORD_OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Content codings on top of each other. Nobody has a use for two; some servers stack them by mistake.
+pub const CODINGS_MAX: usize = 2;
+/// Bytes decoded at once. What one read of the client or upstream unpacks to never stands in memory whole.
+pub const DECODED_PIECE_BYTES: usize = 32 * 1024;
+/// Bytes a coded body may unpack to whatever its size: repetitive pages of a few kilobytes are no attack.
+pub const DECODED_GRACE_BYTES: u64 = 1024 * 1024;
+/// Bytes a coded body may unpack to per byte that came, beyond the grace. Logs and tables of equal rows reach 100; gzip
+/// ends at 1032, other codings go on.
+pub const DECODED_RATIO_MAX: u64 = 256;
+/// Bytes a coded body may unpack to in all. Larger ones are downloads, which no mask is for.
+pub const DECODED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Logarithm of a zstd window: 8 MiB, what RFC 9659 lets a sender ask for. Brotli's own end is 16 MiB.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Bytes of a gzip header. File name and comment; its extra field alone could be 64 KiB.
+pub const GZIP_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request body that is masked before its head goes out, so that its length is known: many servers take no
+/// chunked requests. Longer ones stream.
+pub const WHOLE_ASK_BYTES_MAX: u64 = 64 * 1024;
 /// The longest window an approval may open. What must hold for longer is a rule that somebody writes down.
 pub const APPROVAL_WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of what a requester says with a request that needs a reason. A paragraph, as header fields go.
@@ -205,3 +241,10 @@ pub const CAPTURE_FLOWS_MAX: usize = 4 * 1024;
 pub const CAPTURE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
 /// Interfaces of one section of a capture.
 pub const CAPTURE_INTERFACES_MAX: usize = 1024;
+/// Bytes of one server-sent event under a mask. The last event of a model's answer repeats all of it.
+pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of events that wait for the end of a text that is sent piece by piece. The longest find, each of its
+/// characters in an event of its own.
+pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Parts of a multipart body under a mask. Forms have dozens.
+pub const MULTIPART_PARTS_MAX: usize = 1024;

@@ -2,6 +2,7 @@
 //!
 //! Refuses nothing itself; what these types cannot express cannot be judged, and what is not judged is denied.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -294,6 +295,32 @@ pub struct HttpRequest {
     pub headers: Vec<(String, Vec<u8>)>,
     /// Declared length of the body in bytes; `None` when chunked; `Some(0)` when there is none.
     pub body_length: Option<u64>,
+    /// What the target's `[[extract]]`s found in it. Follows from the rest of it and its body.
+    pub extracted: Extracted,
+}
+
+/// What `[[extract]]`s found in one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extracted {
+    /// Attributes by name. What is not there was not sent, or is of another type.
+    pub attributes: BTreeMap<String, Attribute>,
+    /// The calls it carries, in order, each once. Empty where none was looked for.
+    pub calls: Vec<String>,
+    /// Whether a part of it that should be a call is none.
+    pub uncalled: bool,
+}
+
+/// The value of one attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attribute {
+    /// A string.
+    String(String),
+    /// A whole number.
+    Long(i64),
+    /// A truth value.
+    Bool(bool),
+    /// Strings, in order, each once.
+    Strings(Vec<String>),
 }
 
 /// Proof that the judge allowed one operation. Made in one place (the judge), spent in one place (the upstream);

@@ -19,7 +19,7 @@ fn write(state: &Path) -> (SessionId, EntryId) {
     let recorder = Recorder::open(state).unwrap();
     let (session, entry) = (SessionId::now(), EntryId::now());
     let at = 1_760_000_000_000_000;
-    let end = BodyEnd { bytes: 9, recorded: 9, truncated_at: None, masked: 0 };
+    let end = BodyEnd { bytes: 9, recorded: 9, ..BodyEnd::default() };
     let events = vec![
         Event::SessionOpened(SessionOpened {
             session,
@@ -56,6 +56,7 @@ fn write(state: &Path) -> (SessionId, EntryId) {
             response: end,
             masks: vec![(HOSTILE.into(), 1)],
             ending: Ending::Refused(HOSTILE.into()),
+            rewrites: Vec::new(),
         }),
         Event::SessionClosed(SessionClosed {
             session,

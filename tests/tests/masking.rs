@@ -251,15 +251,17 @@ fn lengths_and_validators_are_right_after_masking() {
 }
 
 #[test]
-fn what_will_be_masked_is_asked_for_whole_and_uncompressed() {
+fn what_will_be_masked_is_asked_for_whole_and_in_codings_that_can_be_undone() {
     let upstream = upstream();
     let mut client = WORLD.host.client().connect(upstream.address()).unwrap();
     let host = upstream.address();
-    let request =
-        format!("GET /z HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n");
+    let request = format!(
+        "GET /z HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, br, compress\r\nIf-None-Match: \"v1\"\r\nRange: bytes=0-3\r\n\r\n"
+    );
     assert_eq!(client.ask(request).unwrap().status, 200);
     let got = &upstream.requests()[0];
-    assert_eq!((got.header("accept-encoding"), got.header("range")), (Some("identity"), None));
+    assert_eq!((got.header("accept-encoding"), got.header("range")), (Some("gzip, br"), None));
+    assert_eq!(got.header("if-none-match"), None, "no validator that a client has is of a masked answer");
 }
 
 #[test]
@@ -278,7 +280,7 @@ fn an_answer_that_cannot_be_read_is_refused_before_its_first_byte() {
             "compressed twice",
             Answer::new(
                 200,
-                &[("Content-Type", "application/json"), ("Content-Encoding", "br, identity")],
+                &[("Content-Type", "application/json"), ("Content-Encoding", "br, compress")],
                 b"xx",
             ),
         ),

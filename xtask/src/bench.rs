@@ -3,6 +3,7 @@
 
 mod host;
 mod load;
+mod masking;
 mod parts;
 mod report;
 
@@ -20,7 +21,10 @@ use crate::{build, place, setup};
 
 /// How long to measure.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Rounds; in each, every way takes its turn.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -38,9 +42,19 @@ pub(crate) struct Bench {
     built: bool,
 }
 
+/// Other measurements.
+#[derive(clap::Subcommand, Debug)]
+enum Other {
+    /// How much of labelled texts the detectors find, beside Presidio.
+    Masking(masking::Masking),
+}
+
 impl Bench {
     /// Builds, becomes root if need be, measures, prints.
     pub(crate) fn run(&self) -> Result<()> {
+        if let Some(Other::Masking(masking)) = &self.other {
+            return masking.run();
+        }
         if !self.built {
             self.build()?;
         }

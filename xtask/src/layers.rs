@@ -7,9 +7,9 @@ use crate::rust_text::{RustText, words};
 
 /// Low to high.
 const ROWS: [&[&str]; 9] = [
-    &["config", "limits", "operation", "telemetry"],
+    &["config", "expression", "json", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
-    &["intercept", "identity", "approval", "mask", "record", "upstream", "block"],
+    &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block"],
     &["judge", "signals"],
     &["protocol"],
     &["session", "inspect"],

@@ -139,19 +139,11 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
     let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
-    let observing = signals.clone();
-    let keys = Keys::open(&settings.state, &keyfile::Place::of(&settings)).map_err(RecordError::from)?;
-    let sealing = keys.bodies.clone();
-    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
-        .observed(move |event| observing.saw(event));
-    let desk = Desk::open(Parts {
-        ledger: Arc::new(RecordLedger(recorder.clone())),
-        clock: Arc::new(jiff::Timestamp::now),
-        spool: Spool::open(&settings.state, sealing)?,
-        listener: Arc::new(()),
-    })?;
+    let (recorder, desk) = open_record(&settings, options, signals.clone())?;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
+    let hash_key = mask::HashKey::below(&settings.state)
+        .map_err(AppError::io("cannot open mask-hash.key in the state directory"))?;
     let set = shelf.current();
     let logging = kernel::Options { log: kernel_log, ..kernel::Options::default() };
     let cgroups = kernel::cgroup2_root()?;
@@ -170,7 +162,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
         tokens: ArcSwap::from_pointee((set.digest(), Verifier::new(set.providers(), exempt.clone()))),
         names: Names::default(),
         key,
-        plans: Plans::default(),
+        plans: Plans::hashing(hash_key),
         metrics,
         draining: Draining::default(),
     });
@@ -205,6 +197,25 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     recorder.close();
     tracing::info!("the gate is shut");
     outcome
+}
+
+/// Opens the record, which shows what it takes to the signals, and the desk whose demands it keeps.
+fn open_record(
+    settings: &Settings,
+    options: Options,
+    observing: Signals,
+) -> Result<(Recorder, Desk), AppError> {
+    let keys = Keys::open(&settings.state, &keyfile::Place::of(settings)).map_err(RecordError::from)?;
+    let sealing = keys.bodies.clone();
+    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
+        .observed(move |event| observing.saw(event));
+    let desk = Desk::open(Parts {
+        ledger: Arc::new(RecordLedger(recorder.clone())),
+        clock: Arc::new(jiff::Timestamp::now),
+        spool: Spool::open(&settings.state, sealing)?,
+        listener: Arc::new(()),
+    })?;
+    Ok((recorder, desk))
 }
 
 /// Forgets blocks as they run out, until the task is dropped.

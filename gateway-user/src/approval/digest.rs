@@ -231,6 +231,7 @@ mod tests {
                 field("Traceparent", "00-1"),
             ],
             body_length: Some(4),
+            extracted: crate::operation::Extracted::default(),
         }
     }
 

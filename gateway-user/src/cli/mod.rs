@@ -7,6 +7,7 @@ mod blocks;
 mod gate;
 mod inspect;
 mod manual;
+mod mask;
 pub mod output;
 mod policy;
 mod policy_log;
@@ -116,6 +117,7 @@ enum Command {
     #[command(flatten)]
     Gate(gate::Command),
     Policy(policy::Args),
+    Mask(mask::Args),
     Sessions(sessions::Args),
     Record(record::Args),
     Replay(Box<replay::Args>),
@@ -178,6 +180,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Run(args) => run::run(args, context),
         Command::Gate(command) => gate::run(command, context),
         Command::Policy(args) => policy::run(args, context),
+        Command::Mask(args) => mask::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),
         Command::Record(args) => record::run(args, context),
         Command::Replay(args) => replay::run(&args, context),

@@ -45,6 +45,7 @@ Examples:
   tidegate policy explain ./policies --target crm --method POST --path /orders --unit react-worker.service
   tidegate policy explain --why-not --target react --method POST --path /v1/runs --user ann
   tidegate policy explain --target react --method PATCH --path /v1/models/m1 --user eve --groups ml --approved ml-leads
+  tidegate policy explain --target llm --method POST --path /v1/chat --unit a.service --body '{\"model\":\"small\"}'
 
 Exit codes: 0 allowed, 1 held or denied (or the files have findings), 2 wrong command line";
 
@@ -122,6 +123,15 @@ struct Explain {
     /// Length of the body in bytes.
     #[arg(long, value_name = "BYTES")]
     body_length: Option<u64>,
+    /// The body of the request, as JSON; what extracts find in it is judged.
+    #[arg(long, requires = "path", conflicts_with_all = ["extract", "body_length"])]
+    body: Option<String>,
+    /// A header field of the request. May be given several times.
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header, requires = "path")]
+    headers: Vec<(String, String)>,
+    /// What extracts find, instead of a body: a JSON object of attributes, and of calls as "operation".
+    #[arg(long, value_name = "JSON", value_parser = object, requires = "path")]
+    extract: Option<serde_json::Map<String, Value>>,
     /// Subject of the user who asks.
     #[arg(long)]
     user: Option<String>,
@@ -173,6 +183,15 @@ struct Explain {
     /// When it is asked, such as 2026-12-01T09:00:00Z [default: now].
     #[arg(long)]
     at: Option<Timestamp>,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn object(text: &str) -> Result<serde_json::Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("this is no JSON object: {error}"))
 }
 
 /// A claim with a value as JSON: true, false and whole numbers are themselves, all else is a text.
@@ -375,6 +394,9 @@ impl Explain {
             query: self.query,
             host: self.host,
             body_length: self.body_length,
+            headers: self.headers,
+            body: self.body,
+            extract: self.extract,
         }
     }
 }

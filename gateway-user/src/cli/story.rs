@@ -87,6 +87,9 @@ fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
     for (name, count) in &closed.masks {
         field(context, masked, &format!("{count} by {name}"))?;
     }
+    for name in &closed.rewrites {
+        field(context, "rewritten", &format!("by {name}"))?;
+    }
     field(context, "request", &body_end(&closed.request))?;
     field(context, "response", &body_end(&closed.response))?;
     let status = closed.status.map_or_else(String::new, |status| format!(", status {status}"));
@@ -94,8 +97,10 @@ fn show_end(entry: &EntryView, context: &Context) -> Result<(), Failure> {
 }
 
 fn body_end(end: &BodyEnd) -> String {
-    let cut = end.truncated_at.map_or_else(String::new, |at| format!(", record truncated at byte {at}"));
-    format!("{} bytes, {} recorded{cut}", end.bytes, end.recorded)
+    let why = end.gap.map_or_else(String::new, |gap| format!(": {}", gap.words()));
+    let cut = end.truncated_at.map_or_else(String::new, |at| format!(", record truncated at byte {at}{why}"));
+    let coded = if end.decoded.is_identity() { String::new() } else { format!(" of {}", end.decoded) };
+    format!("{} bytes{coded}, {} recorded{cut}", end.bytes, end.recorded)
 }
 
 pub(super) fn head(context: &Context, mark: &str, head: &Head) -> Result<(), Failure> {

@@ -51,7 +51,7 @@ impl Judge {
         block: &Block,
     ) -> Denial {
         self.bench.metrics.judged(&case.target.name, "deny");
-        self.deny(entry, case, &decision(block), asked, Denial::blocked()).await
+        self.deny(entry, case, &decision(block), asked, Denial::blocked(), &[]).await
     }
 
     /// Waits until a block meets this flow: its process, or the user or the target of its last operation. One that is in

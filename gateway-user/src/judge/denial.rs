@@ -38,7 +38,7 @@ struct Problem<'a> {
 }
 
 impl Denial {
-    fn new(status: u16, shown: Option<String>) -> Self {
+    pub(super) fn new(status: u16, shown: Option<String>) -> Self {
         Self { status, shown, entry: None, closes: false, demand: None }
     }
 
@@ -78,7 +78,7 @@ impl Denial {
     /// 413: the body must be known whole, and is larger than the bound.
     #[must_use]
     pub fn too_large(limit: usize) -> Self {
-        let shown = format!("a request that needs approval may carry at most {limit} bytes");
+        let shown = format!("a request that must be known whole may carry at most {limit} bytes");
         Self { closes: true, ..Self::new(413, Some(shown)) }
     }
 

@@ -3,16 +3,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::Bench;
 use super::block::Known;
 use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
-use crate::mask;
+use crate::mask::{MaskError, Packing, Plan, Unpacker};
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
-    BodyEnd, BodyStretch, Decided, Demanded, Ending, EntryClosed, Event, Head, Intent, Micros, Responded,
-    Side,
+    BodyEnd, BodyStretch, Decided, Demanded, Ending, EntryClosed, Event, Gap, Head, Intent, Micros,
+    Responded, Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
 use crate::telemetry::Metrics;
@@ -66,6 +67,7 @@ struct Progress {
     request: BodyEnd,
     response: BodyEnd,
     masks: Vec<(String, u64)>,
+    rewrites: Vec<String>,
     /// On an observed target, the masks that would have applied: what they find is counted, and hidden from nobody.
     observed: Vec<String>,
     /// What happened and goes to the record with what happens next.
@@ -158,15 +160,31 @@ impl Entry {
         self.progress().status = Some(status);
     }
 
-    /// Adds hits of masks.
-    pub fn masked(&self, hits: Vec<(String, u64)>) {
+    /// Adds hits of masks on what this side sent.
+    pub fn masked(&self, side: Side, hits: Vec<(String, u64)>) {
         let mut progress = self.progress();
         for (name, count) in hits {
-            progress.response.masked += count;
+            match side {
+                Side::Request => progress.request.masked += count,
+                Side::Response => progress.response.masked += count,
+            }
             self.metrics.masked(&name, progress.target.as_deref().unwrap_or_default(), count);
             match progress.masks.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, sum)) => *sum += count,
                 None => progress.masks.push((name, count)),
+            }
+        }
+    }
+
+    /// Notes rewrites that changed something, each once.
+    pub fn rewrote(&self, rewrites: Vec<String>) {
+        if rewrites.is_empty() {
+            return;
+        }
+        let mut progress = self.progress();
+        for name in rewrites {
+            if !progress.rewrites.contains(&name) {
+                progress.rewrites.push(name);
             }
         }
     }
@@ -237,6 +255,7 @@ impl Entry {
             response: progress.response,
             masks: std::mem::take(&mut progress.masks),
             ending,
+            rewrites: std::mem::take(&mut progress.rewrites),
         }));
         Some(events)
     }
@@ -270,30 +289,55 @@ pub struct Capture {
     entry: Arc<Entry>,
     side: Side,
     /// `None` once nothing more can be kept safely.
-    masker: Option<mask::Stream>,
+    masker: Option<Unpacker>,
     pending: Vec<u8>,
     end: BodyEnd,
 }
 
 impl Capture {
-    /// Captures one body; `masker` is what the record may hold of it.
+    /// Captures one body, packed like this when it comes here; `plan` is what the record may not hold of it.
     #[must_use]
-    pub fn new(entry: Arc<Entry>, side: Side, masker: mask::Stream) -> Self {
-        Self { entry, side, masker: Some(masker), pending: Vec::new(), end: BodyEnd::default() }
+    pub fn new(entry: Arc<Entry>, side: Side, plan: &Plan, packing: &Packing) -> Self {
+        let end = BodyEnd { decoded: packing.codings().unwrap_or_default(), ..BodyEnd::default() };
+        Self { entry, side, masker: Some(plan.unpack(packing)), pending: Vec::new(), end }
+    }
+
+    /// Says which codings were undone before the body came here.
+    #[must_use]
+    pub fn unpacked_from(mut self, packing: &Packing) -> Self {
+        self.end.decoded = packing.codings().unwrap_or_default();
+        self
+    }
+
+    /// The entry whose body it is.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
     }
 
     /// Takes the next bytes of the body.
     ///
     /// # Errors
     /// When the record cannot take a stretch; the body must then not go on.
-    pub fn saw(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+    pub fn saw(&mut self, bytes: &Bytes) -> Result<(), RecordError> {
         self.end.bytes += bytes.len() as u64;
-        if let Some(masker) = &mut self.masker
-            && masker.push(bytes, &mut self.pending).is_err()
-        {
-            self.stop_keeping();
+        if let Some(masker) = &mut self.masker {
+            masker.give(bytes.clone());
         }
-        self.flush(BODY_STRETCH_BYTES, false)
+        loop {
+            let more = match self.masker.as_mut().map(|masker| masker.take(&mut self.pending)) {
+                Some(Ok(more)) => more,
+                Some(Err(error)) => {
+                    self.stop_keeping(&error);
+                    false
+                }
+                None => false,
+            };
+            self.flush(BODY_STRETCH_BYTES, false)?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// The body ended: writes what is left of it.
@@ -305,15 +349,21 @@ impl Capture {
             None => {}
             Some(Ok(hits)) if self.side == Side::Response => self.entry.found(hits.0),
             Some(Ok(_)) => {}
-            Some(Err(_)) => self.stop_keeping(),
+            Some(Err(error)) => self.stop_keeping(&error),
         }
         self.flush(1, true)
     }
 
     /// What follows cannot be kept without risk; it is counted, not kept.
-    fn stop_keeping(&mut self) {
+    fn stop_keeping(&mut self, why: &MaskError) {
         self.masker = None;
         self.end.truncated_at = Some(self.end.recorded + self.pending.len() as u64);
+        self.end.gap = Some(match why {
+            MaskError::Coding(_) | MaskError::Decoding(_) => Gap::Coding,
+            MaskError::Encoding(_) => Gap::Charset,
+            MaskError::TooLarge { .. } => Gap::Size,
+            _ => Gap::Content,
+        });
     }
 
     fn flush(&mut self, at_least: usize, last: bool) -> Result<(), RecordError> {
@@ -322,6 +372,7 @@ impl Capture {
             self.pending.truncate(usize::try_from(room).unwrap_or(usize::MAX));
             self.masker = None;
             self.end.truncated_at = Some(RECORDED_BODY_BYTES_MAX);
+            self.end.gap = Some(Gap::Size);
         }
         let full = self.pending.len() >= at_least || self.masker.is_none();
         let bytes = if full { std::mem::take(&mut self.pending) } else { Vec::new() };
@@ -357,7 +408,7 @@ impl Capture {
     fn publish(&self) {
         let mut progress = self.entry.progress();
         match self.side {
-            Side::Request => progress.request = self.end,
+            Side::Request => progress.request = BodyEnd { masked: progress.request.masked, ..self.end },
             Side::Response => progress.response = BodyEnd { masked: progress.response.masked, ..self.end },
         }
     }

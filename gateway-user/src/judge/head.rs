@@ -1,7 +1,7 @@
 //! Message heads as the record may hold them: credentials replaced whole, every other value scrubbed by every
 //! detector. Never stores a token.
 
-use crate::mask;
+use crate::mask::{self, Plan};
 use crate::operation::User;
 use crate::policy::Set;
 use crate::record::entry::Head;
@@ -13,6 +13,17 @@ pub fn recorded<'a>(line: &str, fields: impl Iterator<Item = (&'a str, &'a [u8])
         line: mask::scrub(line).into_owned(),
         fields: fields.map(|(name, value)| (name.to_owned(), recorded_value(name, value))).collect(),
     }
+}
+
+/// The head without the values of the header fields that masks name.
+#[must_use]
+pub fn hiding(plan: &Plan, mut head: Head) -> Head {
+    for (name, value) in &mut head.fields {
+        if let Some((shown, _)) = plan.header(name, value.as_bytes()) {
+            *value = String::from_utf8_lossy(&shown).into_owned();
+        }
+    }
+    head
 }
 
 /// The same without the values of the fields that static keys come in.
@@ -35,7 +46,8 @@ pub(super) fn recorded_user(user: &User) -> User {
     user
 }
 
-fn recorded_value(name: &str, value: &[u8]) -> String {
+/// The value of one field.
+pub(super) fn recorded_value(name: &str, value: &[u8]) -> String {
     mask::scrub_header(name, &String::from_utf8_lossy(value)).into_owned()
 }
 

@@ -3,16 +3,19 @@
 
 use std::sync::Arc;
 
-use super::head::without_keys;
+use bytes::Bytes;
+
+use super::begin::Rewrites;
 use super::{Allowed, Asked, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
-use crate::limits::REASON_BYTES_MAX;
-use crate::mask::{Media, Plan};
+use crate::limits::{HELD_BODY_BYTES_MAX, REASON_BYTES_MAX};
+use crate::mask::{MaskError, Packing, Plan};
 use crate::operation::{DemandId, Kind, Operation, Sha256};
+use crate::policy::nouns::Mask;
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Demanded, Head, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Head, Side, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
 use crate::wire::field::REASON;
 
@@ -22,6 +25,22 @@ pub struct Held {
     pub(super) case: Case,
     pub(super) decision: Arc<Decision>,
     pub(super) approvals: Vec<String>,
+}
+
+impl Held {
+    /// Where it is recorded.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+/// A whole body, as it will be sent: of a held operation that is what people approve.
+pub struct Whole {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// How they are packed.
+    pub packing: Packing,
 }
 
 /// What the requester says for whoever must approve: its one `Tidegate-Reason` field, masked. Two of them, or one that is
@@ -35,6 +54,20 @@ pub(super) fn reason(fields: &[(String, Vec<u8>)]) -> Option<String> {
 }
 
 impl Judge {
+    /// The body of a held operation as its masks let it go to the target. Where none applies it goes as it came.
+    ///
+    /// # Errors
+    /// [`MaskError`] where one applies and the body cannot be masked.
+    pub fn seal(&self, held: &Held, packing: &Packing, body: Bytes) -> Result<Whole, MaskError> {
+        let asks = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).asks;
+        if asks.is_empty() || body.is_empty() {
+            return Ok(Whole { bytes: body, packing: packing.clone() });
+        }
+        let (bytes, hits) = asks.mask_whole(packing, body, HELD_BODY_BYTES_MAX)?;
+        held.entry.masked(Side::Request, hits.0);
+        Ok(Whole { bytes: bytes.into(), packing: packing.unpacked() })
+    }
+
     /// Why nobody can be asked about an operation that these approvals would lift the rules for, if so.
     pub(super) fn cannot_be_asked(
         &self,
@@ -80,9 +113,9 @@ impl Judge {
     ///
     /// # Errors
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
-    pub async fn hold(&self, held: Held, asked: &Asked, body: &[u8]) -> Result<Allowed, Denial> {
-        let (_, plan) = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks);
-        let head = without_keys(&held.case.set, asked.head.clone());
+    pub async fn hold(&self, held: Held, asked: &Asked, body: &Whole) -> Result<Allowed, Denial> {
+        let plan = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).recorded;
+        let head = self.head(&held.case.set, &held.case.target.name, &asked.head);
         let Some(shown) = shown(asked, head, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
@@ -91,7 +124,7 @@ impl Judge {
                 "the process that asks could not be looked at, so nobody knows who must not approve this";
             return Err(self.refuse_held(&held, Denial::forbidden(Some(shown.into()))).await);
         }
-        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, body);
+        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, &body.bytes);
         let draft = DemandDraft {
             entry: held.entry.id(),
             session: held.entry.session(),
@@ -136,7 +169,7 @@ impl Judge {
             outcome = waiting.outcome() => outcome,
         };
         match outcome {
-            Outcome::Approved(approved) => self.release(held, asked, approved).await,
+            Outcome::Approved(approved) => self.release(held, asked, body, approved).await,
             Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
             Outcome::CalledOff { by } => {
                 let denial = Denial::forbidden(Some("the request for approval was withdrawn".into()));
@@ -169,7 +202,13 @@ impl Judge {
     }
 
     /// Asks again, with everything as it is now, and spends the approval.
-    async fn release(&self, held: Held, asked: &Asked, approved: Approved) -> Result<Allowed, Denial> {
+    async fn release(
+        &self,
+        held: Held,
+        asked: &Asked,
+        body: &Whole,
+        approved: Approved,
+    ) -> Result<Allowed, Denial> {
         let entry = held.entry;
         let set = self.bench.shelf.current();
         let Ok(route) = intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await else {
@@ -181,12 +220,26 @@ impl Judge {
             Ok(_) => return Err(self.superseded(&entry).await),
             Err(why) => return Err(self.end_hold(&entry, why, Denial::unauthorized()).await),
         };
-        let operation = Operation {
-            target: target.name.clone(),
-            direction: target.direction,
-            kind: Kind::Http(asked.request.clone()),
+        // What was approved is what is sent: it was changed by the rewrites of its time, and is not changed again.
+        let rewrites = Rewrites::of(&set, &target.name, asked);
+        if rewrites.request != held.case.rewrites.request {
+            return Err(self.superseded(&entry).await);
+        }
+        let mut request = asked.request.clone();
+        let is_same = set.digest() == held.case.set.digest();
+        let found = match &held.case.operation.kind {
+            // Rules looked into the body as it came, of which only what masks left of it is still here.
+            Kind::Http(judged) if is_same => Some(judged.extracted.clone()),
+            _ if asks(&held.decision).next().is_some() && set.reads_body(&target.name, &request) => None,
+            _ => set.extract(&target.name, &request, &body.bytes).ok(),
         };
-        let case = Case { set, target, subject, operation };
+        match found {
+            Some(found) => request.extracted = found,
+            None => return Err(self.superseded(&entry).await),
+        }
+        let (name, direction) = (target.name.clone(), target.direction);
+        let operation = Operation { target: name, direction, kind: Kind::Http(request) };
+        let case = Case { set, target, subject, rewrites, operation };
         if let Some(block) = self.block_of(&case.subject, &case.target.name) {
             return Err(self.end_hold(&entry, block.to_string(), Denial::blocked()).await);
         }
@@ -199,8 +252,9 @@ impl Judge {
         }
         let decision = self.decide(at, &case, approved.approvals());
         match decision.answer {
-            Answer::Allow => {}
-            Answer::Hold { .. } => return Err(self.superseded(&entry).await),
+            // What was approved is what masks left of the body, so they must be the same.
+            Answer::Allow if asks(&decision).eq(asks(&held.decision)) => {}
+            Answer::Allow | Answer::Hold { .. } => return Err(self.superseded(&entry).await),
             Answer::Deny => {
                 return Err(self.end_hold(&entry, decision.reason.clone(), Denial::of(&decision)).await);
             }
@@ -238,6 +292,11 @@ impl Judge {
     }
 }
 
+/// The masks on what the target is sent.
+fn asks(decision: &Decision) -> impl Iterator<Item = &Mask> {
+    decision.masks.iter().map(Arc::as_ref).filter(|mask| mask.on.requests())
+}
+
 /// Waits until what was written about a hold is durable.
 async fn written(entry: &Entry, durable: Result<Durable, RecordError>) -> Result<(), Denial> {
     let written = match durable {
@@ -257,12 +316,8 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, head: Head, body: &[u8], plan: &Plan) -> Option<Shown> {
-    let content_type = head.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    let mut stream = plan.stream(Media::of(content_type.map(|(_, value)| value.as_str())));
-    let mut masked = Vec::new();
-    stream.push(body, &mut masked).ok()?;
-    stream.finish(&mut masked).ok()?;
+fn shown(asked: &Asked, head: Head, body: &Whole, plan: &Plan) -> Option<Shown> {
+    let (masked, _) = plan.mask_whole(&body.packing, body.bytes.clone(), HELD_BODY_BYTES_MAX).ok()?;
     let request = &asked.request;
     Some(Shown {
         method: request.method.clone(),
@@ -270,7 +325,7 @@ fn shown(asked: &Asked, head: Head, body: &[u8], plan: &Plan) -> Option<Shown> {
         path: crate::mask::scrub(&request.path).into_owned(),
         query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
         headers: head.fields,
-        body: (!body.is_empty()).then(|| ShownBody::of(body.len() as u64, masked)),
+        body: (!body.bytes.is_empty()).then(|| ShownBody::of(body.bytes.len() as u64, masked)),
     })
 }
 

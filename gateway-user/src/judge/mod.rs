@@ -1,6 +1,7 @@
 //! The one road to a permit: subject, policy, approval, and the durable intent. Refuses when any of them is missing,
 //! unreadable, or unable to be recorded; asks the policy in force about every operation and again when a hold is released.
 
+mod begin;
 mod block;
 mod denial;
 mod electorate;
@@ -13,12 +14,15 @@ pub mod rejudge;
 mod subject;
 pub mod suggest;
 
+pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
-pub use head::recorded as recorded_head;
-pub use hold::Held;
+pub use head::{hiding, recorded as recorded_head};
+pub use hold::{Held, Whole};
 pub use plans::Plans;
 pub use subject::{Proof, proof};
+
+use begin::Rewrites;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,13 +31,14 @@ use arc_swap::ArcSwap;
 use crate::approval::{Desk, Key};
 use crate::block::Blocks;
 use crate::identity::token::Verifier;
-use crate::intercept::{self, Flow, Names};
+use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
-use crate::operation::{HttpRequest, Kind, Operation, Permit, Sha256, Subject};
+use crate::operation::{Extracted, HttpRequest, Operation, Permit, Sha256, Subject};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
 use crate::record::{Durable, RecordError, Recorder};
+use crate::rewrite;
 use crate::telemetry::Metrics;
 use crate::wire::fault::Fault;
 use crate::wire::http1::RequestHead;
@@ -118,6 +123,7 @@ impl Asked {
                     crate::wire::http1::Framing::Length(length) => Some(length),
                     crate::wire::http1::Framing::Chunked => None,
                 },
+                extracted: Extracted::default(),
             },
             authority: head.authority,
         }
@@ -150,12 +156,16 @@ pub struct Allowed {
 /// What a permit obliges the gate to.
 #[derive(Clone)]
 pub struct Duties {
+    /// What the target must not see.
+    pub asks: Plan,
     /// What the client must not see.
-    pub masks: Plan,
+    pub answers: Plan,
     /// What the record must not see.
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
+    /// What is changed in the answer.
+    pub rewrites: rewrite::Plan,
     /// Other fields that do not go on: those that static keys come in, where tokens do not.
     pub stripped: Vec<String>,
 }
@@ -165,6 +175,7 @@ struct Case {
     set: Arc<Set>,
     target: Target,
     subject: Subject,
+    rewrites: Rewrites,
     operation: Operation,
 }
 
@@ -206,43 +217,25 @@ impl Judge {
         &self.bench.draining
     }
 
-    /// Judges one operation. With the answer, its intent is durable, or will be before anything is answered.
-    pub async fn judge(&self, asked: &Asked) -> Verdict {
-        let entry = self.open();
-        let set = self.bench.shelf.current();
-        let target = match intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await {
-            Ok(route) => route.target.clone(),
-            Err(misrouted) => {
-                let why = misrouted.to_string();
-                return Verdict::Deny(
-                    self.refuse(&entry, &asked.head, Denial::forbidden(None), &why, Recorded::Deny).await,
-                );
+    /// Judges one operation, with its whole body where rules depend on it. With the answer, its intent is durable, or will
+    /// be before anything is answered.
+    pub async fn judge(&self, begun: Begun, asked: &mut Asked, body: &[u8]) -> Verdict {
+        let (at, observed, mut unproven) = (begun.at, begun.is_observed(), begun.unproven.clone());
+        let found = begun.set.extract(&begun.target.name, &asked.request, body);
+        match found {
+            Ok(found) => asked.request.extracted = found,
+            Err(unread) if observed => unproven = unproven.or(Some(unread.why)),
+            Err(unread) => {
+                let denial = Denial::unread(&unread);
+                return Verdict::Deny(self.refuse_begun(begun, asked, denial, &unread.why).await);
             }
-        };
-        let subject = match self.subject(&set, &target, asked).await {
-            Ok(subject) => Ok(subject),
-            Err(why) if target.is_observed(jiff::Timestamp::now()) => Err(why),
-            Err(why) => {
-                let denial = Denial::unauthorized();
-                return Verdict::Deny(self.refuse(&entry, &asked.head, denial, &why, Recorded::Refuse).await);
-            }
-        };
-        let (subject, unproven) = match subject {
-            Ok(subject) => (subject, None),
-            Err(why) => (self.nobody(), Some(why)),
-        };
-        let operation = Operation {
-            target: target.name.clone(),
-            direction: target.direction,
-            kind: Kind::Http(asked.request.clone()),
-        };
-        let case = Case { set, target, subject, operation };
+        }
+        let (entry, case) = begun.case(asked);
         if let Some(block) = self.block_of(&case.subject, &case.target.name) {
             return Verdict::Deny(self.refuse_blocked(&entry, &case, asked, &block).await);
         }
-        let at = jiff::Timestamp::now();
         let decision = self.decide(at, &case, &[]);
-        if case.target.is_observed(at) || unproven.is_some() {
+        if observed {
             return self.observe(entry, &case, &decision, unproven, asked).await;
         }
         let verdict = match decision.answer {
@@ -260,14 +253,14 @@ impl Judge {
                 if let Some((why, denial)) = self.cannot_be_asked(&case, &approvals, asked) {
                     let decision =
                         Decision { reason: format!("{why}; {}", decision.reason), ..(*decision).clone() };
-                    return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await);
+                    return Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial, body).await);
                 }
                 let held = Held { entry, case, decision, approvals };
                 self.begin_hold(held, asked).await.map_or_else(Verdict::Deny, Verdict::Hold)
             }
             Answer::Deny => {
                 let denial = Denial::of(&decision);
-                Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial).await)
+                Verdict::Deny(self.deny(&entry, &case, &decision, asked, denial, body).await)
             }
         }
     }
@@ -319,7 +312,8 @@ impl Judge {
         observed: bool,
     ) -> Allowed {
         let masks = if observed { &[] } else { decision.masks.as_slice() };
-        let (masks, recorded_masks) = self.bench.plans.of(&case.set, &case.target.name, masks);
+        let plans::Hiding { asks, answers, recorded: hidden } =
+            self.bench.plans.of(&case.set, &case.target.name, masks);
         let forward_token = case.target.forward_token;
         let stripped = match forward_token {
             true => Vec::new(),
@@ -328,7 +322,14 @@ impl Judge {
         Allowed {
             permit: Permit::issue(entry.id(), case.target.name.clone()),
             entry,
-            duties: Duties { masks, recorded: recorded_masks, forward_token, stripped },
+            duties: Duties {
+                asks,
+                answers,
+                recorded: hidden,
+                forward_token,
+                stripped,
+                rewrites: case.rewrites.response.clone(),
+            },
             recorded,
         }
     }
@@ -341,9 +342,14 @@ impl Judge {
         decision: &Decision,
         asked: &Asked,
         denial: Denial,
+        body: &[u8],
     ) -> Denial {
+        entry.answered(denial.status);
         let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
-        self.closed(entry, intent, denial).await
+        let why = intent.reason.clone();
+        let begun = entry.intend(intent, true).map(drop);
+        let kept = begun.and_then(|()| self.keep_refused(entry, case, &asked.head, body));
+        refused(entry, kept, why, denial).await
     }
 
     /// Records a refusal that came before policy was asked.
@@ -398,6 +404,16 @@ impl Judge {
         refused(entry, begun, why, denial).await
     }
 
+    /// A request's head as the record and approvers may see it.
+    fn head(&self, set: &Set, target: &str, head: &Head) -> Head {
+        let shown = head::without_keys(set, head.clone());
+        let named = set.masks_of(target).iter().any(|mask| !mask.headers.is_empty());
+        if !named {
+            return shown;
+        }
+        head::hiding(&self.bench.plans.of(set, target, &[]).recorded, shown)
+    }
+
     fn intent(
         &self,
         entry: &Entry,
@@ -420,7 +436,7 @@ impl Judge {
             rules: decision.rules.clone(),
             reason: decision.reason.clone(),
             policy: Some(case.set.digest()),
-            head: head::without_keys(&case.set, asked.head.clone()),
+            head: self.head(&case.set, &case.target.name, &asked.head),
         }
     }
 }

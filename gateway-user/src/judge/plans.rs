@@ -3,20 +3,29 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::mask::Plan;
+use crate::mask::{HashKey, Plan};
 use crate::operation::Sha256;
 use crate::policy::Set;
-use crate::policy::nouns::Mask;
+use crate::policy::nouns::{Mask, On};
 
 /// Combinations of target and masks kept at once.
 const PLANS_MAX: usize = 1024;
 
-/// What the client must not see, and what the record must not see.
-pub(super) type Pair = (Plan, Plan);
+/// What is hidden, from whom.
+#[derive(Clone)]
+pub(super) struct Hiding {
+    /// From the target.
+    pub asks: Plan,
+    /// From the client.
+    pub answers: Plan,
+    /// From the record.
+    pub recorded: Plan,
+}
 
 /// Plans by target and by the masks that apply.
 #[derive(Default)]
 pub struct Plans {
+    hash_key: Option<HashKey>,
     kept: Mutex<Kept>,
 }
 
@@ -25,21 +34,38 @@ struct Kept {
     /// The set they were compiled for.
     digest: Sha256,
     /// By target and names of the masks.
-    plans: HashMap<(String, String), Pair>,
+    plans: HashMap<(String, String), Hiding>,
 }
 
 impl Plans {
+    /// Plans whose masks hash with this key.
+    #[must_use]
+    pub fn hashing(key: HashKey) -> Self {
+        Self { hash_key: Some(key), kept: Mutex::default() }
+    }
+
     /// The plans for `masks` on `target` under `set`.
-    pub(super) fn of(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Pair {
+    pub(super) fn of(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Hiding {
         let names: Vec<&str> = masks.iter().map(|mask| mask.name.as_str()).collect();
         let key = (target.to_owned(), names.join("\n"));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.digest != set.digest() || kept.plans.len() >= PLANS_MAX {
             *kept = Kept { digest: set.digest(), plans: HashMap::new() };
         }
-        kept.plans
-            .entry(key)
-            .or_insert_with(|| (Plan::new(masks), Plan::everything(set.masks_of(target))))
-            .clone()
+        kept.plans.entry(key).or_insert_with(|| self.compile(set, target, masks)).clone()
+    }
+
+    fn compile(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Hiding {
+        let key = self.hash_key.as_ref();
+        let of = |wanted: fn(On) -> bool| {
+            let masks: Vec<_> = masks.iter().filter(|mask| wanted(mask.on)).cloned().collect();
+            Plan::new(&masks).with_key(key)
+        };
+        Hiding {
+            asks: of(On::requests),
+            answers: of(On::responses),
+            // Whichever way a mask works: what is asked and what is answered often say the same.
+            recorded: Plan::everything(set.masks_of(target), set.detectors()).with_key(key),
+        }
     }
 }

@@ -126,6 +126,105 @@ pub(super) fn percent(raw: &[u8], last: bool, mut take: impl FnMut(Piece<'_>)) -
     }
 }
 
+/// The longest character reference that is read: `&#x10FFFF;`, and room for two zeros.
+const REFERENCE_BYTES_MAX: usize = 12;
+
+/// Reads the character references of XML and the few of HTML that hide punctuation; what is none stands for itself.
+/// `scripts`: and JSON's escapes.
+pub(super) fn entities(raw: &[u8], last: bool, scripts: bool, mut take: impl FnMut(Piece<'_>)) -> usize {
+    let mut at = 0;
+    loop {
+        let mark = |&b: &u8| b == b'&' || (scripts && b == b'\\');
+        let end = raw[at..].iter().position(mark).map_or(raw.len(), |n| at + n);
+        if end > at {
+            take(Piece::Plain(&raw[at..end]));
+        }
+        at = end;
+        let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) else { return at };
+        let escape = if rest[0] == b'&' { character_reference(rest, last) } else { unescape(rest, last) };
+        match escape {
+            Escape::Unfinished if !last => return at,
+            Escape::One(character, long) => {
+                take(Piece::Escaped {
+                    text: character.encode_utf8(&mut [0; 4]).as_bytes(),
+                    raw: &raw[at..at + long],
+                });
+                at += long;
+            }
+            Escape::Unfinished | Escape::Wrong => {
+                take(Piece::Plain(&raw[at..=at]));
+                at += 1;
+            }
+        }
+    }
+}
+
+/// The character reference at the start of `rest`, which is an ampersand.
+fn character_reference(rest: &[u8], last: bool) -> Escape {
+    let within = &rest[..rest.len().min(REFERENCE_BYTES_MAX)];
+    let inside = |b: &u8| b.is_ascii_alphanumeric() || *b == b'#';
+    match within.iter().skip(1).position(|b| !inside(b)).map(|n| n + 1) {
+        Some(stop) if within[stop] == b';' => match reference(&within[1..stop]) {
+            Some(character) => Escape::One(character, stop + 1),
+            None => Escape::Wrong,
+        },
+        None if rest.len() < REFERENCE_BYTES_MAX && !last => Escape::Unfinished,
+        _ => Escape::Wrong,
+    }
+}
+
+/// What stands between `&` and `;`.
+fn reference(name: &[u8]) -> Option<char> {
+    let named = match name {
+        b"amp" => '&',
+        b"lt" => '<',
+        b"gt" => '>',
+        b"quot" => '"',
+        b"apos" => '\'',
+        b"commat" => '@',
+        b"period" => '.',
+        b"lowbar" => '_',
+        b"hyphen" | b"dash" => '-',
+        b"nbsp" => '\u{a0}',
+        b"colon" => ':',
+        b"equals" => '=',
+        b"plus" => '+',
+        _ => {
+            let number = std::str::from_utf8(name.strip_prefix(b"#")?).ok()?;
+            let code = match number.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16).ok()?,
+                None => number.parse().ok()?,
+            };
+            return char::from_u32(code);
+        }
+    };
+    Some(named)
+}
+
+/// Reads `""` as `"`, as tables quote quotes.
+pub(super) fn doubled(raw: &[u8], last: bool, mut take: impl FnMut(Piece<'_>)) -> usize {
+    let mut at = 0;
+    loop {
+        let end = raw[at..].iter().position(|&b| b == b'"').map_or(raw.len(), |n| at + n);
+        if end > at {
+            take(Piece::Plain(&raw[at..end]));
+        }
+        at = end;
+        match raw.get(at..).map(<[u8]>::len) {
+            None | Some(0) => return at,
+            Some(1) if !last => return at,
+            Some(_) if raw.get(at + 1) == Some(&b'"') => {
+                take(Piece::Escaped { text: b"\"", raw: &raw[at..at + 2] });
+                at += 2;
+            }
+            Some(_) => {
+                take(Piece::Plain(&raw[at..=at]));
+                at += 1;
+            }
+        }
+    }
+}
+
 enum Escape {
     /// This character, and the bytes that say it.
     One(char, usize),

@@ -291,12 +291,10 @@ impl Json {
         if self.frames.len() == JSON_DEPTH_MAX {
             return Err(MaskError::TooDeep { at: self.offset + at as u64 });
         }
-        if self.begin_value(tape.counts).is_some() {
+        if let Some(style) = self.begin_value(tape.counts) {
             tape.pass(at);
-            // A container has no last four characters to show.
-            tape.out.push(b'"');
-            Hidden::new(Style::Stars).write(true, tape.out);
-            tape.out.push(b'"');
+            // A container has no last four characters to show, and no text to hash.
+            Hidden::new(strictest(style, Style::Stars)).write_value(&self.plan, tape.out);
             self.muted = Some(self.frames.len());
         } else if self.muted.is_none() {
             self.trail.enter();
@@ -349,14 +347,30 @@ impl Json {
     }
 
     /// The style of a number that a detector finds: a card written as a number, or a value known by its name.
-    fn found_number(&self, text: &[u8], counts: &mut Counts) -> Option<Style> {
+    fn found_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Style> {
         let set = self.plan.set;
         if set.has(Detector::Card) && text.len() >= CARD_DIGITS_MIN && is_card_number(text) {
             let rule = self.plan.rule(Detector::Card)?;
             counts.add(&rule.names);
             return Some(rule.style);
         }
-        matches!(self.frames.last(), Some(Frame::Object)).then(|| self.named_style(text, counts))?
+        if !self.is_named() {
+            return None;
+        }
+        self.named_style(text, counts).or_else(|| self.found_in_number(text, counts))
+    }
+
+    /// The style of a number that a rule by expression finds whole under its member's name: `"phone": 2125550123`.
+    fn found_in_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Style> {
+        let set = self.plan.set.patterns();
+        if set.is_empty() || text.len() < self.plan.least_digits() {
+            return None;
+        }
+        self.plan.find(text, 0, set, false, &self.name, &mut self.spans);
+        let whole = self.spans.iter().find(|span| span.start == 0 && span.end == text.len())?;
+        let rule = self.plan.rule(whole.detector)?;
+        counts.add(&rule.names);
+        Some(rule.style)
     }
 
     fn literal(&mut self, tape: &mut Tape<'_>, at: usize, first: u8) -> Result<Token, MaskError> {
@@ -379,8 +393,8 @@ impl Json {
         self.must_part(tape, end)?;
         let style = self.begin_value(tape.counts);
         self.after_value();
-        if style.is_some() {
-            self.replace(tape, at, end, &Hidden::new(Style::Stars));
+        if let Some(style) = style {
+            self.replace(tape, at, end, &Hidden::new(strictest(style, Style::Stars)));
         }
         Ok(Token::Ends(end))
     }

@@ -11,34 +11,29 @@ pub enum Media {
     Text,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/*`, with its boundary.
+    Multipart(Vec<u8>),
+    /// A table, and what parts its cells where the type says so.
+    Csv(Option<u8>),
+    /// XML.
+    Xml,
+    /// HTML.
+    Html,
+    /// Server-sent events.
+    Events,
     /// Bytes of any kind; detectors look for ASCII in them.
     Opaque,
-    /// Text in an encoding that is no superset of ASCII, by its name. Refused under any mask.
-    Unreadable(String),
 }
-
-/// Encodings in which every ASCII byte means itself wherever it stands.
-const READABLE: [&str; 6] = ["utf-8", "utf8", "us-ascii", "ascii", "latin1", "binary"];
-const READABLE_FAMILIES: [&str; 4] = ["iso-8859-", "iso8859-", "windows-125", "koi8-"];
 
 impl Media {
     /// Reads the value of a Content-Type field; `None` where there is no such field.
     #[must_use]
     pub fn of(content_type: Option<&str>) -> Self {
         let Some(content_type) = content_type else { return Self::Opaque };
-        let mut parts = content_type.split(';');
-        let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-        let charsets = parts.filter_map(|part| {
-            let (name, value) = part.split_once('=')?;
-            name.trim()
-                .eq_ignore_ascii_case("charset")
-                .then(|| value.trim().trim_matches('"').to_ascii_lowercase())
-        });
-        for charset in charsets {
-            let family = READABLE_FAMILIES.iter().any(|start| charset.starts_with(start));
-            if !family && !READABLE.contains(&charset.as_str()) {
-                return Self::Unreadable(charset);
-            }
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if essence.starts_with("multipart/") {
+            // Without a boundary nobody can read it.
+            return Self::Multipart(boundary(content_type).unwrap_or_default());
         }
         Self::of_essence(&essence)
     }
@@ -66,13 +61,28 @@ impl Media {
             .contains(&subtype)
             || subtype.ends_with("+xml")
             || subtype.ends_with("+yaml");
+        let is_xml = subtype == "xml" || subtype.ends_with("+xml");
         match (is_json, is_text) {
             (true, _) => Self::Json,
+            _ if essence == "text/html" || essence == "application/xhtml+xml" => Self::Html,
+            _ if is_xml => Self::Xml,
+            _ if essence == "text/event-stream" => Self::Events,
+            _ if subtype == "csv" => Self::Csv(None),
+            _ if subtype == "tab-separated-values" => Self::Csv(Some(b'\t')),
             (_, true) => Self::Text,
             _ if essence == "application/x-www-form-urlencoded" => Self::Form,
             _ => Self::Opaque,
         }
     }
+}
+
+/// The boundary of a multipart body (RFC 2046 section 5.1.1).
+fn boundary(content_type: &str) -> Option<Vec<u8>> {
+    let mut parameters = content_type.split(';').skip(1).filter_map(|part| part.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))?;
+    let value = value.trim().trim_matches('"');
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
+    (!value.is_empty() && value.len() <= 70 && value.bytes().all(fits)).then(|| value.as_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -93,17 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn an_encoding_that_detectors_cannot_read_is_named() {
-        assert_eq!(Media::of(Some("text/plain; charset=UTF-16")), Media::Unreadable("utf-16".into()));
-        assert_eq!(Media::of(Some("application/json;x=y; Charset=utf-7")), Media::Unreadable("utf-7".into()));
-        assert_eq!(Media::of(Some("text/html; charset=iso-8859-1")), Media::Text);
-    }
-
-    #[test]
     fn what_is_not_known_to_be_text_is_opaque() {
         for name in [None, Some(""), Some("image/png"), Some("application/octet-stream"), Some("nonsense")] {
             assert_eq!(Media::of(name), Media::Opaque, "{name:?}");
         }
-        assert_eq!(Media::of(Some("image/svg+xml")), Media::Text);
+        assert_eq!(Media::of(Some("image/svg+xml")), Media::Xml);
     }
 }

@@ -4,21 +4,35 @@
 //! Never holds a whole body, and lets nothing go that is not certain to be clean: a body it cannot read is a
 //! [`MaskError`]. `docs/MASKING.md` has the rules in full.
 
+mod charset;
+mod csv;
 mod escape;
+mod events;
 mod find;
+mod form;
+mod hash;
+mod header;
 mod json;
 mod media;
+mod multipart;
+mod packing;
 mod path;
 mod plan;
 mod scalar;
 mod scrub;
 mod stream;
+mod text;
 mod window;
+mod xml;
 
+pub use hash::HashKey;
 pub use media::Media;
-pub use plan::Plan;
+pub use packing::{Packing, Unpacker};
+pub use plan::{Find, Plan};
 pub use scrub::{scrub, scrub_header};
 pub use stream::{Hits, Stream};
+
+use crate::wire::coding::{DecodeError, UnknownCoding};
 
 #[cfg(test)]
 mod tests;
@@ -57,15 +71,35 @@ pub enum MaskError {
         /// `key` or `number`.
         what: &'static str,
     },
-    /// A mask by path or key name met a body that is not JSON.
+    /// A mask by field met a body that has none, or one by JSON path met a body that is no JSON.
     #[error(
-        "a mask by path or key applies here and the body is not JSON, so it cannot be honoured; use a mask with `find` \
-         for bodies of other kinds, or narrow its targets"
+        "a mask by field applies here and the body has no fields that it could name, so it cannot be honoured; use a \
+         mask with `find` for bodies of other kinds, or narrow its targets"
     )]
     NoFields,
-    /// The text is in an encoding that detectors cannot read.
-    #[error(
-        "the body's encoding cannot be read ({0}); bodies under a mask must be UTF-8 or another superset of ASCII"
-    )]
+    /// The text is in a character encoding that cannot be read, or is not what it says it is.
+    #[error("the body's character encoding cannot be read ({0})")]
     Encoding(String),
+    /// A content coding that cannot be undone.
+    #[error(transparent)]
+    Coding(#[from] UnknownCoding),
+    /// A content coding that was not what it says, or too much.
+    #[error(transparent)]
+    Decoding(#[from] DecodeError),
+    /// The body is not what its Content-Type says, or can be read in two ways.
+    #[error("the body cannot be read as {kind}: {what} at byte {at}")]
+    Unreadable {
+        /// `a form`, `CSV`, ...
+        kind: &'static str,
+        /// Offset in the unpacked body.
+        at: u64,
+        /// What was met.
+        what: &'static str,
+    },
+    /// A body that must be known whole is larger than the bound.
+    #[error("the body unpacks to more than {max} bytes")]
+    TooLarge {
+        /// The bound.
+        max: usize,
+    },
 }

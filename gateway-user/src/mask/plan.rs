@@ -6,25 +6,47 @@
 use std::sync::Arc;
 
 use super::Media;
-use super::find::Set;
+use super::charset::Charset;
+use super::find::{Finder, SLOTS, Set, Slot, Span};
+use super::hash::HashKey;
 use super::path::Paths;
 use super::stream::Stream;
-use crate::policy::nouns::{Detector, Mask, Style};
+use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
 
 /// What to hide. Cheap to clone, shared by all streams.
 #[derive(Debug, Clone)]
 pub struct Plan(pub(super) Arc<Compiled>);
 
-#[derive(Debug, Default)]
+/// One find: `text[start..end]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Find<'p> {
+    /// Its first byte.
+    pub start: usize,
+    /// The byte after its last.
+    pub end: usize,
+    /// The detector by its name in policy files.
+    pub detector: &'p str,
+    /// The rule of the detector; empty where it has but one.
+    pub rule: &'p str,
+}
+
+#[derive(Debug)]
 pub(super) struct Compiled {
     /// Mask names, then detector names; counts are kept by index.
     pub(super) names: Vec<String>,
     pub(super) set: Set,
-    rules: [Option<Rule>; Detector::ALL.len()],
+    finder: Finder,
+    /// By the number of the detector.
+    rules: Vec<Option<Rule>>,
+    declared: Vec<Arc<DetectorNoun>>,
+    /// Without one, what should be hashed is starred.
+    pub(super) hash_key: Option<HashKey>,
     keys: Vec<Key>,
     /// Bit n: some key name has n bytes (bit 63: at least 63). Most keys of a body are passed over by this alone.
     key_lengths: u64,
     pub(super) paths: Paths,
+    /// Header fields whose value is hidden.
+    headers: Vec<Key>,
 }
 
 /// How a find is written and where it is counted.
@@ -44,13 +66,23 @@ impl Plan {
     /// Hides what these masks name.
     #[must_use]
     pub fn new(masks: &[Arc<Mask>]) -> Self {
-        Self(Arc::new(Compiled::new(masks, false)))
+        Self(Arc::new(Compiled::new(masks, None)))
     }
 
-    /// Hides what these masks name and everything any detector finds: what the record may hold.
+    /// Hides what these masks name, what any detector finds that the record always hides
+    /// ([`Detector::is_always_recorded_hidden`]), and what these declared ones find: what the record may hold.
     #[must_use]
-    pub fn everything(masks: &[Arc<Mask>]) -> Self {
-        Self(Arc::new(Compiled::new(masks, true)))
+    pub fn everything(masks: &[Arc<Mask>], declared: &[Arc<DetectorNoun>]) -> Self {
+        Self(Arc::new(Compiled::new(masks, Some(declared))))
+    }
+
+    /// The same with the key of keyed hashes. A plan that streams already keeps the one it has.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<&HashKey>) -> Self {
+        if let Some(compiled) = Arc::get_mut(&mut self.0) {
+            compiled.hash_key = key.cloned();
+        }
+        self
     }
 
     /// Whether it hides nothing at all.
@@ -65,41 +97,114 @@ impl Plan {
         self.0.has_fields()
     }
 
+    /// What its detectors find in a text, for people who try them out. Escapes are not read.
+    #[must_use]
+    pub fn finds(&self, text: &[u8]) -> Vec<Find<'_>> {
+        let mut spans = Vec::new();
+        self.0.find(text, 0, self.0.set, false, b"", &mut spans);
+        let find = |span: &Span| Find {
+            start: span.start,
+            end: span.end,
+            detector: self.0.detector_name(span.detector),
+            rule: span.rule,
+        };
+        spans.iter().map(find).collect()
+    }
+
     /// Starts on one body of this kind.
     #[must_use]
     pub fn stream(&self, media: Media) -> Stream {
-        Stream::new(self, media)
+        Stream::new(self, media, &Charset::Ascii)
     }
 }
 
 impl Compiled {
-    fn new(masks: &[Arc<Mask>], everything: bool) -> Self {
-        let mut plan =
-            Self { names: masks.iter().map(|mask| mask.name.clone()).collect(), ..Self::default() };
+    fn new(masks: &[Arc<Mask>], everything: Option<&[Arc<DetectorNoun>]>) -> Self {
+        let mut plan = Self {
+            names: masks.iter().map(|mask| mask.name.clone()).collect(),
+            set: Set::default(),
+            finder: Finder::default(),
+            rules: vec![None; SLOTS],
+            declared: declared_by(masks, everything.unwrap_or_default()),
+            hash_key: None,
+            keys: Vec::new(),
+            key_lengths: 0,
+            paths: Paths::default(),
+            headers: Vec::new(),
+        };
         for detector in Detector::ALL {
-            let listed = masks.iter().enumerate().filter(|(_, mask)| mask.find.contains(&detector));
-            let mut rule: Option<Rule> = None;
-            for (index, mask) in listed {
-                add(&mut rule, index, mask.style);
-            }
-            if rule.is_none() && everything {
-                plan.names.push(detector.name().to_owned());
-                add(&mut rule, plan.names.len() - 1, Style::Stars);
-            }
-            if rule.is_some() {
-                plan.set = plan.set.with(detector);
-            }
-            plan.rules[detector as usize] = rule;
+            let always = everything.is_some() && detector.is_always_recorded_hidden();
+            let named = |mask: &Mask| mask.find.contains(&detector);
+            plan.add_detector(detector.into(), masks, named, always.then(|| detector.name()));
         }
+        for (n, noun) in plan.declared.clone().iter().enumerate() {
+            let Some(slot) = Slot::declared(n) else { break };
+            let named = |mask: &Mask| mask.declared.contains(noun);
+            plan.add_detector(slot, masks, named, everything.map(|_| noun.name.as_str()));
+        }
+        plan.finder = Finder::new(plan.set, &plan.declared);
         for (index, mask) in masks.iter().enumerate() {
-            for name in &mask.keys {
+            for name in mask.keys.iter().chain(&mask.columns) {
                 plan.add_key(name, index, mask.style);
             }
             for path in &mask.paths {
                 plan.paths.add(path, index, mask.style);
             }
+            for name in &mask.headers {
+                plan.add_header(name, index, mask.style);
+            }
         }
         plan
+    }
+
+    /// A detector, under the masks that name it, or under its own name if it is `always` on.
+    fn add_detector(
+        &mut self,
+        slot: Slot,
+        masks: &[Arc<Mask>],
+        named: impl Fn(&Mask) -> bool,
+        always: Option<&str>,
+    ) {
+        let mut rule: Option<Rule> = None;
+        for (index, mask) in masks.iter().enumerate().filter(|(_, mask)| named(mask)) {
+            add(&mut rule, index, mask.style);
+        }
+        if let (None, Some(own)) = (&rule, always) {
+            self.names.push(own.to_owned());
+            add(&mut rule, self.names.len() - 1, Style::Stars);
+        }
+        if rule.is_some() {
+            self.set = self.set.with_slot(slot);
+        }
+        self.rules[slot.index()] = rule;
+    }
+
+    /// Finds in text what its detectors find; see [`Finder::find`].
+    pub(super) fn find(
+        &self,
+        text: &[u8],
+        from: usize,
+        set: Set,
+        more: bool,
+        name: &[u8],
+        spans: &mut Vec<Span>,
+    ) -> usize {
+        self.finder.find(text, from, set, more, name, spans)
+    }
+
+    /// Digits without which no rule by expression finds anything.
+    pub(super) fn least_digits(&self) -> usize {
+        self.finder.least_digits()
+    }
+
+    /// The name of a detector.
+    fn detector_name(&self, slot: Slot) -> &str {
+        if let Some(detector) = Detector::ALL.into_iter().find(|&detector| Slot::from(detector) == slot) {
+            return detector.name();
+        }
+        let mut declared = self.declared.iter().enumerate();
+        let found = declared.find(|(n, _)| Slot::declared(*n) == Some(slot));
+        found.map_or("", |(_, noun)| noun.name.as_str())
     }
 
     fn add_key(&mut self, name: &str, index: usize, style: Style) {
@@ -111,8 +216,35 @@ impl Compiled {
         self.keys.push(Key { lower, rule: Rule { style, names: vec![index] } });
     }
 
+    fn add_header(&mut self, name: &str, index: usize, style: Style) {
+        let lower = name.to_ascii_lowercase();
+        match self.headers.iter_mut().find(|key| key.lower == lower) {
+            Some(key) => key.rule.add(index, style),
+            None => self.headers.push(Key { lower, rule: Rule { style, names: vec![index] } }),
+        }
+    }
+
+    /// The rule for the value of this header field.
+    pub(super) fn header(&self, name: &str) -> Option<&Rule> {
+        self.headers.iter().find(|key| key.lower.eq_ignore_ascii_case(name)).map(|key| &key.rule)
+    }
+
+    pub(super) fn has_headers(&self) -> bool {
+        !self.headers.is_empty()
+    }
+
     pub(super) fn has_fields(&self) -> bool {
         !self.keys.is_empty() || !self.paths.is_empty()
+    }
+
+    pub(super) fn has_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// The rule for a name that may have parts, as forms write them: `card[number]`.
+    pub(super) fn key_within(&self, name: &str) -> Option<&Rule> {
+        let parts = name.split(['[', ']', '.']).map(str::trim).filter(|part| !part.is_empty());
+        std::iter::once(name).chain(parts).find_map(|part| self.key(part.as_bytes()))
     }
 
     pub(super) fn has_keys(&self) -> bool {
@@ -120,8 +252,8 @@ impl Compiled {
     }
 
     /// The rule for a detector in the set.
-    pub(super) fn rule(&self, detector: Detector) -> Option<&Rule> {
-        self.rules[detector as usize].as_ref()
+    pub(super) fn rule(&self, detector: impl Into<Slot>) -> Option<&Rule> {
+        self.rules.get(detector.into().index())?.as_ref()
     }
 
     /// The rule for the value of a member with this name, compared without case.
@@ -150,6 +282,18 @@ impl Rule {
     }
 }
 
+/// Declared detectors in use: those that the masks name, and those given.
+fn declared_by(masks: &[Arc<Mask>], given: &[Arc<DetectorNoun>]) -> Vec<Arc<DetectorNoun>> {
+    let mut all: Vec<Arc<DetectorNoun>> = Vec::new();
+    for noun in masks.iter().flat_map(|mask| &mask.declared).chain(given) {
+        if !all.contains(noun) {
+            all.push(Arc::clone(noun));
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
 fn add(rule: &mut Option<Rule>, index: usize, style: Style) {
     match rule {
         Some(rule) => rule.add(index, style),
@@ -157,10 +301,13 @@ fn add(rule: &mut Option<Rule>, index: usize, style: Style) {
     }
 }
 
-/// The style that shows less.
+/// The style that shows less. A hash shows whether two values are the same; nothing at all shows least.
 pub(super) fn strictest(one: Style, other: Style) -> Style {
-    match (one, other) {
-        (Style::KeepLast4, Style::KeepLast4) => Style::KeepLast4,
-        _ => Style::Stars,
-    }
+    let shows = |style: Style| match style {
+        Style::Drop => 0,
+        Style::Stars => 1,
+        Style::KeyedHash => 2,
+        Style::KeepLast4 => 3,
+    };
+    if shows(one) <= shows(other) { one } else { other }
 }

@@ -74,16 +74,20 @@ impl Content {
     }
 
     /// The detectors that could find anything in a string without escapes, `long` bytes of it.
-    pub(super) fn worth(&self, set: Set, long: usize) -> Set {
+    /// `least_digits`: figures without which no rule by expression finds anything.
+    pub(super) fn worth(&self, set: Set, long: usize, least_digits: usize) -> Set {
         let mut worth = set;
         if self.flags & AT_SIGN == 0 {
             worth = worth.without(&[Detector::Email]);
+        }
+        if self.digits < least_digits {
+            worth = worth.without_patterns();
         }
         if self.digits < SSN_DIGITS {
             worth = worth.without(&[Detector::Card, Detector::UsSsn]);
         }
         if long < SECRET_BYTES_MIN {
-            worth = worth.without(&[Detector::ApiKey, Detector::Jwt, Detector::PrivateKey]);
+            worth = worth.without(&[Detector::ApiKey, Detector::Jwt, Detector::PrivateKey, Detector::Secret]);
         }
         worth
     }

@@ -4,10 +4,14 @@
 //! `Authorization` header, `access_token=` in a query) are hidden whole.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use super::escape::{self, Piece};
-use super::find::{Set, Span, find};
+use super::find::{Finder, Set, Span};
 use super::window::STARS;
+
+/// What the record hides whatever the policy says.
+static ALWAYS: LazyLock<(Finder, Set)> = LazyLock::new(|| (Finder::new(Set::always(), &[]), Set::always()));
 
 /// Header fields whose value is a credential, in lower case.
 const CREDENTIAL_FIELDS: [&str; 20] = [
@@ -59,14 +63,14 @@ const CREDENTIAL_PARAMETERS: [&str; 22] = [
     "auth",
 ];
 
-/// Text with stars in the place of every card, e-mail address, social security number, API key, JWT and private key,
-/// and of the values of parameters that are named like credentials.
+/// Text with stars in the place of everything that a detector finds which the record always hides, and of the values of parameters that are named like credentials.
 #[must_use]
 pub fn scrub(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut hidden: Vec<(usize, usize)> = Vec::new();
     let mut spans = Vec::new();
-    find(bytes, 0, Set::ALL, false, &mut spans);
+    let (finder, set) = &*ALWAYS;
+    finder.find(bytes, 0, *set, false, b"", &mut spans);
     hidden.extend(spans.iter().map(|span| (span.start, span.end)));
     find_escaped(bytes, &mut spans, &mut hidden);
     find_parameters(text, &mut hidden);
@@ -143,7 +147,8 @@ fn find_escaped(bytes: &[u8], spans: &mut Vec<Span>, hidden: &mut Vec<(usize, us
         if read == text {
             return;
         }
-        find(&read, 0, Set::ALL, false, spans);
+        let (finder, set) = &*ALWAYS;
+        finder.find(&read, 0, *set, false, b"", spans);
         hidden.extend(spans.iter().map(|span| (origin[span.start].0, origin[span.end - 1].1)));
         (text, from) = (read, origin);
     }

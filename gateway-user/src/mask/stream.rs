@@ -2,19 +2,36 @@
 //!
 //! After an error nothing more is let go, whatever is pushed.
 
-use super::escape;
-use super::find::Set;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::charset::{Charset, Reader};
+use super::csv::Csv;
+use super::events::Events;
+use super::form::Form;
 use super::json::Json;
+use super::multipart::Multipart;
+use super::packing::Packing;
 use super::plan::{Compiled, Plan};
-use super::window::{Counts, Window};
+use super::text::{Coding, Text};
+use super::window::Counts;
+use super::xml::Xml;
 use super::{MaskError, Media};
 use crate::limits::MASK_HOLD_BACK_BYTES_MAX;
-use std::sync::Arc;
+
+/// A kind of content that is masked while it streams.
+pub(super) trait Format: Debug + Send {
+    /// Takes the next bytes; appends what is certain.
+    fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError>;
+    /// The body is complete.
+    fn finish(&mut self, out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError>;
+}
 
 /// Masks one body.
 #[derive(Debug)]
 pub struct Stream {
     plan: Arc<Compiled>,
+    reader: Reader,
     state: State,
     counts: Counts,
 }
@@ -23,10 +40,11 @@ pub struct Stream {
 enum State {
     /// Nothing is to be hidden.
     Clear,
-    /// Not called JSON, and only JSON will do: the first character decides.
-    Sniff(Vec<u8>),
+    /// Not called JSON, and there are fields to hide: the first character decides.
+    Sniff(Vec<u8>, Media),
     Json(Box<Json>),
     Text(Box<Text>),
+    Other(Box<dyn Format>),
     Failed(MaskError),
 }
 
@@ -43,29 +61,78 @@ impl Hits {
 }
 
 impl Stream {
-    pub(super) fn new(plan: &Plan, media: Media) -> Self {
+    pub(super) fn new(plan: &Plan, media: Media, charset: &Charset) -> Self {
         let compiled = Arc::clone(&plan.0);
-        let set = compiled.set;
+        // Bytes of any kind may begin as a byte order mark does, and parts have encodings of their own.
+        let raw = plan.is_empty() || matches!(media, Media::Opaque | Media::Multipart(_));
+        let reader = if raw { Reader::Passing } else { Reader::of(charset) };
         let state = match media {
             _ if plan.is_empty() => State::Clear,
-            Media::Unreadable(charset) => State::Text(Box::new(Text::refusing(charset))),
             Media::Json => State::Json(Box::new(Json::new(Arc::clone(&compiled)))),
-            _ if compiled.has_fields() => State::Sniff(Vec::new()),
-            Media::Text => State::Text(Box::new(Text::new(set, Coding::Backslash))),
-            Media::Form => State::Text(Box::new(Text::new(set, Coding::Percent))),
-            Media::Opaque => State::Text(Box::new(Text::new(set.binary(), Coding::Backslash))),
+            Media::Multipart(boundary) => State::Other(Box::new(Multipart::new(plan.clone(), &boundary))),
+            Media::Events => State::Other(Box::new(Events::new(Arc::clone(&compiled)))),
+            media if compiled.has_fields() => State::Sniff(Vec::new(), media),
+            media => State::Text(Box::new(text(&compiled, &media))),
         };
-        Self { plan: compiled, state, counts: Counts::default() }
+        Self { plan: compiled, reader, state, counts: Counts::default() }
+    }
+
+    /// A part of a body. `leaf`: it is one value, so that there are no fields to look for in it.
+    pub(super) fn of_part(plan: &Plan, packing: &Packing, leaf: bool) -> Self {
+        // A part that says nothing of itself is text (RFC 7578 section 4.4).
+        let media = if leaf { Media::Text } else { packing.media().clone() };
+        let mut stream = Self::new(plan, media, packing.charset());
+        if leaf && let State::Sniff(_, media) = &stream.state {
+            stream.state = State::Text(Box::new(text(&stream.plan, media)));
+        }
+        stream
+    }
+
+    /// As [`Stream::push`], counting where the whole body is counted.
+    pub(super) fn push_counted(
+        &mut self,
+        chunk: &[u8],
+        out: &mut Vec<u8>,
+        counts: &mut Counts,
+    ) -> Result<(), MaskError> {
+        std::mem::swap(&mut self.counts, counts);
+        let pushed = self.push(chunk, out);
+        std::mem::swap(&mut self.counts, counts);
+        pushed
+    }
+
+    /// As [`Stream::finish`], counting where the whole body is counted.
+    pub(super) fn finish_counted(&mut self, out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError> {
+        std::mem::swap(&mut self.counts, counts);
+        let finished = self.finish(out);
+        std::mem::swap(&mut self.counts, counts);
+        finished.map(drop)
     }
 
     /// Takes the next bytes of the body and appends to `out` what is certain. Fails where the body cannot be masked;
     /// what `out` got before is clean.
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), MaskError> {
-        let result = self.advance(chunk, out);
+        let result = match self.reader {
+            Reader::Passing => self.advance(chunk, out),
+            _ => self.read(chunk, false, out),
+        };
         if let Err(error) = &result {
             self.state = State::Failed(error.clone());
         }
         result
+    }
+
+    /// Reads the bytes in their encoding first.
+    fn read(&mut self, chunk: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), MaskError> {
+        if let State::Failed(error) = &self.state {
+            return Err(error.clone());
+        }
+        let mut text = Vec::new();
+        if self.reader.read(chunk, last, &mut text)? {
+            self.advance(&text, out)
+        } else {
+            self.advance(chunk, out)
+        }
     }
 
     fn advance(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), MaskError> {
@@ -76,40 +143,65 @@ impl Stream {
             }
             State::Failed(error) => Err(error.clone()),
             State::Json(json) => json.push(chunk, out, &mut self.counts),
-            State::Text(text) => text.push(&self.plan, chunk, out, &mut self.counts),
-            State::Sniff(held) => {
+            State::Text(text) => {
+                text.check(chunk)?;
+                text.push(&self.plan, chunk, out, &mut self.counts);
+                Ok(())
+            }
+            State::Other(format) => format.push(chunk, out, &mut self.counts),
+            State::Sniff(held, _) => {
                 held.extend_from_slice(chunk);
-                let body = held.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(held);
-                match body.iter().find(|b| !b" \t\r\n".contains(b)) {
-                    Some(b'{' | b'[') => {}
-                    // The first bytes of a byte order mark.
-                    Some(0xEF) if b"\xEF\xBB\xBF".starts_with(body) => return Ok(()),
-                    None if held.len() <= MASK_HOLD_BACK_BYTES_MAX => return Ok(()),
-                    _ => return Err(MaskError::NoFields),
-                }
-                let held = std::mem::take(held);
-                let mut json = Box::new(Json::new(Arc::clone(&self.plan)));
-                let result = json.push(&held, out, &mut self.counts);
-                self.state = State::Json(json);
-                result
+                self.sniff(false, out)
             }
         }
+    }
+
+    /// Settles what a body with fields to hide is, once its first character is known.
+    fn sniff(&mut self, last: bool, out: &mut Vec<u8>) -> Result<(), MaskError> {
+        let State::Sniff(held, media) = &mut self.state else { return Ok(()) };
+        let body = held.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(held);
+        let first = body.iter().find(|b| !b" \t\r\n".contains(b)).copied();
+        let plan = Arc::clone(&self.plan);
+        let state = match (first, &*media) {
+            // The first bytes of a byte order mark.
+            (Some(0xEF), _) if b"\xEF\xBB\xBF".starts_with(body) && !last => return Ok(()),
+            (None, _) if held.len() <= MASK_HOLD_BACK_BYTES_MAX && !last => return Ok(()),
+            (None, _) if last => {
+                out.append(held);
+                self.state = State::Clear;
+                return Ok(());
+            }
+            // Whatever it is called: what looks like JSON is read as JSON by many.
+            (Some(b'{' | b'['), _) => State::Json(Box::new(Json::new(plan))),
+            // What leads through JSON leads nowhere here.
+            _ if plan.has_paths() => return Err(MaskError::NoFields),
+            (_, Media::Form) => State::Other(Box::new(Form::new(plan))),
+            (_, Media::Csv(mark)) => State::Other(Box::new(Csv::new(plan, *mark))),
+            (Some(b'<'), Media::Xml) => State::Other(Box::new(Xml::new(plan))),
+            _ => return Err(MaskError::NoFields),
+        };
+        let held = std::mem::take(held);
+        self.state = state;
+        self.advance(&held, out)
     }
 
     /// The body is complete: appends what was held back, and tells what was hidden. A body without one byte is fine
     /// under any mask.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<Hits, MaskError> {
+        let last = self.read(&[], true, out).and_then(|()| self.sniff(true, out));
+        if let Err(error) = last {
+            self.state = State::Failed(error);
+        }
         let state = std::mem::replace(&mut self.state, State::Clear);
         let result = match state {
-            State::Clear => Ok(()),
+            State::Clear | State::Sniff(..) => Ok(()),
             State::Failed(error) => Err(error),
             State::Json(mut json) => json.finish(out, &mut self.counts),
-            State::Text(mut text) => text.finish(&self.plan, out, &mut self.counts),
-            State::Sniff(held) if held.iter().all(u8::is_ascii_whitespace) => {
-                out.extend_from_slice(&held);
+            State::Text(mut text) => {
+                text.end(&self.plan, out, &mut self.counts);
                 Ok(())
             }
-            State::Sniff(_) => Err(MaskError::NoFields),
+            State::Other(mut format) => format.finish(out, &mut self.counts),
         };
         if let Err(error) = &result {
             self.state = State::Failed(error.clone());
@@ -132,93 +224,12 @@ impl Stream {
     }
 }
 
-/// How characters may be written in a body that is not JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    /// With JSON's escapes, as in logs and in JSON that is called text.
-    Backslash,
-    /// As forms write them.
-    Percent,
-}
-
-/// A body that is not JSON, under detectors.
-#[derive(Debug)]
-struct Text {
-    set: Set,
-    coding: Coding,
-    window: Window,
-    /// The beginning of an escape.
-    pending: Vec<u8>,
-    started: bool,
-    refused: Option<String>,
-}
-
-impl Text {
-    fn new(set: Set, coding: Coding) -> Self {
-        Self { set, coding, window: Window::default(), pending: Vec::new(), started: false, refused: None }
-    }
-
-    fn refusing(charset: String) -> Self {
-        Self { refused: Some(charset), ..Self::new(Set::default(), Coding::Backslash) }
-    }
-
-    fn push(
-        &mut self,
-        plan: &Compiled,
-        chunk: &[u8],
-        out: &mut Vec<u8>,
-        counts: &mut Counts,
-    ) -> Result<(), MaskError> {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        if let Some(charset) = &self.refused {
-            return Err(MaskError::Encoding(charset.clone()));
-        }
-        self.check(chunk)?;
-        if self.pending.is_empty() {
-            let read = self.read(chunk, false);
-            self.pending.extend_from_slice(&chunk[read..]);
-        } else {
-            let mut pending = std::mem::take(&mut self.pending);
-            pending.extend_from_slice(chunk);
-            let read = self.read(&pending, false);
-            pending.drain(..read);
-            self.pending = pending;
-        }
-        self.window.drain(plan, self.set, true, out, counts);
-        Ok(())
-    }
-
-    /// UTF-16 and UTF-32 give themselves away by a byte order mark or by zero bytes, which text has no use for.
-    fn check(&mut self, chunk: &[u8]) -> Result<(), MaskError> {
-        if self.set.is_binary() {
-            return Ok(());
-        }
-        let marked = !self.started && matches!(chunk.first(), Some(0xFE | 0xFF));
-        self.started = true;
-        if marked || chunk.contains(&0) {
-            return Err(MaskError::Encoding("it looks like UTF-16 or UTF-32".to_owned()));
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, raw: &[u8], last: bool) -> usize {
-        let window = &mut self.window;
-        let take = |piece: escape::Piece<'_>| match piece {
-            escape::Piece::Plain(text) => window.push(text),
-            escape::Piece::Escaped { text, raw } => window.push_escaped(text, raw),
-        };
-        match self.coding {
-            Coding::Backslash => escape::lenient(raw, last, take),
-            Coding::Percent => escape::percent(raw, last, take),
-        }
-    }
-
-    fn finish(&mut self, plan: &Compiled, out: &mut Vec<u8>, counts: &mut Counts) -> Result<(), MaskError> {
-        let pending = std::mem::take(&mut self.pending);
-        self.read(&pending, true);
-        self.window.drain(plan, self.set, false, out, counts);
-        Ok(())
+/// A body in which only detectors look.
+fn text(plan: &Compiled, media: &Media) -> Text {
+    match media {
+        Media::Form => Text::new(plan.set, Coding::Percent),
+        Media::Xml | Media::Html => Text::new(plan.set, Coding::Markup),
+        Media::Opaque => Text::new(plan.set.binary(), Coding::Backslash),
+        _ => Text::new(plan.set, Coding::Backslash),
     }
 }

@@ -1,23 +1,28 @@
 //! Promises of masking: what is named is gone, what is not named is untouched, wherever the body was cut.
 
 mod json;
+mod packed;
 mod text;
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{MaskError, Media, Plan, scrub, scrub_header};
+use super::{HashKey, MaskError, Media, Plan, scrub, scrub_header};
 use crate::limits::{JSON_DEPTH_MAX, MASK_HOLD_BACK_BYTES_MAX};
-use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, Style};
+use crate::policy::nouns::{Detector, JsonPath, JsonStep, Mask, On, Style};
 
 fn mask(name: &str, find: &[Detector], paths: &[&str], keys: &[&str], style: Style) -> Arc<Mask> {
     Arc::new(Mask {
         name: name.to_owned(),
         targets: vec!["t".to_owned()],
         find: find.to_vec(),
+        declared: Vec::new(),
         paths: paths.iter().map(|text| path(text)).collect(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
         style,
     })
 }
@@ -197,15 +202,88 @@ fn the_strictest_style_wins_and_every_mask_is_counted() {
 }
 
 #[test]
+fn the_same_value_has_the_same_token_and_without_a_key_there_is_none() {
+    let masks = [mask("m", &[Detector::Card], &[], &["k"], Style::KeyedHash)];
+    let key = HashKey::of(&[7; 32]);
+    let plan = Plan::new(&masks).with_key(Some(&key));
+    let body = r#"["4111111111111111 4111111111111111.",{"k":"4111111111111111"},4111111111111111,{"k":[1]},{"k":true},"4012888888881881"]"#;
+    let out: Value = serde_json::from_str(&json_of(&plan, body)).unwrap();
+    let token = out[2].as_str().unwrap().to_owned();
+    assert!(token.starts_with("hash:") && token.len() == 29, "{token}");
+    assert_eq!(out[0], format!("{token} {token}."));
+    assert_eq!(out[1]["k"], token);
+    assert_eq!((&out[3]["k"], &out[4]["k"]), (&json!("********"), &json!("********")));
+    assert_ne!(out[5], token);
+    same_in_every_split(&plan, &Media::Json, body.as_bytes());
+    same_in_every_split(&plan, &Media::Text, b"4111111111111111 and 4012888888881881");
+    let other = Plan::new(&masks).with_key(Some(&HashKey::of(&[8; 32])));
+    assert_ne!(json_of(&other, "[4111111111111111]"), json_of(&plan, "[4111111111111111]"));
+    assert_eq!(json_of(&Plan::new(&masks), "[4111111111111111]"), r#"["********"]"#);
+}
+
+#[test]
+fn what_is_dropped_leaves_nothing_and_json_stays_json() {
+    let plan = Plan::new(&[mask("m", &[Detector::Card], &["$.p"], &["k"], Style::Drop)]);
+    for (body, expected) in [
+        (r#"{"x":"a 4111111111111111 b","k":"secret","p":{"q":[1]}}"#, r#"{"x":"a  b","k":null,"p":null}"#),
+        (r#"[4111111111111111,{"K":12}]"#, r#"[null,{"K":null}]"#),
+    ] {
+        assert_eq!(json_of(&plan, body), expected);
+        same_in_every_split(&plan, &Media::Json, body.as_bytes());
+    }
+    let found = Plan::new(&[mask("m", &[Detector::Card], &[], &[], Style::Drop)]);
+    assert_eq!(text_of(&found, "a 4111111111111111 b"), "a  b");
+    let long = format!(r#"{{"k":"{}"}}"#, "x".repeat(2 * MASK_HOLD_BACK_BYTES_MAX));
+    let (got, _) = run(&plan, &Media::Json, long.as_bytes().chunks(1000)).unwrap();
+    assert_eq!(String::from_utf8(got).unwrap(), r#"{"k":null}"#);
+    assert_eq!(json_of(&plan, &long), r#"{"k":null}"#);
+}
+
+#[test]
+fn of_two_styles_the_one_that_shows_less_is_written() {
+    let key = HashKey::of(&[7; 32]);
+    for (one, other, starts) in [
+        (Style::KeepLast4, Style::KeyedHash, "\"hash:"),
+        (Style::KeyedHash, Style::Stars, "\"********\""),
+        (Style::Drop, Style::Stars, "null"),
+    ] {
+        for (one, other) in [(one, other), (other, one)] {
+            let masks =
+                [mask("a", &[Detector::Card], &[], &[], one), mask("b", &[Detector::Card], &[], &[], other)];
+            let out = json_of(&Plan::new(&masks).with_key(Some(&key)), "4111111111111111");
+            assert!(out.starts_with(starts), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_declared_detector_is_honoured_by_its_mask_and_by_every_record() {
+    let noun = Arc::new(crate::policy::nouns::DetectorNoun {
+        name: "employee".to_owned(),
+        pattern: "EMP-[0-9]{6}".to_owned(),
+        keywords: vec!["staff".to_owned()],
+        min_entropy_milli: 500,
+    });
+    let mut own = (*mask("m", &[], &[], &[], Style::Stars)).clone();
+    own.declared.push(Arc::clone(&noun));
+    let plan = Plan::new(&[Arc::new(own)]);
+    let text = "staff EMP-482913, EMP-4829130; staff EMP-000000";
+    assert_eq!(text_of(&plan, text), "staff ********, EMP-4829130; staff ********");
+    same_in_every_split(&plan, &Media::Text, text.as_bytes());
+    assert_eq!(text_of(&Plan::new(&[]), text), text);
+    assert_eq!(text_of(&Plan::everything(&[], &[noun]), "staff EMP-482913"), "staff ********");
+}
+
+#[test]
 fn the_record_hides_what_the_client_may_see() {
-    let plan = Plan::everything(&[mask("m", &[Detector::Card], &[], &["pin"], Style::KeepLast4)]);
+    let plan = Plan::everything(&[mask("m", &[Detector::Card], &[], &["pin"], Style::KeepLast4)], &[]);
     let mut out = Vec::new();
     let mut stream = plan.stream(Media::Json);
     stream.push(br#"{"pin":1,"x":"4111111111111111","y":"bob@x.io"}"#, &mut out).unwrap();
     let hits = stream.finish(&mut out).unwrap();
     assert_eq!(out, br#"{"pin":"********","x":"********1111","y":"********"}"#);
     assert_eq!(hits.0, [("m".to_owned(), 2), ("email".to_owned(), 1)]);
-    assert!(Plan::new(&[]).is_empty() && !Plan::everything(&[]).is_empty());
+    assert!(Plan::new(&[]).is_empty() && !Plan::everything(&[], &[]).is_empty());
 }
 
 #[test]
@@ -277,9 +355,9 @@ fn a_form_and_a_lying_content_type_hide_nothing_from_detectors() {
 }
 
 #[test]
-fn a_mask_by_field_meets_only_json_or_is_refused() {
+fn a_mask_by_field_meets_a_body_with_fields_or_is_refused() {
     let plan = Plan::new(&[mask("m", &[], &[], &["pin"], Style::Stars)]);
-    for media in [Media::Text, Media::Opaque, Media::Form] {
+    for media in [Media::Text, Media::Opaque, Media::Html] {
         assert_eq!(whole(&plan, &media, b""), "");
         assert_eq!(whole(&plan, &media, b" \n {\"pin\":1}"), " \n {\"pin\":\"********\"}");
         for body in [&b"pin=1"[..], b"\"pin\"", b"<html>", b"\xEF\xBBx", b"\0{"] {

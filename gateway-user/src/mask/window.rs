@@ -3,7 +3,11 @@
 //!
 //! Lets nothing go before it is decided. What it holds is bounded by the longest undecided find, never by the text.
 
-use super::find::{LOOK_BEHIND, Run, Set, Span, find};
+use std::fmt;
+
+use aws_lc_rs::digest;
+
+use super::find::{LOOK_BEHIND, Run, Set, Slot, Span};
 use super::plan::{Compiled, strictest};
 use crate::policy::nouns::Style;
 
@@ -28,37 +32,66 @@ impl Counts {
 }
 
 /// A hidden value of which more may come: what its replacement needs, nothing else.
-#[derive(Debug)]
 pub(super) struct Hidden {
     style: Style,
     characters: usize,
     tail: Vec<u8>,
+    digest: digest::Context,
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hidden").field("style", &self.style).finish_non_exhaustive()
+    }
 }
 
 impl Hidden {
     pub(super) fn new(style: Style) -> Self {
-        Self { style, characters: 0, tail: Vec::new() }
+        Self { style, characters: 0, tail: Vec::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
     pub(super) fn restrict(&mut self, style: Style) {
         self.style = strictest(self.style, style);
     }
 
+    pub(super) fn is_dropped(&self) -> bool {
+        self.style == Style::Drop
+    }
+
     /// Takes more of the value.
     pub(super) fn take(&mut self, text: &[u8]) {
-        if self.style == Style::Stars {
+        if matches!(self.style, Style::Stars | Style::Drop) {
             return;
         }
+        // Also where the last four are to be kept: a stricter mask may yet ask for the hash of all.
+        self.digest.update(text);
         self.characters += text.iter().filter(|&&b| b & 0xC0 != 0x80).count();
         self.tail.extend_from_slice(&text[text.len().saturating_sub(16)..]);
         let surplus = self.tail.len().saturating_sub(16);
         self.tail.drain(..surplus);
     }
 
+    /// Writes the replacement of a whole JSON value.
+    pub(super) fn write_value(&self, plan: &Compiled, out: &mut Vec<u8>) {
+        if self.style == Style::Drop {
+            return out.extend_from_slice(b"null");
+        }
+        out.push(b'"');
+        self.write(plan, true, out);
+        out.push(b'"');
+    }
+
     /// Writes the replacement.
-    pub(super) fn write(&self, json: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(STARS);
-        if self.style == Style::Stars || self.characters < KEEP_LAST_4_MIN {
+    pub(super) fn write(&self, plan: &Compiled, json: bool, out: &mut Vec<u8>) {
+        match (self.style, &plan.hash_key) {
+            (Style::Drop, _) => return,
+            (Style::KeyedHash, Some(key)) => {
+                let digest = self.digest.clone().finish();
+                return out.extend_from_slice(key.token(digest.as_ref()).as_bytes());
+            }
+            _ => out.extend_from_slice(STARS),
+        }
+        if self.style != Style::KeepLast4 || self.characters < KEEP_LAST_4_MIN {
             return;
         }
         let starts = self.tail.iter().enumerate().rev().filter(|(_, b)| **b & 0xC0 != 0x80);
@@ -98,6 +131,10 @@ pub(super) struct Window {
     hidden: Option<Hidden>,
     runs: Vec<Run>,
     spans: Vec<Span>,
+    /// How far each detector's last find goes: one that starts inside it is no other value.
+    counted: Vec<(Slot, usize)>,
+    /// The name of the JSON member whose value the text is.
+    name: Vec<u8>,
     json: bool,
 }
 
@@ -112,9 +149,22 @@ impl Window {
         self.text.clear();
         self.escapes.clear();
         self.runs.clear();
+        self.counted.clear();
+        self.name.clear();
         self.from = 0;
         self.covered = 0;
         self.hidden = None;
+    }
+
+    /// Says what the text is the value of.
+    pub(super) fn set_name(&mut self, name: &[u8]) {
+        self.name.clear();
+        self.name.extend_from_slice(name);
+    }
+
+    /// Whether everything that it took was let go.
+    pub(super) fn is_settled(&self) -> bool {
+        self.from == self.text.len() && self.hidden.is_none()
     }
 
     /// The decoded text.
@@ -151,7 +201,7 @@ impl Window {
     ) {
         let mut spans = std::mem::take(&mut self.spans);
         self.grow_runs(more);
-        let mut certain = find(&self.text, self.from, set, more, &mut spans);
+        let mut certain = plan.find(&self.text, self.from, set, more, &self.name, &mut spans);
         if !self.runs.is_empty() {
             certain = certain.min(self.covered).max(self.from);
             spans.retain(|span| span.start < certain);
@@ -166,9 +216,11 @@ impl Window {
                 continue;
             }
             let Some(rule) = plan.rule(span.detector) else { continue };
-            counts.add(&rule.names);
+            if self.is_another(span) {
+                counts.add(&rule.names);
+            }
             let (start, end) = (self.between_escapes(span.start).max(self.from), self.after_escape(span.end));
-            self.let_go(start, out);
+            self.let_go(plan, start, out);
             self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
             self.covered = self.covered.max(end);
             if let Some(kind) = span.run {
@@ -178,12 +230,30 @@ impl Window {
             }
         }
         self.spans = spans;
-        self.let_go(certain, out);
+        self.let_go(plan, certain, out);
         if more {
             self.forget();
         } else {
-            self.close(out);
+            self.close(plan, out);
             self.clear();
+        }
+    }
+
+    /// Whether a find is a value of its own, not part of the one that the same rules by expression found before it.
+    fn is_another(&mut self, span: &Span) -> bool {
+        if Set::default().with_slot(span.detector).patterns().is_empty() {
+            return true;
+        }
+        match self.counted.iter_mut().find(|(slot, _)| *slot == span.detector) {
+            Some((_, end)) => {
+                let another = span.start >= *end;
+                *end = span.end.max(*end);
+                another
+            }
+            None => {
+                self.counted.push((span.detector, span.end));
+                true
+            }
         }
     }
 
@@ -198,7 +268,7 @@ impl Window {
     }
 
     /// Passes on everything up to `to`: what is covered into the hidden value, the rest as it came.
-    fn let_go(&mut self, to: usize, out: &mut Vec<u8>) {
+    fn let_go(&mut self, plan: &Compiled, to: usize, out: &mut Vec<u8>) {
         if self.hidden.is_some() {
             let end = self.covered.min(to).max(self.from);
             if let Some(hidden) = &mut self.hidden {
@@ -207,7 +277,7 @@ impl Window {
             self.from = end;
             // Finds that touch are one hidden value, so it ends only where something uncovered follows.
             if self.covered < to {
-                self.close(out);
+                self.close(plan, out);
             }
         }
         if self.from >= to {
@@ -223,9 +293,9 @@ impl Window {
         self.from = to;
     }
 
-    fn close(&mut self, out: &mut Vec<u8>) {
+    fn close(&mut self, plan: &Compiled, out: &mut Vec<u8>) {
         if let Some(hidden) = self.hidden.take() {
-            hidden.write(self.json, out);
+            hidden.write(plan, self.json, out);
         }
     }
 
@@ -242,6 +312,7 @@ impl Window {
         self.from -= surplus;
         self.covered = self.covered.saturating_sub(surplus);
         self.runs.iter_mut().for_each(|run| run.shift(surplus));
+        self.counted.iter_mut().for_each(|(_, end)| *end = end.saturating_sub(surplus));
     }
 
     /// The last offset up to `to` that does not part an escaped character.

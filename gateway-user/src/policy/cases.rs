@@ -123,6 +123,15 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
     sample.query = fields.text("query").map(value);
     sample.host = fields.text("host").map(|host| host.value.to_ascii_lowercase());
     sample.body_length = fields.number("body_length", 0, i64::MAX as u64).map(value);
+    sample.headers = headers(fields);
+    sample.body = fields.text("body").map(value);
+    sample.extract = fields.json("extract").and_then(|said| match said.value {
+        serde_json::Value::Object(said) => Some(said),
+        _ => {
+            fields.report(Problem::at(&said.place, "`extract` is a table: { model = \"small\" }"));
+            None
+        }
+    });
     let at = fields.moment("at").map_or_else(|| Timestamp::UNIX_EPOCH, value);
     let approvals: Vec<&str> = set.approvals().iter().map(|approval| approval.name.as_str()).collect();
     let named = |key: &'static str| {
@@ -144,8 +153,20 @@ fn read_case(fields: &Fields<'_>, set: &Set) -> Option<Case> {
         rule: fields.text("rule"),
         masks: fields.maybe_empty("masks"),
     };
-    fields.finish(&["headers", "body", "budget"]);
+    fields.finish(&["budget"]);
     readable.then_some(case)
+}
+
+/// `headers = { x-tenant = "acme" }`.
+fn headers(fields: &Fields<'_>) -> Vec<(String, String)> {
+    let Some(said) = fields.json("headers") else { return Vec::new() };
+    let pair =
+        |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    let pairs = said.value.as_object().and_then(|table| table.iter().map(pair).collect());
+    pairs.unwrap_or_else(|| {
+        fields.report(Problem::at(&said.place, "`headers` is a table of strings: { x-tenant = \"acme\" }"));
+        Vec::new()
+    })
 }
 
 fn value<T>(at: At<T>) -> T {

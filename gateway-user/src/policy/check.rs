@@ -10,6 +10,7 @@ use crate::operation::{Direction, KEY_PROVIDER};
 use super::declare::{Draft, Entry, Wanted};
 use super::nouns::{Approval, Guard, Person, Role, Target};
 use super::problem::{Place, Problem, Problems, did_you_mean};
+use super::{extract, rewrites};
 
 /// Reports every mistake between nouns.
 pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
@@ -20,7 +21,11 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("person", names(&draft.persons, |n| &n.name), &report);
     unique("identity_provider", names(&draft.providers, |n| &n.name), &report);
     unique("mask", names(&draft.masks, |n| &n.name), &report);
+    unique("detector", names(&draft.detectors, |n| &n.name), &report);
     unique("approval", names(&draft.approvals, |n| &n.name), &report);
+    unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
+    extract::noun::check(draft, &report);
+    rewrites::check(draft, &report);
     unique("hours", names(&draft.hours, |n| &n.name), &report);
     for target in &draft.targets {
         let operations = draft.operations.iter().filter(|op| op.noun.target == target.noun.name);

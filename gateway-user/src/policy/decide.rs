@@ -8,11 +8,12 @@ use std::sync::Arc;
 use cedar_policy::{AuthorizationError, Authorizer, Entities, PolicyId, Request};
 use jiff::Timestamp;
 
-use crate::operation::{Kind, Operation, Subject};
+use crate::operation::{HttpRequest, Kind, Operation, Subject};
 
 use super::entities::{Asked, Nobody, principal};
+use super::extract::is_like;
 use super::memo;
-use super::nouns::Mask;
+use super::nouns::{Mask, OperationNoun};
 use super::rules::Rule;
 use super::scope::Half;
 use super::set::{Captures, Set, Slot};
@@ -169,7 +170,13 @@ impl Set {
         if found.is_empty() {
             return Err(format!("{} {} is none of the operations of {target}", request.method, request.path));
         }
-        Ok(found.into_iter().map(|(operation, caught)| (operation.name.as_str(), caught)).collect())
+        if found.iter().all(|(operation, _)| operation.calls.is_empty()) {
+            return Ok(found
+                .into_iter()
+                .map(|(operation, caught)| (operation.name.as_str(), caught))
+                .collect());
+        }
+        called(found, request, target)
     }
 
     fn single(&self, asked: &Asked<'_>, action: &str, caught: &Captures<'_>, approved: &[String]) -> Single {
@@ -258,6 +265,41 @@ impl Set {
         };
         masks.iter().filter(|mask| !clear(mask)).cloned().collect()
     }
+}
+
+/// The operations that a request is by its path and by each call in it. A call that is none of them makes it no operation.
+fn called<'a>(
+    found: Vec<(&'a OperationNoun, Captures<'a>)>,
+    request: &HttpRequest,
+    target: &str,
+) -> Result<Vec<(&'a str, Captures<'a>)>, String> {
+    let what = format!("{} {}", request.method, request.path);
+    if request.extracted.uncalled || request.extracted.calls.is_empty() {
+        return Err(format!("{what} should carry calls of {target}, and does not say which"));
+    }
+    let mut actions = Vec::new();
+    for (operation, caught) in found.iter().filter(|(operation, _)| operation.calls.is_empty()) {
+        actions.push((operation.name.as_str(), caught.clone()));
+    }
+    for call in &request.extracted.calls {
+        let before = actions.len();
+        for (operation, caught) in &found {
+            if operation.calls.iter().any(|pattern| is_like(pattern, call)) {
+                let mut caught = caught.clone();
+                caught.push(("call", call.clone()));
+                actions.push((operation.name.as_str(), caught));
+            }
+        }
+        if actions.len() == before {
+            let call = call.escape_debug();
+            return Err(format!(
+                "{what} carries the call `{call}`, which is none of the operations of {target}"
+            ));
+        }
+    }
+    // The same operations stand together, so that each is named once.
+    actions.sort_by(|one, other| one.0.cmp(other.0));
+    Ok(actions)
 }
 
 /// The rules that match one action.

@@ -16,13 +16,13 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, Guard, IdentityProvider, Mask, OperationNoun, Owned, Person, Protocol, Require,
-    Role, Style, Target,
+    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, On, OperationNoun, Owned,
+    Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
-use super::{json_path, schema, words};
+use super::{detectors, extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -74,8 +74,16 @@ pub(super) struct Draft {
     pub providers: Vec<Entry<IdentityProvider>>,
     /// Masks.
     pub masks: Vec<Entry<Mask>>,
+    /// Detectors.
+    pub detectors: Vec<Entry<DetectorNoun>>,
+    /// What masks find: the mask's place among them, and the name it gives.
+    pub finds: Vec<(usize, At<String>)>,
     /// Approvals.
     pub approvals: Vec<Entry<Approval>>,
+    /// Extracts.
+    pub extracts: Vec<Entry<Extract>>,
+    /// Rewrites.
+    pub rewrites: Vec<Entry<Rewrite>>,
     /// Hours.
     pub hours: Vec<Entry<Hours>>,
     /// Names used, and what they should name.
@@ -86,9 +94,21 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 9] =
-    ["target", "operation", "guard", "role", "person", "identity_provider", "mask", "approval", "hours"];
-const LATER: [&str; 7] = ["extract", "rewrite", "budget", "credential", "notify", "witness", "exempt"];
+pub(super) const BUILT: [&str; 12] = [
+    "target",
+    "operation",
+    "guard",
+    "role",
+    "person",
+    "identity_provider",
+    "mask",
+    "detector",
+    "approval",
+    "extract",
+    "rewrite",
+    "hours",
+];
+const LATER: [&str; 5] = ["budget", "credential", "notify", "witness", "exempt"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -99,6 +119,7 @@ pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
         });
         draft.broken |= !whole;
     }
+    detectors::resolve(&mut draft, problems);
     draft
 }
 
@@ -115,6 +136,11 @@ fn other_noun(name: &str, place: &Place) -> Problem {
 
 impl Draft {
     fn entry(&mut self, noun: &str, fields: &Fields<'_>, home: &Path) {
+        if noun == "extract" {
+            let target = fields.need_text("target");
+            self.references.extend(target.iter().map(|target| (Wanted::Target, target.clone())));
+            return self.extracts.extend(extract::noun::read(fields, target));
+        }
         let name = fields.need_text("name").and_then(|text| fields.parse(&text, parse::name));
         // A noun without a usable name is still read, so that its other mistakes are reported too.
         let name = name.unwrap_or_else(|| At { value: String::new(), place: fields.place().clone() });
@@ -138,6 +164,13 @@ impl Draft {
                 let mask = self.mask(fields, &name);
                 self.masks.push(entry(mask, name, fields));
             }
+            "rewrite" => {
+                let targets = fields.need_texts("targets");
+                fields.distinct("targets", &targets);
+                let targets = self.names(Wanted::Target, targets);
+                self.rewrites.extend(rewrites::read(fields, &name, targets));
+            }
+            "detector" => self.detectors.push(detectors::read(fields, name)),
             "hours" => self.hours.extend(time::hours(fields, name)),
             _ => {
                 let approval = self.approval(fields, &name);
@@ -164,12 +197,15 @@ impl Draft {
         }
         let paths = fields.parsed("paths", parse::path_pattern);
         fields.distinct("paths", &paths);
+        let calls = fields.parsed("calls", parse::call);
+        fields.distinct("calls", &calls);
         fields.finish(&["hosts", "headers", "query", "body"]);
         OperationNoun {
             name: name.value.clone(),
             target: self.names(Wanted::Target, target).pop().unwrap_or_default(),
             methods: values(methods),
             paths: values(paths),
+            calls: values(calls),
         }
     }
 
@@ -250,8 +286,11 @@ impl Draft {
     fn mask(&mut self, fields: &Fields<'_>, name: &At<String>) -> Mask {
         let targets = fields.need_texts("targets");
         fields.distinct("targets", &targets);
-        fields.word("on", &[("response", ())], &["request", "both"]);
-        let find = fields.parsed("find", words::detector);
+        let ways = [("response", On::Response), ("request", On::Request), ("both", On::Both)];
+        let on = fields.word("on", &ways, &[]);
+        let find = fields.texts("find");
+        fields.distinct("find", &find);
+        self.finds.extend(find.into_iter().map(|name| (self.masks.len(), name)));
         let (mut paths, mut keys) = (Vec::new(), Vec::new());
         for field in fields.texts("fields") {
             if field.value.starts_with('$') {
@@ -270,22 +309,35 @@ impl Draft {
                 keys.push(field);
             }
         }
-        let later = ["keyed-hash", "hash", "token", "reversible-token", "drop"];
-        let style =
-            fields.word("style", &[("stars", Style::Stars), ("keep-last-4", Style::KeepLast4)], &later);
-        if !fields.has("find") && !fields.has("fields") {
+        let later = ["token", "reversible-token"];
+        let styles = [
+            ("stars", Style::Stars),
+            ("keep-last-4", Style::KeepLast4),
+            ("keyed-hash", Style::KeyedHash),
+            ("drop", Style::Drop),
+        ];
+        let style = fields.word("style", &styles, &later);
+        let columns = fields.parsed("columns", words::column);
+        fields.distinct("columns", &columns);
+        let headers = fields.parsed("headers", words::masked_header);
+        fields.distinct("headers", &headers);
+        if !["find", "fields", "columns", "headers"].iter().any(|key| fields.has(key)) {
             fields.report(
                 Problem::at(&name.place, "this mask finds nothing")
-                    .help("give it `find` (detectors) or `fields`"),
+                    .help("give it `find` (detectors), `fields`, `columns` or `headers`"),
             );
         }
-        fields.finish(&["columns", "headers"]);
+        fields.finish(&[]);
         Mask {
             name: name.value.clone(),
             targets: self.names(Wanted::Target, targets),
-            find: values(find),
+            find: Vec::new(),
+            declared: Vec::new(),
             paths: values(paths),
             keys: values(keys),
+            columns: values(columns),
+            headers: values(headers),
+            on: on.map_or(On::Response, |on| on.value),
             style: style.map_or(Style::Stars, |style| style.value),
         }
     }

@@ -156,6 +156,32 @@ impl<'a> Fields<'a> {
         self.number_of(key, value, low, high)
     }
 
+    /// A number between two whole ones, in thousandths: `3.5` gives 3500.
+    pub(super) fn thousandths(&self, key: &'static str, low: u32, high: u32) -> Option<At<u32>> {
+        let value = self.get(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+            _ => {
+                self.wrong_type(key, value, "a number");
+                return None;
+            }
+        };
+        let place = self.source.place(value.span());
+        match number.filter(|number| (f64::from(low)..=f64::from(high)).contains(number)) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between two bounds of 32 bits"
+            )]
+            Some(number) => Some(At { value: (number * 1000.0).round() as u32, place }),
+            None => {
+                self.report(Problem::at(&place, format!("`{key}` goes from {low} to {high}")));
+                None
+            }
+        }
+    }
+
     fn number_of(&self, key: &str, value: &Spanned<DeValue<'_>>, low: u64, high: u64) -> Option<At<u64>> {
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "a whole number");
@@ -218,6 +244,16 @@ impl<'a> Fields<'a> {
             self.missing(key);
         }
         self.texts(key)
+    }
+
+    /// A value of any type that JSON has, too.
+    pub(super) fn json(&self, key: &'static str) -> Option<At<serde_json::Value>> {
+        let value = self.get(key)?;
+        let found = as_json(value.get_ref());
+        if found.is_none() {
+            self.wrong_type(key, value, "a string, a number, true, false, or a list or table of them");
+        }
+        Some(At { value: found?, place: self.source.place(value.span()) })
     }
 
     /// A list of whole numbers from `low` to `high`.
@@ -426,4 +462,26 @@ pub(super) fn not_yet(place: &Place, what: &str) -> Problem {
 fn article(noun: &str) -> String {
     let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {noun}", if vowel { "an" } else { "a" })
+}
+
+/// `None` for a moment, and for a number that JSON cannot write.
+fn as_json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value;
+    Some(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(truth) => Value::Bool(*truth),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.into(),
+        DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().parse().ok()?)?.into(),
+        DeValue::Array(list) => {
+            Value::Array(list.iter().map(|item| as_json(item.get_ref())).collect::<Option<_>>()?)
+        }
+        DeValue::Table(table) => {
+            let member = |(key, item): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                Some((key.to_string(), as_json(item.get_ref())?))
+            };
+            Value::Object(table.iter().map(member).collect::<Option<_>>()?)
+        }
+        DeValue::Datetime(_) => return None,
+    })
 }

@@ -11,7 +11,7 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
 };
 
-use crate::operation::{Direction, HttpRequest, Kind, Operation, Subject, User, Workload};
+use crate::operation::{Attribute, Direction, HttpRequest, Kind, Operation, Subject, User, Workload};
 
 use super::nouns::{ExecutableMatch, Require, Role, Target};
 use super::set::{Captures, Set, segments};
@@ -232,7 +232,12 @@ impl Asked<'_> {
     pub(super) fn request(&self, action: &str, captures: &Captures<'_>) -> Result<Request, String> {
         let mut context = self.circumstances();
         match &self.operation.kind {
-            Kind::Http(request) => http(request, &mut context)?,
+            Kind::Http(request) => {
+                http(request, &mut context)?;
+                let attributes = self.set.attributes_of(&self.target.name, action);
+                let found = attributes.filter_map(|name| request.extracted.attributes.get_key_value(name));
+                context.extend(found.map(|(name, value)| (name.clone(), attribute(value))));
+            }
             Kind::Open { address: to, port } => {
                 context.push(("address".to_owned(), address(*to)));
                 context.push(("port".to_owned(), RestrictedExpression::new_long(i64::from(*port))));
@@ -295,6 +300,15 @@ fn entity(
     let attributes: HashMap<String, RestrictedExpression> =
         attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Entity::new(uid, attributes, parents).map_err(|error| error.to_string())
+}
+
+fn attribute(value: &Attribute) -> RestrictedExpression {
+    match value {
+        Attribute::String(value) => text(value),
+        Attribute::Long(value) => RestrictedExpression::new_long(*value),
+        Attribute::Bool(value) => RestrictedExpression::new_bool(*value),
+        Attribute::Strings(values) => RestrictedExpression::new_set(values.iter().map(text)),
+    }
 }
 
 fn http(request: &HttpRequest, context: &mut Vec<(String, RestrictedExpression)>) -> Result<(), String> {

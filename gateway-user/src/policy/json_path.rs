@@ -1,4 +1,4 @@
-//! JSON paths of masks: a subset of RFC 9535 that names values, never computes.
+//! JSON paths of masks and extracts: a subset of RFC 9535 that names values, never computes.
 //!
 //! Refuses filters, slices, unions and negative indexes instead of hiding something else than was meant.
 
@@ -12,6 +12,18 @@ const STEPS_MAX: usize = 64;
 /// # Errors
 /// What is wrong, in words, when it is anything else.
 pub(super) fn parse(text: &str) -> Result<JsonPath, String> {
+    let mut path = parse_exact(text)?;
+    for step in path.steps.iter_mut().filter(|step| **step == JsonStep::Element) {
+        *step = JsonStep::Any;
+    }
+    Ok(path)
+}
+
+/// The same, but `[*]` is any element of an array, and no member of an object.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(super) fn parse_exact(text: &str) -> Result<JsonPath, String> {
     let Some(mut rest) = text.strip_prefix('$') else {
         return Err("a JSON path starts with `$`".to_owned());
     };
@@ -22,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<JsonPath, String> {
         rest = tail;
     }
     match steps.len() {
-        0 => Err("`$` alone is the whole document; name what is to be hidden".to_owned()),
+        0 => Err("`$` alone is the whole document; name a value in it".to_owned()),
         1..=STEPS_MAX => Ok(JsonPath { text: text.to_owned(), steps }),
         _ => Err(format!("a JSON path has at most {STEPS_MAX} steps")),
     }
@@ -60,7 +72,7 @@ fn bracket(inner: &str) -> Result<(JsonStep, &str), String> {
     }
     let (inside, tail) = inner.split_once(']').ok_or("`]` is missing")?;
     if inside == "*" {
-        return Ok((JsonStep::Any, tail));
+        return Ok((JsonStep::Element, tail));
     }
     let canonical = inside == "0" || !inside.starts_with('0');
     match inside.parse() {

@@ -10,7 +10,9 @@ use cedar_policy::{Entities, Policy, RestrictedExpression};
 use serde::Serialize;
 
 use crate::limits::{DECISION_KEY_BYTES_MAX, DECISIONS_KEPT_MAX};
-use crate::operation::{Direction, Executable, HttpRequest, Kind, Operation, Proof, Subject, User, Workload};
+use crate::operation::{
+    Direction, Executable, Extracted, HttpRequest, Kind, Operation, Proof, Subject, User, Workload,
+};
 
 use super::decide::{Decision, Question};
 use super::when::Season;
@@ -120,6 +122,7 @@ enum What<'a> {
         path: &'a str,
         query: Option<&'a str>,
         body_length: Option<Option<u64>>,
+        extracted: &'a Extracted,
     },
 }
 
@@ -131,11 +134,11 @@ pub(super) fn decision_key(sight: Sight, season: &Season, asked: &Question<'_>) 
     let what = match &asked.operation.kind {
         Kind::Open { address, port } => What::Open(*address, *port),
         Kind::Http(request) => {
-            // No rule sees a header field.
-            let HttpRequest { method, host, path, query, headers: _, body_length } = request;
+            // No rule sees a header field, but for what was extracted.
+            let HttpRequest { method, host, path, query, headers: _, body_length, extracted } = request;
             let query = query.as_deref().filter(|_| sight.query);
             let body_length = sight.body_length.then_some(*body_length);
-            What::Http { method, host, path, query, body_length }
+            What::Http { method, host, path, query, body_length, extracted }
         }
     };
     // Rules end and hours change between seasons, and a clock may be put back.

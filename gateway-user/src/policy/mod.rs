@@ -2,15 +2,18 @@
 //!
 //! Refuses a directory with any mistake in it, whole. What no rule allows is denied.
 
+mod attributes;
 pub mod cases;
 mod changes;
 mod check;
 mod decide;
 mod declare;
+mod detectors;
 mod document;
 mod editor;
 mod entities;
 mod explain;
+mod extract;
 pub mod files;
 mod hours;
 mod json_path;
@@ -24,6 +27,7 @@ pub mod nouns;
 mod parse;
 pub mod problem;
 mod read;
+mod rewrites;
 mod rules;
 pub mod sample;
 mod schema;
@@ -38,6 +42,7 @@ pub use changes::{Change, Inventory};
 pub use decide::{Answer, Cause, Decision, Question};
 pub use editor::toml_schema;
 pub use explain::{Considered, Explanation, Met};
+pub use extract::{Unread, readable};
 pub use listing::Listed;
 pub use nearest::{Meets, Nearest, Part};
 pub use notice::Notice;

@@ -2,8 +2,13 @@
 //!
 //! Nothing here can be made except by `policy::read`, which reports every mistake with its place.
 
+mod detector;
+
+pub use detector::{Detector, DetectorNoun};
+
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -85,6 +90,90 @@ pub struct OperationNoun {
     pub methods: Vec<String>,
     /// Path patterns.
     pub paths: Vec<PathPattern>,
+    /// Patterns of the calls that a request on such a path carries; `*` stands for any characters. Empty: the path says it
+    /// all.
+    pub calls: Vec<String>,
+}
+
+/// A value of a request that rules may depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extract {
+    /// The target.
+    pub target: String,
+    /// Only for requests that are, by method and path, one of these operations; empty means all of the target.
+    pub operations: Vec<String>,
+    /// Where it stands; several only where several values are one attribute, or calls.
+    pub from: Vec<Source>,
+    /// What it becomes.
+    pub gives: Gives,
+}
+
+/// Where a value stands in a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In the JSON body.
+    Body(JsonPath),
+    /// A parameter of the query, by its decoded name.
+    Query(String),
+    /// A header field, by its name in lower case.
+    Header(String),
+}
+
+/// What an extracted value becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gives {
+    /// An attribute of `context`.
+    Attribute(String, AttributeType),
+    /// Calls: each is the operation whose `calls` it matches.
+    Calls,
+}
+
+/// The type of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeType {
+    /// `String`
+    String,
+    /// `Long`
+    Long,
+    /// `Bool`
+    Bool,
+    /// `Set<String>`
+    Strings,
+}
+
+/// A change to messages on their way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewrite {
+    /// Unique name.
+    pub name: String,
+    /// Targets it applies to; never empty.
+    pub targets: Vec<String>,
+    /// Only for requests that are, by method and path, one of these operations; empty means all of the targets.
+    pub operations: Vec<String>,
+    /// Which messages.
+    pub on: Side,
+    /// What is changed.
+    pub part: Part,
+    /// What it becomes; `None` means that it is removed. A header's is a string.
+    pub set: Option<serde_json::Value>,
+}
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// To the target.
+    Request,
+    /// To the client.
+    Response,
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// A header field, by its name in lower case.
+    Header(String),
+    /// A member at the top level of the JSON body.
+    Field(String),
 }
 
 /// A path pattern: `/v1/models/{model}/**`.
@@ -232,47 +321,44 @@ pub struct Mask {
     pub targets: Vec<String>,
     /// Detectors.
     pub find: Vec<Detector>,
+    /// Detectors of the directory itself.
+    pub declared: Vec<Arc<DetectorNoun>>,
     /// JSON paths (`$.customer.email`, `$.items[*].card`).
     pub paths: Vec<JsonPath>,
     /// Key names, at any depth, compared without case.
     pub keys: Vec<String>,
+    /// Names of columns of tables; where a body is no table, names of fields.
+    pub columns: Vec<String>,
+    /// Names of header fields, lower case.
+    pub headers: Vec<String>,
+    /// Which way it works.
+    pub on: On,
     /// What stands in the place.
     pub style: Style,
 }
 
-/// What a detector finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Detector {
-    /// Payment card number, 12 to 19 digits with or without separators, Luhn-checked (ISO/IEC 7812-1).
-    Card,
-    /// E-mail address.
-    Email,
-    /// US social security number.
-    UsSsn,
-    /// API key or token of a well-known issuer, by its published shape.
-    ApiKey,
-    /// JSON Web Token (RFC 7519).
-    Jwt,
-    /// PEM private key block.
-    PrivateKey,
+/// Which messages a mask works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// What the target answers.
+    Response,
+    /// What the target is sent.
+    Request,
+    /// Both.
+    Both,
 }
 
-impl Detector {
-    /// All of them: what the record hides, whatever the policy says.
-    pub const ALL: [Self; 6] =
-        [Self::Card, Self::Email, Self::UsSsn, Self::ApiKey, Self::Jwt, Self::PrivateKey];
-
-    /// Its name in policy files: `card`, `email`, `us-ssn`, `api-key`, `jwt`, `private-key`.
+impl On {
+    /// Whether it works on requests.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Card => "card",
-            Self::Email => "email",
-            Self::UsSsn => "us-ssn",
-            Self::ApiKey => "api-key",
-            Self::Jwt => "jwt",
-            Self::PrivateKey => "private-key",
-        }
+    pub fn requests(self) -> bool {
+        self != Self::Response
+    }
+
+    /// Whether it works on answers.
+    #[must_use]
+    pub fn responses(self) -> bool {
+        self != Self::Request
     }
 }
 
@@ -294,6 +380,8 @@ pub enum JsonStep {
     Index(u64),
     /// `[*]` or `.*`.
     Any,
+    /// `[*]` where only the elements of an array are meant.
+    Element,
     /// `..name`: this member here or at any depth below.
     Descendant(String),
 }
@@ -305,6 +393,10 @@ pub enum Style {
     Stars,
     /// Stars, then the last four characters of the value where it has at least twelve.
     KeepLast4,
+    /// `hash:` and a keyed hash of the value: the same value has the same token in this gate, so that joins survive.
+    KeyedHash,
+    /// Nothing: text is removed, a JSON value becomes `null`.
+    Drop,
 }
 
 /// Who must say yes, how many, and how long it lasts.

@@ -187,6 +187,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Misread> {
     }
 }
 
+/// A pattern of calls: `*` stands for any characters.
+///
+/// # Errors
+/// When it is empty, or has control characters.
+pub(super) fn call(text: &str) -> Result<String, Misread> {
+    if text.is_empty() || text.len() > 256 || text.contains(char::is_control) {
+        return Err(Misread::new(format!("`{}` is no call", text.escape_debug()))
+            .help("write a name, or a pattern in which `*` stands for any characters: \"wallet.*\""));
+    }
+    Ok(text.to_owned())
+}
+
 /// A method token in upper case.
 ///
 /// # Errors

@@ -65,10 +65,11 @@ fn checked(files: &Files) -> Result<Set, Problems> {
     let problems = RefCell::new(Problems::default());
     let draft = declare::read(files, &problems);
     check(&draft, &problems);
-    let text =
-        schema::text(draft.operations.iter().map(|entry| &entry.noun).filter(|noun| !noun.name.is_empty()));
+    let operations = draft.operations.iter().map(|entry| &entry.noun).filter(|noun| !noun.name.is_empty());
+    let extracts: Vec<_> = draft.extracts.iter().map(|entry| &entry.noun).collect();
+    let text = schema::text(operations, &extracts);
     let schema = if draft.broken { None } else { compiled(&text, &problems) };
-    let rules = rules::read(files, schema.as_ref(), &draft, &problems);
+    let rules = rules::read(files, (&text, schema.as_ref()), &draft, &problems);
     let about = (files.digest(), text, files.notes.clone());
     let set = Set::index(draft, rules, about, &problems);
     let mut problems = problems.into_inner();

@@ -14,6 +14,7 @@ use cedar_policy::{
 use jiff::Timestamp;
 use miette::Diagnostic;
 
+use super::attributes;
 use super::declare::Draft;
 use super::files::{FileKind, Files, PolicyFile};
 use super::hours;
@@ -83,17 +84,19 @@ fn is_action(uid: &EntityUid, action: &str) -> bool {
 /// Reads the rules of all files against a schema. Without one (the nouns could not be read) only their syntax is checked.
 pub(super) fn read(
     files: &Files,
-    schema: Option<&Schema>,
+    (text, schema): (&str, Option<&Schema>),
     draft: &Draft,
     problems: &RefCell<Problems>,
 ) -> Vec<Arc<Rule>> {
     let names = Names::of(draft);
+    let context = attributes::known(text);
     let mut ids: BTreeMap<String, Place> = BTreeMap::new();
     let mut rules = Vec::new();
     for file in files.of(FileKind::Rules) {
         let Some(set) = parse_file(file, problems) else { continue };
         if let Some(schema) = schema {
-            let mut read = File { file, names: &names, ids: &mut ids, problems, found: Vec::new() };
+            let context = &context;
+            let mut read = File { file, names: &names, context, ids: &mut ids, problems, found: Vec::new() };
             read.rules(&set, schema);
             rules.append(&mut read.found);
         }
@@ -162,6 +165,8 @@ impl<'a> Names<'a> {
 struct File<'a> {
     file: &'a PolicyFile,
     names: &'a Names<'a>,
+    /// The attributes that `context` has for some action.
+    context: &'a BTreeSet<String>,
     ids: &'a mut BTreeMap<String, Place>,
     problems: &'a RefCell<Problems>,
     found: Vec<Arc<Rule>>,
@@ -188,6 +193,13 @@ impl File<'_> {
             let id = error.policy_id().to_string();
             self.report(of_cedar(self.file, error, span(&id)));
             unsound.insert(id);
+        }
+        for (index, statement) in statements.iter().enumerate() {
+            let id = format!("policy{index}");
+            let policy = set.policy(&PolicyId::new(&id)).filter(|_| !unsound.contains(&id));
+            if policy.is_some_and(|policy| !self.attributes(policy, statement)) {
+                unsound.insert(id);
+            }
         }
         let nowhere =
             |warning: &&ValidationWarning| matches!(warning, ValidationWarning::InvalidActionApplication(_));
@@ -290,6 +302,20 @@ impl File<'_> {
                 Problem::at(at, format!("no `approval` is called `{}`", name.escape_debug())).help_if(near),
             );
         }
+    }
+
+    /// Every attribute of `context` that a rule asks for must be one: to Cedar, `has` with a misspelt name is a plain no.
+    fn attributes(&self, policy: &Policy, statement: &Statement) -> bool {
+        let mut known = true;
+        for name in attributes::asked(policy) {
+            if !self.context.contains(&name) {
+                let what = format!("`context` never has `{}`", name.escape_debug());
+                let near = did_you_mean(&name, self.context.iter().map(String::as_str));
+                self.report(Problem::at(&self.place(&statement.span), what).help_if(near));
+                known = false;
+            }
+        }
+        known
     }
 
     /// Every name that `context.hours` is compared with must be declared.

@@ -4,8 +4,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::operation::{Executable, HttpRequest, Kind, Operation, Proof, Sha256, Subject, User, Workload};
+use crate::operation::{
+    Executable, Extracted, HttpRequest, Kind, Operation, Proof, Sha256, Subject, User, Workload,
+};
 
+use super::extract;
 use super::parse;
 use super::set::Set;
 
@@ -52,8 +55,14 @@ pub struct Sample {
     pub query: Option<String>,
     /// Host.
     pub host: Option<String>,
-    /// Length of the body.
+    /// Length of the body, where the body itself is not given.
     pub body_length: Option<u64>,
+    /// Header fields.
+    pub headers: Vec<(String, String)>,
+    /// The body; it is JSON where no header says otherwise.
+    pub body: Option<String>,
+    /// What extracts find, where no body is given: attributes by name, and calls as `operation`.
+    pub extract: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Sample {
@@ -89,7 +98,7 @@ impl Sample {
             (Some(method), Some(path)) => {
                 parse::method(method).map_err(|misread| misread.message)?;
                 parse::path(path).map_err(|misread| misread.message)?;
-                Kind::Http(self.request(method, path))
+                Kind::Http(self.request(method, path, set)?)
             }
             (None, None) => {
                 let block = target.addresses.first();
@@ -143,16 +152,38 @@ impl Sample {
         })
     }
 
-    fn request(&self, method: &str, path: &str) -> HttpRequest {
+    fn request(&self, method: &str, path: &str, set: &Set) -> Result<HttpRequest, String> {
         let host = self.host.as_deref().unwrap_or("localhost").to_ascii_lowercase();
-        HttpRequest {
+        let mut headers = vec![("Host".to_owned(), host.clone().into_bytes())];
+        headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())));
+        if self.body.is_some() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("Content-Type".to_owned(), b"application/json".to_vec()));
+        }
+        let length = self.body.as_ref().map(|body| body.len() as u64);
+        let mut request = HttpRequest {
             method: method.to_owned(),
-            headers: vec![("Host".to_owned(), host.clone().into_bytes())],
+            headers,
             host,
             path: path.to_owned(),
             query: self.query.clone(),
-            body_length: Some(self.body_length.unwrap_or(0)),
+            body_length: Some(self.body_length.or(length).unwrap_or(0)),
+            extracted: Extracted::default(),
+        };
+        let body = self.body.as_deref().unwrap_or_default().as_bytes();
+        let found = set.extract(&self.target, &request, body);
+        request.extracted = found.map_err(|unread| {
+            format!(
+                "the gate refuses such a request with {} before judging it: {}",
+                unread.status, unread.why
+            )
+        })?;
+        if let Some(said) = &self.extract {
+            if self.body.is_some() {
+                return Err("give `body` or `extract`: what extracts find follows from the body".to_owned());
+            }
+            extract::said(set, &self.target, said, &mut request.extracted)?;
         }
+        Ok(request)
     }
 }
 

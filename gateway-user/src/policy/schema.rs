@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use cedar_policy::SchemaFragment;
 
-use super::nouns::{OperationNoun, PathPart};
+use super::nouns::{AttributeType, Extract, Gives, OperationNoun, PathPart};
 
 /// The entities and the general actions: the same for every directory.
 const FIXED: &str = r#"// Who asks. A user never has the roles of a process, nor a process those of a user.
@@ -48,6 +48,7 @@ type Request = {
   segments: Set<String>, // of the path
   query?: String, // as sent, without the `?`
   body_length?: Long, // bytes; absent when chunked
+  // What extracts find, on targets without operations.
 };
 
 type Opening = {
@@ -94,11 +95,17 @@ action "reveal" appliesTo {
 };
 "#;
 
+/// Where in it the attributes go that extracts give to requests without operations.
+const EXTRACTED: &str = "  // What extracts find, on targets without operations.\n";
+
 /// Actions that every directory has. No operation may be called so.
 pub(super) const GENERAL: [&str; 4] = ["request", "http", "open", "reveal"];
 
 /// The schema in Cedar's own notation. Operations without a name of their own are left out.
-pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) -> String {
+pub(super) fn text<'a>(
+    operations: impl IntoIterator<Item = &'a OperationNoun>,
+    extracts: &[&Extract],
+) -> String {
     let mut by_name: BTreeMap<&str, Vec<&OperationNoun>> = BTreeMap::new();
     let named = |operation: &&OperationNoun| {
         !operation.name.is_empty() && !GENERAL.contains(&operation.name.as_str())
@@ -106,7 +113,10 @@ pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) 
     for operation in operations.into_iter().filter(named) {
         by_name.entry(&operation.name).or_default().push(operation);
     }
-    let mut out = FIXED.to_owned();
+    let declaring: BTreeSet<&str> =
+        by_name.values().flatten().map(|operation| operation.target.as_str()).collect();
+    let anywhere = extracts.iter().filter(|extract| !declaring.contains(extract.target.as_str()));
+    let mut out = FIXED.replace(EXTRACTED, &attributes(anywhere, "  "));
     for (name, declared) in by_name {
         let _ = write!(out, "\n// {}\naction \"{name}\" in [\"request\"] appliesTo {{\n", about(&declared));
         out.push_str("  principal: [User, Workload, Peer],\n  resource: [Target],\n  context: {\n");
@@ -117,9 +127,38 @@ pub(super) fn text<'a>(operations: impl IntoIterator<Item = &'a OperationNoun>) 
             let optional = if always { "" } else { "?" };
             let _ = writeln!(out, "    \"{capture}\"{optional}: String,");
         }
+        let here = |extract: &&&Extract| {
+            extract.is_about(name) && declared.iter().any(|operation| operation.target == extract.target)
+        };
+        out.push_str(&attributes(extracts.iter().filter(here), "    "));
         out.push_str("  },\n};\n");
     }
     out
+}
+
+/// The attributes that extracts give, one line each. Any of them may be missing in a request.
+fn attributes<'a>(extracts: impl Iterator<Item = &'a &'a Extract>, indent: &str) -> String {
+    let named: BTreeMap<&str, &str> = extracts
+        .filter_map(|extract| match &extract.gives {
+            Gives::Attribute(name, kind) => Some((name.as_str(), kind.cedar())),
+            Gives::Calls => None,
+        })
+        .collect();
+    named.into_iter().fold(String::new(), |mut out, (name, kind)| {
+        let _ = writeln!(out, "{indent}\"{name}\"?: {kind},");
+        out
+    })
+}
+
+impl AttributeType {
+    fn cedar(self) -> &'static str {
+        match self {
+            Self::String => "String",
+            Self::Long => "Long",
+            Self::Bool => "Bool",
+            Self::Strings => "Set<String>",
+        }
+    }
 }
 
 /// The same schema as Cedar's JSON.
@@ -144,13 +183,14 @@ fn about(declared: &[&OperationNoun]) -> String {
 fn captures<'a>(declared: &[&'a OperationNoun]) -> BTreeMap<&'a str, bool> {
     let patterns: Vec<BTreeSet<&str>> = declared
         .iter()
-        .flat_map(|operation| &operation.paths)
-        .map(|pattern| {
+        .flat_map(|&operation| operation.paths.iter().map(move |pattern| (operation, pattern)))
+        .map(|(operation, pattern)| {
             let capture = |part: &'a PathPart| match part {
                 PathPart::Capture(name) => Some(name.as_str()),
                 PathPart::Literal(_) | PathPart::Rest => None,
             };
-            pattern.parts.iter().filter_map(capture).collect()
+            let called = (!operation.calls.is_empty()).then_some("call");
+            pattern.parts.iter().filter_map(capture).chain(called).collect()
         })
         .collect();
     let all: BTreeSet<&str> = patterns.iter().flatten().copied().collect();
@@ -168,6 +208,7 @@ mod tests {
             target: target.into(),
             methods: vec!["GET".into()],
             paths: paths.iter().map(|path| path_pattern(path).unwrap()).collect(),
+            calls: Vec::new(),
         }
     }
 
@@ -175,11 +216,11 @@ mod tests {
     fn cedar_reads_what_is_generated() {
         let operations =
             [operation("read", "a", &["/v1/{x}", "/v1/{x}/{y}"]), operation("read", "b", &["/{x}/**"])];
-        let text = text(&operations);
+        let text = text(&operations, &[]);
         assert!(text.contains("    \"x\": String,"), "{text}");
         assert!(text.contains("    \"y\"?: String,"), "{text}");
         drop(cedar_policy::Schema::from_cedarschema_str(&text).unwrap());
-        drop(cedar_policy::Schema::from_cedarschema_str(&super::text([])).unwrap());
+        drop(cedar_policy::Schema::from_cedarschema_str(&super::text([], &[])).unwrap());
         drop(cedar_policy::Schema::from_json_value(cedar_json(&text).unwrap()).unwrap());
     }
 
@@ -192,6 +233,6 @@ mod tests {
                 [operation(word, "a", &[&format!("/{{{word}}}")]), operation("http", "a", &["/x"])]
             })
             .collect();
-        drop(cedar_policy::Schema::from_cedarschema_str(&text(&operations)).unwrap());
+        drop(cedar_policy::Schema::from_cedarschema_str(&text(&operations, &[])).unwrap());
     }
 }

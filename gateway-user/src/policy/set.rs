@@ -17,7 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern, Person, Role, Target,
+    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, OperationNoun, PathPart, PathPattern,
+    Person, Rewrite, Role, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -40,12 +41,15 @@ pub struct Set {
     notes: Vec<String>,
     targets: Vec<Target>,
     operations: Vec<OperationNoun>,
+    extracts: HashMap<String, Vec<Extract>>,
+    rewrites: Vec<Arc<Rewrite>>,
     guards: Vec<Guard>,
     roles: Vec<Role>,
     persons: Vec<Person>,
     providers: Vec<IdentityProvider>,
     approvals: Vec<Approval>,
     masks: HashMap<String, Vec<Arc<Mask>>>,
+    detectors: Vec<Arc<DetectorNoun>>,
     rules: HashMap<String, Arc<Rule>>,
     by_target: HashMap<String, HashMap<String, Slot>>,
     by_mask: HashMap<String, Slot>,
@@ -74,12 +78,15 @@ impl Set {
             notes,
             targets: nouns(draft.targets),
             operations: nouns(draft.operations),
+            extracts: HashMap::new(),
+            rewrites: nouns(draft.rewrites).into_iter().map(Arc::new).collect(),
             guards: nouns(draft.guards),
             roles: nouns(draft.roles),
             persons: nouns(draft.persons),
             providers: nouns(draft.providers),
             approvals: nouns(draft.approvals),
             masks: HashMap::new(),
+            detectors: nouns(draft.detectors).into_iter().map(Arc::new).collect(),
             rules: HashMap::new(),
             by_target: HashMap::new(),
             by_mask: HashMap::new(),
@@ -94,6 +101,9 @@ impl Set {
         claims.dedup();
         set.providers.iter_mut().for_each(|provider| provider.claims.clone_from(&claims));
         let masks: Vec<Arc<Mask>> = draft.masks.into_iter().map(|entry| Arc::new(entry.noun)).collect();
+        for extract in nouns(draft.extracts) {
+            set.extracts.entry(extract.target.clone()).or_default().push(extract);
+        }
         set.index_rules(&rules, &masks, problems);
         for target in &set.targets {
             let here = masks.iter().filter(|mask| mask.targets.contains(&target.name));
@@ -188,6 +198,12 @@ impl Set {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The detectors it declares.
+    #[must_use]
+    pub fn detectors(&self) -> &[Arc<DetectorNoun>] {
+        &self.detectors
     }
 
     /// Its targets.
@@ -313,6 +329,17 @@ impl Set {
     #[must_use]
     pub fn masks_of(&self, target: &str) -> &[Arc<Mask>] {
         self.masks.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// The extracts of a target.
+    #[must_use]
+    pub fn extracts_of(&self, target: &str) -> &[Extract] {
+        self.extracts.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// All rewrites, in the order of their files.
+    pub(super) fn rewrites(&self) -> &[Arc<Rewrite>] {
+        &self.rewrites
     }
 
     /// The operations a target declares.

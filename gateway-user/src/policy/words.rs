@@ -64,6 +64,51 @@ pub(super) fn cgroup(text: &str) -> Result<String, Misread> {
     }
 }
 
+/// The name of a column.
+pub(super) fn column(text: &str) -> Result<String, Misread> {
+    if text.is_empty() || text.starts_with('$') || text.contains(char::is_control) {
+        let help = "write it as the table's first row has it; JSON paths stand in `fields`";
+        return refuse(format!("`{}` is not the name of a column", text.escape_debug()), help);
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of a header field whose value may be hidden without breaking the message around it.
+pub(super) fn masked_header(text: &str) -> Result<String, Misread> {
+    const NEEDED: [&str; 16] = [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "date",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "vary",
+    ];
+    let lower = text.to_ascii_lowercase();
+    if NEEDED.contains(&lower.as_str()) {
+        return refuse(
+            format!("`{text}` is how a message is read, and cannot be hidden"),
+            "name a field that carries a value: X-Api-Key, Set-Cookie, ...",
+        );
+    }
+    match http::HeaderName::try_from(lower) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(_) => refuse(
+            format!("`{}` is not the name of a header field", text.escape_debug()),
+            "write it as it stands in the message, without the colon",
+        ),
+    }
+}
+
 /// A path or a `sha256:` digest.
 pub(super) fn executable(text: &str) -> Result<ExecutableMatch, Misread> {
     if let Some(hex) = text.strip_prefix("sha256:") {
@@ -143,13 +188,12 @@ pub(super) fn label(text: &str) -> Result<String, Misread> {
     }
 }
 
-/// The name of a detector.
-pub(super) fn detector(text: &str) -> Result<Detector, Misread> {
-    let found = Detector::ALL.into_iter().find(|detector| detector.name() == text);
-    found.ok_or_else(|| Misread {
-        message: format!("there is no detector `{}`", text.escape_debug()),
-        help: did_you_mean(text, Detector::ALL.iter().map(|detector| detector.name())),
-    })
+/// Every name of built-in detectors.
+pub(super) fn detector_names<'n>() -> impl Iterator<Item = &'n str> {
+    Detector::ALL
+        .into_iter()
+        .map(|detector| -> &'n str { detector.name() })
+        .chain([Detector::NATIONAL_IDS, "id-us"])
 }
 
 /// An asymmetric signature algorithm.

@@ -264,7 +264,7 @@ impl Ledger {
     #[must_use]
     pub fn abandoned(&self, at: Micros, why: &str) -> Vec<Event> {
         let ending = || Ending::ByGate(why.to_owned());
-        let end = |recorded: u64| BodyEnd { bytes: recorded, recorded, truncated_at: None, masked: 0 };
+        let end = |recorded: u64| BodyEnd { bytes: recorded, recorded, ..BodyEnd::default() };
         let entries = self.entries.iter().map(|(entry, open)| {
             Event::EntryClosed(EntryClosed {
                 entry: *entry,
@@ -274,6 +274,7 @@ impl Ledger {
                 response: end(open.recorded[1]),
                 masks: Vec::new(),
                 ending: ending(),
+                rewrites: Vec::new(),
             })
         });
         let sessions = self.sessions.iter().filter(|(_, open)| !open.ended).map(|(session, open)| {

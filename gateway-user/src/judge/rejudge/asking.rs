@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{Word, spoken};
 use crate::intercept::{Heading, heads_for};
 use crate::judge::subject::looks_for_users;
-use crate::operation::{HttpRequest, Kind, Operation, Subject, User};
+use crate::operation::{Extracted, HttpRequest, Kind, Operation, Subject, User};
 use crate::policy::nouns::Target;
 use crate::policy::{Answer, Question, Set};
 use crate::record::entry::{Head, Verdict};
@@ -30,6 +30,8 @@ pub enum Unknown {
     Hidden,
     /// A detector hid a part of its query, and a rule looks at that.
     HiddenQuery,
+    /// An extract takes something out of it that the record holds in no form that can be judged.
+    Extracted,
     /// It carried a token that nobody looked at then, and who it proves decides.
     Token,
     /// A rule asks for a claim of the token that nobody asked for then.
@@ -49,6 +51,7 @@ impl Unknown {
             Self::Blocked => "refused by an operator's block",
             Self::Hidden => "its path or host is masked in the record",
             Self::HiddenQuery => "its query is masked in the record and a rule looks at it",
+            Self::Extracted => "rules look at what an extract takes out of it",
             Self::Token => "it carried a token that was not looked at",
             Self::Claim => "a role asks for a claim that is not on record",
             Self::Name => "it named a host that was not looked up",
@@ -101,6 +104,7 @@ impl<'a> Again<'a> {
                 query: query.map(str::to_owned),
                 headers: Vec::new(),
                 body_length: body_length(&intent.head)?,
+                extracted: Extracted::default(),
             },
             host,
             peer: moment(&opened.peer)?,
@@ -151,6 +155,9 @@ impl<'a> Again<'a> {
         }
         if self.hidden_query && set.looks_at_query(&named.target.name) {
             return Err(Unknown::HiddenQuery);
+        }
+        if set.looks_into(&named.target.name, &self.request) {
+            return Err(Unknown::Extracted);
         }
         let user = match self.user(set, named.target)? {
             Ok(user) => user,

@@ -108,7 +108,7 @@ pub(crate) fn is_card(digits: &[u8]) -> bool {
 }
 
 /// ISO/IEC 7812-1 annex B.
-fn luhn(digits: &[u8]) -> bool {
+pub(super) fn luhn(digits: &[u8]) -> bool {
     let sum: u32 = digits
         .iter()
         .rev()

@@ -11,8 +11,9 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use super::class::{
     ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WIDE, WORD, is, run_end, run_start,
 };
-use super::shapes::{ANNOUNCED, Announced, LITERAL_BYTES_MAX, Mixed, SHAPES, Shape, VARIED_FROM, VARIED_MIN};
+use super::shapes::{Announced, KEYS, LITERAL_BYTES_MAX, Mixed, Shape, VARIED_FROM, VARIED_MIN};
 use super::{Run, RunKind, Set, Span, is_ssn};
+use crate::expression::entropy_milli;
 use crate::policy::nouns::Detector;
 
 /// Bytes of the longest JWT header that is looked at; x5c certificate chains stay below.
@@ -27,6 +28,33 @@ const GAP_BYTES_MAX: usize = 40;
 pub(super) const LOOK_BEHIND: usize = LITERAL_BYTES_MAX + GAP_BYTES_MAX;
 
 const AUTHORIZATION_WORDS: [&str; 3] = ["uthorization", "UTHORIZATION", "Api-Token"];
+/// Words after which a value of high entropy is a secret.
+const SECRET_WORDS: [&str; 24] = [
+    "password",
+    "Password",
+    "PASSWORD",
+    "passwd",
+    "PASSWD",
+    "pwd",
+    "PWD",
+    "secret",
+    "Secret",
+    "SECRET",
+    "token",
+    "Token",
+    "TOKEN",
+    "api_key",
+    "apiKey",
+    "API_KEY",
+    "apikey",
+    "APIKEY",
+    "api-key",
+    "access_key",
+    "accessKey",
+    "ACCESS_KEY",
+    "credential",
+    "CREDENTIAL",
+];
 const SSN_WORDS: [&str; 6] = ["ssn", "SSN", "Ssn", "ocial security", "ocial Security", "OCIAL SECURITY"];
 
 #[derive(Clone, Copy)]
@@ -39,6 +67,8 @@ enum What {
     /// A word of this many bytes announces a credential of any shape.
     Authorization(usize),
     SsnWord(usize),
+    /// A word of this many bytes announces a value of high entropy.
+    SecretWord(usize),
 }
 
 struct Literals {
@@ -53,15 +83,15 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
         literals.push(literal);
         what.push((of, detector));
     };
-    for shape in SHAPES {
+    for shape in &KEYS.shapes {
         add(shape.literal, What::Shape(shape), Detector::ApiKey);
     }
     for start in ["eyJ", "eyA", "ewo", "ew0"] {
         add(start, What::Jwt, Detector::Jwt);
     }
     add("-----BEGIN ", What::Pem, Detector::PrivateKey);
-    for announced in ANNOUNCED {
-        for word in announced.words {
+    for announced in &KEYS.announced {
+        for &word in &announced.words {
             add(word, What::Announced(word.len(), announced), Detector::ApiKey);
         }
     }
@@ -70,6 +100,9 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
     }
     for word in SSN_WORDS {
         add(word, What::SsnWord(word.len()), Detector::UsSsn);
+    }
+    for word in SECRET_WORDS {
+        add(word, What::SecretWord(word.len()), Detector::Secret);
     }
     let automaton = AhoCorasick::builder()
         .match_kind(MatchKind::Standard)
@@ -106,6 +139,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
             What::Announced(long, secret) => announced(text, at + long, secret, more),
             What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
+            What::SecretWord(long) => secret_after(text, at + long, more),
         };
         match seen {
             Seen::Nothing => {}
@@ -168,7 +202,7 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(shape.class));
-    Seen::Found(Span { start, end, detector: Detector::ApiKey, run: kind })
+    Seen::Found(Span { run: kind, ..Span::by_rule(start, end, Detector::ApiKey.into(), shape.rule) })
 }
 
 fn tells(text: &[u8], mixed: Mixed) -> bool {
@@ -226,7 +260,7 @@ fn jwt(text: &[u8], at: usize, more: bool, run: &mut KnownRun) -> Seen {
         return Seen::Nothing;
     }
     let (end, open) = dotted_end(text, payload, more);
-    Seen::Found(Span { start: at, end, detector: Detector::Jwt, run: open.then_some(RunKind::Dotted) })
+    Seen::Found(Span { run: open.then_some(RunKind::Dotted), ..Span::new(at, end, Detector::Jwt) })
 }
 
 /// Whether base64url text decodes to JSON that has `"alg"`, as every JOSE header does.
@@ -265,7 +299,7 @@ fn pem(text: &[u8], at: usize, more: bool) -> Seen {
     let inside = end + 5;
     let (end, open) = pem_end(text, inside, PEM_BYTES_MAX, more);
     let kind = open.then_some(RunKind::Pem { inside, left: PEM_BYTES_MAX.saturating_sub(end - inside) });
-    Seen::Found(Span { start: at, end, detector: Detector::PrivateKey, run: kind })
+    Seen::Found(Span { run: kind, ..Span::new(at, end, Detector::PrivateKey) })
 }
 
 /// The end of a block whose inside is looked at from `from`, and whether it may go on.
@@ -300,7 +334,8 @@ fn announced(text: &[u8], word_end: usize, secret: &Announced, more: bool) -> Se
         return Seen::Undecided(start);
     }
     let found = end - start == secret.length && is_secret(&text[start..end], secret);
-    if found { Seen::Found(Span::new(start, end, Detector::ApiKey)) } else { Seen::Nothing }
+    let span = Span::by_rule(start, end, Detector::ApiKey.into(), secret.rule);
+    if found { Seen::Found(span) } else { Seen::Nothing }
 }
 
 fn is_secret(text: &[u8], secret: &Announced) -> bool {
@@ -350,7 +385,7 @@ fn authorization(text: &[u8], word_end: usize, more: bool) -> Seen {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(CREDENTIAL));
-    Seen::Found(Span { start, end, detector: Detector::ApiKey, run: kind })
+    Seen::Found(Span { run: kind, ..Span::by_rule(start, end, Detector::ApiKey.into(), "authorization") })
 }
 
 /// Nine digits in one group, after a word that says what they are.
@@ -365,6 +400,85 @@ fn ssn_after(text: &[u8], word_end: usize, more: bool) -> Seen {
         Some(digits) if is_ssn(digits) => Seen::Found(Span::new(start, end, Detector::UsSsn)),
         _ => Seen::Nothing,
     }
+}
+
+/// A value of high entropy that is assigned to a name with a telling word in it: `db_password_prod = "..."`.
+fn secret_after(text: &[u8], word_end: usize, more: bool) -> Seen {
+    let limit = word_end + GAP_BYTES_MAX;
+    let cap = text.len().min(limit);
+    let mut at = run_end(&text[..cap], word_end, URL);
+    let mut assigned = false;
+    // At most: quote, spaces, `:=` or `=>` or `=`, spaces, quote.
+    while at < cap {
+        match text[at] {
+            b':' | b'=' => assigned = true,
+            b'>' if assigned => {}
+            b' ' | b'\t' | b'"' | b'\'' | b'`' | b'\\' => {}
+            _ => break,
+        }
+        at += 1;
+    }
+    if at == text.len() {
+        return if more && at < limit { Seen::Undecided(at) } else { Seen::Nothing };
+    }
+    if !assigned || at == limit {
+        return Seen::Nothing;
+    }
+    let end =
+        text[at..text.len().min(at + SECRET_VALUE_BYTES_MAX + 1)].iter().position(|&b| !is_secret_byte(b));
+    let end = end.map_or(text.len().min(at + SECRET_VALUE_BYTES_MAX + 1), |n| at + n);
+    if end == text.len() && more && end - at <= SECRET_VALUE_BYTES_MAX {
+        return Seen::Undecided(at);
+    }
+    let found = is_high_entropy(&text[at..end]);
+    if found { Seen::Found(Span::new(at, end, Detector::Secret)) } else { Seen::Nothing }
+}
+
+/// Bytes of the longest value that is judged by its entropy.
+const SECRET_VALUE_BYTES_MAX: usize = 128;
+/// Thousandths of a bit per character that such a value has at least; English has about 2500 over lengths like these.
+const SECRET_ENTROPY_MILLI: u32 = 3000;
+
+fn is_secret_byte(b: u8) -> bool {
+    b.is_ascii_graphic()
+        && !matches!(
+            b,
+            b'"' | b'\''
+                | b'`'
+                | b','
+                | b';'
+                | b'&'
+                | b'<'
+                | b'>'
+                | b'('
+                | b')'
+                | b'['
+                | b']'
+                | b'{'
+                | b'}'
+                | b'|'
+                | b'\\'
+        )
+}
+
+/// Whether a value looks drawn at random: long enough, of letters and digits, of high entropy; not a name, a date, a
+/// version, a UUID, or a reference to where the secret is.
+fn is_high_entropy(text: &[u8]) -> bool {
+    let figures = text.iter().filter(|b| b.is_ascii_digit()).count();
+    let letters = text.iter().filter(|b| b.is_ascii_alphabetic()).count();
+    let uuid = text.len() == 36
+        && text
+            .iter()
+            .enumerate()
+            .all(|(place, &b)| if matches!(place, 8 | 13 | 18 | 23) { b == b'-' } else { is(b, HEX) });
+    let reference =
+        text.starts_with(b"$") || text.starts_with(b"%") || text.windows(3).any(|three| three == b"://");
+    (10..=SECRET_VALUE_BYTES_MAX).contains(&text.len())
+        && figures >= 2
+        && letters >= 4
+        && !uuid
+        && !reference
+        && entropy_milli(text) >= SECRET_ENTROPY_MILLI
 }
 
 fn nine_digits(text: &[u8]) -> Option<[u8; 9]> {
@@ -384,15 +498,22 @@ pub(in crate::mask) fn named(name: &[u8], value: &[u8], set: Set) -> Option<Dete
     if ssn {
         return Some(Detector::UsSsn);
     }
+    if set.has(Detector::Secret)
+        && is_high_entropy(value)
+        && value.iter().all(|&b| is_secret_byte(b))
+        && says(&SECRET_WORDS)
+    {
+        return Some(Detector::Secret);
+    }
     if !set.has(Detector::ApiKey) || value.is_empty() {
         return None;
     }
     let is_field = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
-    let announced = ANNOUNCED.iter().any(|secret| {
+    let announced = KEYS.announced.iter().any(|secret| {
         value.len() == secret.length
             && value.iter().all(|&b| is(b, secret.class))
             && is_secret(value, secret)
-            && says(secret.words)
+            && says(&secret.words)
     });
     (announced || is_field("authorization") || is_field("proxy-authorization")).then_some(Detector::ApiKey)
 }

@@ -6,7 +6,7 @@ use super::{Expect, Frame, Json, Long, Tape, Token};
 use crate::limits::MASK_HOLD_BACK_BYTES_MAX;
 use crate::mask::MaskError;
 use crate::mask::escape::{self, Piece};
-use crate::mask::find::{find, named};
+use crate::mask::find::named;
 use crate::mask::scalar::Content;
 use crate::mask::window::{Counts, Hidden, Window};
 use crate::policy::nouns::Style;
@@ -96,9 +96,7 @@ impl Json {
     /// Writes a string of the style in the place of `bytes[at..end]`.
     pub(super) fn replace(&self, tape: &mut Tape<'_>, at: usize, end: usize, hidden: &Hidden) {
         tape.pass(at);
-        tape.out.push(b'"');
-        hidden.write(true, tape.out);
-        tape.out.push(b'"');
+        hidden.write_value(&self.plan, tape.out);
         tape.passed = end;
     }
 
@@ -106,12 +104,14 @@ impl Json {
     fn search(&mut self, tape: &mut Tape<'_>, at: usize, end: usize, content: &Content) {
         let inside = &tape.bytes[at + 1..end];
         let set = self.plan.set;
+        let named = self.is_named();
+        let name: &[u8] = if named { &self.name } else { b"" };
         if !content.is_escaped() {
-            let worth = content.worth(set, inside.len());
+            let worth = content.worth(set, inside.len(), self.plan.least_digits());
             if worth.is_empty() {
                 return;
             }
-            find(inside, 0, worth, false, &mut self.spans);
+            self.plan.find(inside, 0, worth, false, name, &mut self.spans);
             if self.spans.is_empty() {
                 return;
             }
@@ -121,17 +121,27 @@ impl Json {
             return;
         }
         tape.pass(at + 1);
+        self.window.set_name(name);
         self.window.drain(&self.plan, set, false, tape.out, tape.counts);
         tape.passed = end;
+    }
+
+    /// Whether what is read is the value of a member, whose name says what it is.
+    pub(super) fn is_named(&self) -> bool {
+        self.expect != Expect::Colon && matches!(self.frames.last(), Some(Frame::Object))
     }
 
     fn begin_long(&mut self, tape: &mut Tape<'_>, at: usize) -> Token {
         let style = self.begin_value(tape.counts);
         self.window.clear();
+        if self.is_named() {
+            self.window.set_name(&self.name);
+        }
         if self.muted.is_some() {
             self.long = Some(Long::Muted);
         } else {
-            tape.pass(at + 1);
+            // What is dropped loses its quotes, too.
+            tape.pass(if style == Some(Style::Drop) { at } else { at + 1 });
             self.long = Some(style.map_or(Long::Searched, |style| Long::Hidden(Hidden::new(style))));
         }
         Token::Ends(at + 1)
@@ -161,8 +171,12 @@ impl Json {
             return Ok(Token::Unfinished);
         }
         match self.long.take() {
+            Some(Long::Hidden(hidden)) if hidden.is_dropped() => {
+                hidden.write_value(&self.plan, tape.out);
+                tape.passed = *at + 1;
+            }
             Some(Long::Hidden(hidden)) => {
-                hidden.write(true, tape.out);
+                hidden.write(&self.plan, true, tape.out);
                 tape.passed = *at;
             }
             Some(Long::Searched) => tape.passed = *at,

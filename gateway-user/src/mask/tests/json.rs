@@ -80,7 +80,7 @@ fn a_masked_value_never_leaves_in_any_split() {
         all_detectors(Style::Stars),
         all_detectors(Style::KeepLast4),
         Plan::new(&fields()),
-        Plan::everything(&fields()),
+        Plan::everything(&fields(), &[]),
     ];
     let mut random = Random(1);
     for _ in 0..60 {
@@ -127,7 +127,7 @@ fn select(value: &Value, steps: &[JsonStep], here: &str, found: &mut Vec<String>
         let leads = match step {
             JsonStep::Member(name) | JsonStep::Descendant(name) => last == format!("m{name}"),
             JsonStep::Index(index) => last == index.to_string(),
-            JsonStep::Any => true,
+            JsonStep::Any | JsonStep::Element => true,
         };
         if leads {
             select(child, rest, place, found);
@@ -315,5 +315,23 @@ fn a_key_is_taken_to_the_bound_and_refused_beyond_and_so_is_a_number() {
             let (error, _) = run(&plan, &Media::Json, over.as_bytes().chunks(pieces)).unwrap_err();
             assert!(matches!(error, MaskError::TooLong { .. }), "{error}");
         }
+    }
+}
+
+#[test]
+fn the_name_of_a_member_says_what_its_value_is() {
+    let plan = Plan::new(&[mask("m", &Detector::ALL, &[], &[], Style::Stars)]);
+    for (body, expected) in [
+        (r#"{"homePhone":"467 3395","fax":4673395123}"#, r#"{"homePhone":"********","fax":"********"}"#),
+        (r#"{"order":"467 3395","count":4673395123}"#, r#"{"order":"467 3395","count":4673395123}"#),
+        (r#"{"bsn":111222333,"x":111222333}"#, r#"{"bsn":"********","x":111222333}"#),
+        (
+            r#"{"client_secret":"k3Jx9pQ2vW7zk3Jx","x":"k3Jx9pQ2vW7zk3Jx"}"#,
+            r#"{"client_secret":"********","x":"k3Jx9pQ2vW7zk3Jx"}"#,
+        ),
+        (r#"{"tel":"\u0034673395 ok","list":["467 3395"]}"#, r#"{"tel":"******** ok","list":["467 3395"]}"#),
+    ] {
+        assert_eq!(json_of(&plan, body), expected);
+        same_in_every_split(&plan, &Media::Json, body.as_bytes());
     }
 }

@@ -10,15 +10,17 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::forward;
 use super::io::Answering;
+use super::source::Source;
 use crate::judge::{Capture, Entry};
 use crate::limits::{BODY_IDLE_TIMEOUT, CONTINUE_TIMEOUT};
-use crate::mask;
-use crate::record::entry::Ending;
+use crate::mask::{MaskError, Packing, Plan, Unpacker};
+use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
 
 /// What can end a body early.
@@ -31,10 +33,58 @@ type Failure = (BodyError, Ending);
 
 /// A request body on its way to the target.
 pub(super) struct AskBody {
-    client: Incoming,
+    client: Source,
+    masking: Option<Masking>,
     capture: Capture,
+    /// What follows the last bytes.
+    state: Asking,
     /// Closed until the target asks for the body (100), or has said nothing for a while.
     gate: Option<Gate>,
+}
+
+enum Asking {
+    Streaming,
+    /// The client sent everything; this is left of it.
+    Ending(VecDeque<Frame<Bytes>>),
+}
+
+/// A body that is masked on its way, one bounded piece after the other.
+struct Masking {
+    unpacker: Unpacker,
+    packing: Packing,
+    plan: Plan,
+    /// More may be had of what was given.
+    has_more: bool,
+}
+
+impl Masking {
+    fn new(plan: &Plan, packing: &Packing) -> Self {
+        Self { unpacker: plan.unpack(packing), packing: packing.clone(), plan: plan.clone(), has_more: false }
+    }
+
+    fn give(&mut self, data: Bytes) {
+        self.unpacker.give(data);
+        self.has_more = true;
+    }
+
+    /// The next piece of what was given; it may be empty.
+    fn piece(&mut self) -> Result<Bytes, MaskError> {
+        let mut out = Vec::new();
+        self.has_more = self.unpacker.take(&mut out)?;
+        Ok(out.into())
+    }
+
+    /// Trailers without what no longer holds and what is hidden.
+    fn trailers(&self, trailers: Frame<Bytes>, entry: &Entry, side: Side) -> Frame<Bytes> {
+        trailers.into_trailers().map_or_else(
+            |other| other,
+            |mut fields| {
+                forward::shed(&mut fields, &self.packing);
+                entry.masked(side, forward::hide(&mut fields, &self.plan));
+                Frame::trailers(fields)
+            },
+        )
+    }
 }
 
 /// Waits for an interim 100.
@@ -64,10 +114,67 @@ impl Gate {
 }
 
 impl AskBody {
-    /// Passes `client`'s body on, through the record.
+    /// Passes `client`'s body on, through `mask` where the target must not see all of it, and into the record.
     #[must_use]
-    pub(super) fn passing(client: Incoming, capture: Capture, gate: Option<Gate>) -> AnyBody {
-        Self { client, capture, gate }.boxed_unsync()
+    pub(super) fn passing(
+        client: Source,
+        mask: Option<(&Plan, &Packing)>,
+        capture: Capture,
+        gate: Option<Gate>,
+    ) -> AnyBody {
+        let masking = mask.map(|(plan, packing)| Masking::new(plan, packing));
+        Self { client, masking, capture, state: Asking::Streaming, gate }.boxed_unsync()
+    }
+
+    /// The client sent everything: what the masker held back comes last, before any trailers.
+    fn finish(&mut self, trailers: Option<Frame<Bytes>>) -> Result<(), BodyError> {
+        let mut rest = VecDeque::new();
+        let mut trailers = trailers;
+        if let Some(mut masking) = self.masking.take() {
+            let mut tail = Vec::new();
+            let hits = masking.unpacker.finish(&mut tail)?;
+            let entry = self.capture.entry();
+            entry.masked(Side::Request, hits.0);
+            trailers = trailers.map(|trailers| masking.trailers(trailers, entry, Side::Request));
+            let tail = Bytes::from(tail);
+            self.capture.saw(&tail)?;
+            rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));
+        }
+        self.capture.finish()?;
+        rest.extend(trailers);
+        self.state = Asking::Ending(rest);
+        Ok(())
+    }
+
+    fn poll_masked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
+        loop {
+            if let Asking::Ending(rest) = &mut self.state {
+                return Poll::Ready(Ok(rest.pop_front()));
+            }
+            if let Some(masking) = self.masking.as_mut().filter(|masking| masking.has_more) {
+                let piece = masking.piece()?;
+                self.capture.saw(&piece)?;
+                if !piece.is_empty() {
+                    return Poll::Ready(Ok(Some(Frame::data(piece))));
+                }
+                continue;
+            }
+            let Some(frame) = ready!(Pin::new(&mut self.client).poll_frame(cx)).transpose()? else {
+                self.finish(None)?;
+                continue;
+            };
+            match (frame.into_data(), &mut self.masking) {
+                (Ok(data), Some(masking)) => masking.give(data),
+                (Ok(data), None) => {
+                    self.capture.saw(&data)?;
+                    if self.client.is_end_stream() {
+                        self.finish(None)?;
+                    }
+                    return Poll::Ready(Ok(Some(Frame::data(data))));
+                }
+                (Err(trailers), _) => self.finish(Some(trailers))?,
+            }
+        }
     }
 }
 
@@ -83,37 +190,26 @@ impl Body for AskBody {
             ready!(gate.poll_open(cx));
             self.gate = None;
         }
-        let frame = match ready!(Pin::new(&mut self.client).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            None => return Poll::Ready(self.capture.finish().err().map(|error| Err(error.into()))),
-        };
-        if let Some(data) = frame.data_ref()
-            && let Err(error) = self.capture.saw(data)
-        {
-            return Poll::Ready(Some(Err(error.into())));
-        }
-        if self.client.is_end_stream()
-            && let Err(error) = self.capture.finish()
-        {
-            return Poll::Ready(Some(Err(error.into())));
-        }
-        Poll::Ready(Some(Ok(frame)))
+        self.poll_masked(cx).map(Result::transpose)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.client.size_hint()
+        if self.masking.is_some() { SizeHint::default() } else { self.client.size_hint() }
     }
 }
 
 /// A response body on its way to the client.
 pub(super) struct AnswerBody {
-    upstream: Incoming,
-    masker: Option<mask::Stream>,
+    upstream: Source,
+    masking: Option<Masking>,
     capture: Capture,
     entry: Arc<Entry>,
     /// Bytes still to come, where the length is known and stays.
     left: Option<u64>,
+    /// The upstream sent everything, and these trailers; what is left of it is unpacked piece by piece.
+    sent: Option<Option<Frame<Bytes>>>,
+    /// A piece that is not the last one if another follows it: the last one waits for the record.
+    ahead: Option<Bytes>,
     state: State,
     /// What comes first, where that was waited for before the head went out.
     first: Option<Frame<Bytes>>,
@@ -135,12 +231,12 @@ enum State {
 }
 
 impl AnswerBody {
-    /// Passes `upstream`'s body on: through `masker` where the client must not see all of it, and into the record.
+    /// Passes `upstream`'s body on: through `mask` where the client must not see all of it, and into the record.
     /// `length` is the length the client was told, if it was told one.
     #[must_use]
     pub(super) fn passing(
-        upstream: Incoming,
-        masker: Option<mask::Stream>,
+        upstream: Source,
+        mask: Option<(&Plan, &Packing)>,
         capture: Capture,
         entry: Arc<Entry>,
         length: Option<u64>,
@@ -148,10 +244,12 @@ impl AnswerBody {
     ) -> Self {
         Self {
             upstream,
-            masker,
+            masking: mask.map(|(plan, packing)| Masking::new(plan, packing)),
             capture,
             entry,
             left: length,
+            sent: None,
+            ahead: None,
             state: State::Streaming,
             first: None,
             patience: Box::pin(sleep(BODY_IDLE_TIMEOUT)),
@@ -169,35 +267,50 @@ impl AnswerBody {
         Ok(())
     }
 
-    /// Takes bytes from the upstream; gives what the client may see of them.
-    fn take(&mut self, data: Bytes) -> Result<Bytes, BodyError> {
-        let shown = match &mut self.masker {
-            None => data,
-            Some(masker) => {
-                let mut out = Vec::with_capacity(data.len());
-                masker.push(&data, &mut out)?;
-                out.into()
-            }
-        };
-        self.capture.saw(&shown)?;
+    /// Takes bytes that the client may see as they are.
+    fn pass(&mut self, data: Bytes) -> Result<Option<Frame<Bytes>>, BodyError> {
+        self.capture.saw(&data)?;
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(shown.len() as u64);
+            *left = left.saturating_sub(data.len() as u64);
         }
-        Ok(shown)
+        if self.left == Some(0) || self.upstream.is_end_stream() {
+            return self.finish(Some(data), None).map(|()| None);
+        }
+        Ok(Some(Frame::data(data)))
+    }
+
+    /// The next piece of what is at hand, where something is. One piece is kept back while another may follow it at
+    /// once, so that the last one of all is known.
+    fn unpack(&mut self) -> Result<Option<Frame<Bytes>>, BodyError> {
+        while let Some(masking) = self.masking.as_mut().filter(|masking| masking.has_more) {
+            let piece = masking.piece()?;
+            self.capture.saw(&piece)?;
+            if !piece.is_empty()
+                && let Some(before) = self.ahead.replace(piece)
+            {
+                return Ok(Some(Frame::data(before)));
+            }
+        }
+        if let Some(trailers) = self.sent.take() {
+            let last = self.ahead.take();
+            return self.finish(last, trailers).map(|()| None);
+        }
+        Ok(self.ahead.take().map(Frame::data))
     }
 
     /// The body is whole: what the masker held back, then the entry's end, then the wait for the disk.
     fn finish(&mut self, last: Option<Bytes>, trailers: Option<Frame<Bytes>>) -> Result<(), BodyError> {
         let mut rest: VecDeque<Frame<Bytes>> =
             last.filter(|bytes| !bytes.is_empty()).map(Frame::data).into_iter().collect();
-        if let Some(mut masker) = self.masker.take() {
+        let mut trailers = trailers;
+        if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
-            let hits = masker.finish(&mut tail)?;
-            self.entry.masked(hits.0);
+            let hits = masking.unpacker.finish(&mut tail)?;
+            self.entry.masked(Side::Response, hits.0);
+            trailers = trailers.map(|trailers| masking.trailers(trailers, &self.entry, Side::Response));
+            let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
-            if !tail.is_empty() {
-                rest.push_back(Frame::data(tail.into()));
-            }
+            rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));
         }
         rest.extend(trailers);
         self.capture.finish()?;
@@ -214,6 +327,10 @@ impl AnswerBody {
             let ours = error.is::<RecordError>();
             (error, if ours { Ending::ByGate(why) } else { Ending::ByUpstream(why) })
         };
+        match self.unpack() {
+            Ok(None) if matches!(self.state, State::Streaming) => {}
+            unpacked => return Poll::Ready(unpacked.map_err(by_upstream)),
+        }
         let frame = match Pin::new(&mut self.upstream).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -224,21 +341,26 @@ impl AnswerBody {
             }
         };
         self.patience.as_mut().reset(Instant::now() + BODY_IDLE_TIMEOUT);
-        let ended = match frame {
-            None => self.finish(None, None).map(|()| None),
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(frame)) => match frame.into_data() {
-                Err(trailers) => self.finish(None, Some(trailers)).map(|()| None),
-                Ok(data) => self.take(data).and_then(|shown| {
-                    if self.left == Some(0) || self.upstream.is_end_stream() {
-                        self.finish(Some(shown), None).map(|()| None)
-                    } else {
-                        Ok(Some(Frame::data(shown)))
-                    }
-                }),
+        let passed = match frame.transpose().map(|frame| frame.map(Frame::into_data)) {
+            Err(error) => Err(error),
+            Ok(None) => {
+                self.sent = Some(None);
+                self.unpack()
+            }
+            Ok(Some(Err(trailers))) => {
+                self.sent = Some(Some(trailers));
+                self.unpack()
+            }
+            Ok(Some(Ok(data))) => match &mut self.masking {
+                None => self.pass(data),
+                Some(masking) => {
+                    masking.give(data);
+                    self.sent = self.upstream.is_end_stream().then_some(None);
+                    self.unpack()
+                }
             },
         };
-        Poll::Ready(ended.map_err(by_upstream))
+        Poll::Ready(passed.map_err(by_upstream))
     }
 
     /// The next frame; a failure leaves the entry open.

@@ -4,48 +4,45 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use http::uri::PathAndQuery;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::body::{AnswerBody, AnyBody, AskBody, Gate};
+use super::ask::Ask;
+use super::body::{AnswerBody, AnyBody};
 use super::forward;
 use super::io::{Answering, Wire};
-use crate::judge::{Allowed, Asked, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head};
+use super::source::Source;
+use super::whole::{self, Whole};
+use crate::judge::{
+    Allowed, Asked, Begun, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head, rewrite_shown,
+};
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
-use crate::mask::Media;
+use crate::mask::{MaskError, Packing};
+use crate::policy;
 use crate::record::entry::{Ending, Side};
 use crate::record::{Durable, RecordError};
+use crate::rewrite::{self, RewriteError};
 use crate::upstream::{Dialer, Line, UpstreamError};
 use crate::wire::fault::Fault;
 use crate::wire::http1::Seen;
 
-/// Interim responses of one exchange that may wait to be passed on. More are dropped: they are advice.
-const INTERIM_MAX: usize = 8;
-
 /// Answers the requests of one flow.
 pub(super) struct Exchange {
-    judge: Judge,
+    pub(super) judge: Judge,
     dialer: Dialer,
-    wire: Wire,
+    pub(super) wire: Wire,
     /// The flow's one connection to its target, between exchanges.
     line: Mutex<Option<Line>>,
 }
 
-/// A request's body: still at the client, or known whole because a human had to see it.
-enum Ask {
-    Streaming(Incoming),
-    Whole(Bytes),
-}
-
-/// A request ready to be sent, and what listens for its interim responses.
-struct Outgoing {
-    request: Request<AnyBody>,
-    interim: mpsc::Receiver<(StatusCode, Vec<u8>)>,
-    gate: Option<oneshot::Sender<()>>,
+/// A body on its way to the target, and how it goes.
+pub(super) struct Sending {
+    pub(super) ask: Ask,
+    pub(super) plan: rewrite::Plan,
+    pub(super) expects_continue: bool,
 }
 
 impl Exchange {
@@ -78,7 +75,7 @@ impl Exchange {
     async fn carry_out(
         &self,
         request: Request<Incoming>,
-        asked: Asked,
+        mut asked: Asked,
         expects_continue: bool,
         answering: Answering,
     ) -> Result<Response<AnyBody>, Denial> {
@@ -87,56 +84,121 @@ impl Exchange {
             let fault = Fault::bad("the request target has two readings");
             return Err(self.judge.refuse_fault(&fault, &asked.head.line).await);
         }
-        let (allowed, ask) = match self.judge.judge(&asked).await {
+        let begun = self.judge.begin(&mut asked).await?;
+        let plan = begun.rewrites();
+        plan.headers(&mut parts.headers);
+        let ask = self.known(begun.reads_body(), body, &plan, &begun, &mut asked).await;
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err((denial, why)) => return Err(self.judge.refuse_begun(begun, &asked, denial, &why).await),
+        };
+        let known = match &ask {
+            Ask::Streaming(_) | Ask::Masking(..) => Bytes::new(),
+            Ask::Whole(whole) => whole.body().bytes.clone(),
+        };
+        let (allowed, ask) = match self.judge.judge(begun, &mut asked, &known).await {
             Verdict::Deny(denial) => return Err(denial),
-            Verdict::Allow(allowed) => (allowed, Ask::Streaming(body)),
+            Verdict::Allow(mut allowed) => {
+                let ask = self.begin_ask(&asked, &parts.headers, ask, &mut allowed).await?;
+                (allowed, ask)
+            }
             Verdict::Hold(held) => {
-                // Whoever approves must see the whole operation, so it is read now and no longer expected.
-                parts.headers.remove(header::EXPECT);
-                let bytes = match self.read_whole(&asked, body).await {
-                    Ok(bytes) => bytes,
+                // Whoever approves must see the whole operation.
+                let ask = match ask {
+                    Ask::Whole(whole) => Ok(whole),
+                    Ask::Streaming(body) | Ask::Masking(body, _) => {
+                        self.whole(body, &plan, held.entry(), &mut asked).await.map_err(|(denial, _)| denial)
+                    }
+                };
+                let sealed = ask.and_then(|whole| {
+                    whole.sealed(|bytes| {
+                        let packing = forward::packing(&parts.headers);
+                        self.judge.seal(&held, &packing, bytes).map_err(|error| Denial::unreadable(&error))
+                    })
+                });
+                let whole = match sealed {
+                    Ok(whole) => whole,
                     Err(denial) => return Err(self.judge.refuse_held(&held, denial).await),
                 };
-                (self.judge.hold(*held, &asked, &bytes).await?, Ask::Whole(bytes))
+                (self.judge.hold(*held, &asked, whole.body()).await?, Ask::Whole(whole))
             }
         };
-        self.forward(parts, ask, asked, allowed, expects_continue, answering).await
+        if matches!(ask, Ask::Whole(_)) {
+            // It was read, and is no longer expected.
+            parts.headers.remove(header::EXPECT);
+        }
+        let sending = Sending { ask, plan, expects_continue };
+        self.forward(parts, sending, asked, allowed, answering).await
     }
 
-    async fn read_whole(&self, asked: &Asked, mut body: Incoming) -> Result<Bytes, Denial> {
-        let mut whole = BytesMut::new();
-        if asked.request.body_length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
-            return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
+    /// The body, whole where rules depend on it; also where it is rewritten and short, so that its length can be told.
+    async fn known(
+        &self,
+        needed: bool,
+        body: Incoming,
+        plan: &rewrite::Plan,
+        begun: &Begun,
+        asked: &mut Asked,
+    ) -> Result<Ask, (Denial, String)> {
+        let length = asked.request.body_length;
+        let rewritten = plan.has_fields() && length != Some(0);
+        let short = length.is_some_and(|length| length <= HELD_BODY_BYTES_MAX as u64);
+        if needed || rewritten {
+            policy::readable(&asked.request).map_err(|unread| (Denial::unread(&unread), unread.why))?;
         }
-        while let Some(frame) = body.frame().await {
-            let data = match frame.map(hyper::body::Frame::into_data) {
-                Ok(Ok(data)) => data,
-                Ok(Err(_trailers)) => continue,
-                Err(_) => {
-                    let fault = self.wire.body_fault().unwrap_or(Fault::bad("the request body broke off"));
-                    return Err(Denial::malformed(&fault));
-                }
-            };
-            if whole.len() + data.len() > HELD_BODY_BYTES_MAX {
-                return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
+        if needed || (rewritten && short) {
+            let before = asked.clone();
+            let watch = self.judge.awaiting(begun, &before);
+            let whole = self.whole(body, plan, &begun.entry(), asked).await;
+            watch.over();
+            return whole.map(Ask::Whole);
+        }
+        if rewritten {
+            asked.resized(None);
+        }
+        Ok(Ask::Streaming(body))
+    }
+
+    /// The whole body, as rewrites change it.
+    pub(super) async fn whole(
+        &self,
+        body: Incoming,
+        plan: &rewrite::Plan,
+        entry: &Entry,
+        asked: &mut Asked,
+    ) -> Result<Whole, (Denial, String)> {
+        let plainly = |denial: Denial| {
+            let why = denial.shown.clone().unwrap_or_default();
+            (denial, why)
+        };
+        let fields = asked.request.headers.iter();
+        let packing = Packing::of(fields.map(|(name, value)| (name.as_str(), value.as_slice())));
+        let read = whole::read(&self.wire, asked.request.body_length, packing, body).await;
+        let mut whole = read.map_err(plainly)?;
+        if plan.has_fields() && asked.request.body_length != Some(0) {
+            let rewritten = plan.whole(&whole.body().bytes);
+            let (bytes, applied) =
+                rewritten.map_err(|error| (Denial::unrewritten(&error), error.to_string()))?;
+            entry.rewrote(applied);
+            if asked.request.body_length.is_some() {
+                asked.resized(Some(bytes.len() as u64));
             }
-            whole.extend_from_slice(&data);
+            whole.becomes(bytes);
         }
-        Ok(whole.freeze())
+        Ok(whole)
     }
 
     async fn forward(
         &self,
         parts: http::request::Parts,
-        ask: Ask,
+        sending: Sending,
         asked: Asked,
         allowed: Allowed,
-        expects_continue: bool,
         answering: Answering,
     ) -> Result<Response<AnyBody>, Denial> {
         let Allowed { permit, entry, duties, mut recorded } = allowed;
         let method = parts.method.clone();
-        let outgoing = match self.outgoing(parts, ask, &asked, &entry, &duties, expects_continue) {
+        let outgoing = match self.outgoing(parts, sending, &asked, &entry, &duties) {
             Ok(outgoing) => outgoing,
             Err(unwritten) => return Err(Denial::unrecorded(&entry, &unwritten)),
         };
@@ -210,68 +272,6 @@ impl Exchange {
         }
     }
 
-    fn outgoing(
-        &self,
-        mut parts: http::request::Parts,
-        ask: Ask,
-        asked: &Asked,
-        entry: &Arc<Entry>,
-        duties: &Duties,
-        expects_continue: bool,
-    ) -> Result<Outgoing, crate::record::RecordError> {
-        let media = Media::of(content_type(&parts.headers));
-        let mut capture = Capture::new(entry.clone(), Side::Request, duties.recorded.stream(media));
-        let mut opener = None;
-        let chunked = matches!(ask, Ask::Streaming(_)) && asked.request.body_length.is_none();
-        let body = match ask {
-            Ask::Whole(bytes) => {
-                capture.saw(&bytes)?;
-                capture.finish()?;
-                parts.headers.remove(header::CONTENT_LENGTH);
-                if asked.request.body_length != Some(0) {
-                    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-                }
-                Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-            }
-            Ask::Streaming(body) if body.is_end_stream() && !chunked => empty(),
-            Ask::Streaming(body) => {
-                let gate = expects_continue.then(|| {
-                    let (gate, open) = Gate::closed();
-                    opener = Some(open);
-                    gate
-                });
-                AskBody::passing(body, capture, gate)
-            }
-        };
-        forward::request(
-            &mut parts.headers,
-            self.judge.flow(),
-            duties.forward_token,
-            !duties.masks.is_empty(),
-        );
-        for name in &duties.stripped {
-            parts.headers.remove(name.as_str());
-        }
-        if chunked {
-            // Said, because the engine takes a GET of unknown length for one without a body.
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        parts.uri =
-            http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
-        parts.version = http::Version::HTTP_11;
-        let mut request = Request::from_parts(parts, body);
-        let (tell, interim) = mpsc::channel(INTERIM_MAX);
-        // A client of HTTP/1.0 would take an interim answer for the answer (RFC 9110 section 15.2).
-        if asked.minor > 0 {
-            hyper::ext::on_informational(&mut request, move |response| {
-                // A full queue drops advice.
-                let _ =
-                    tell.try_send((response.status(), interim_head(response.status(), response.headers())));
-            });
-        }
-        Ok(Outgoing { request, interim, gate: opener })
-    }
-
     /// The upstream did not answer: the entry says so, the client gets 502, 503 or 504.
     async fn upstream_failed(
         &self,
@@ -284,9 +284,21 @@ impl Exchange {
             drop(entry.close(Ending::ByGate("the request body could not be recorded".into())));
             return Denial::unrecorded(entry, unwritten);
         }
+        let unreadable = error.in_request_body().and_then(|cause| cause.downcast_ref::<MaskError>());
+        if let Some(unreadable) = unreadable {
+            let denial = Denial::unreadable(unreadable).with_entry(entry.id());
+            let ending = Ending::ByClient(unreadable.to_string());
+            return match close(entry, &mut recorded, denial.status, ending).await {
+                Ok(()) => denial,
+                Err(unrecorded) => unrecorded,
+            };
+        }
         let fault = self.wire.body_fault();
         let broken = error.in_request_body().is_some();
-        let fault = fault.or_else(|| broken.then(|| Fault::bad("the request body broke off")));
+        let unfit = error.in_request_body().and_then(|cause| cause.downcast_ref::<RewriteError>());
+        let fault = fault
+            .or_else(|| unfit.map(|error| Fault::bad(rewrite_shown(error))))
+            .or_else(|| broken.then(|| Fault::bad("the request body broke off")));
         let (denial, ending) = match &fault {
             Some(fault) => {
                 (Denial::malformed(fault).with_entry(entry.id()), Ending::ByClient(fault.reason.into()))
@@ -323,31 +335,42 @@ impl Exchange {
         // The version is the gate's own, whatever the upstream speaks (RFC 9110 section 2.5).
         parts.version = http::Version::HTTP_11;
         let bodiless = method == Method::HEAD || body.is_end_stream();
-        let masked = !duties.masks.is_empty() && !body.is_end_stream();
-        if let Err(unfit) = forward::response(
-            parts.status,
-            &mut parts.headers,
-            masked || (!duties.masks.is_empty() && bodiless),
-        ) {
+        let rewritten = duties.rewrites.has_fields();
+        let masked = !duties.answers.is_empty();
+        let packing = forward::packing(&parts.headers);
+        let changed = forward::Changed { masked, rewritten };
+        if let Err(unfit) = forward::response(parts.status, &mut parts.headers, &packing, changed) {
             close(entry, &mut recorded, 502, Ending::ByUpstream(unfit.to_string())).await?;
             return Err(Denial::upstream(502, entry.id(), "the upstream's answer cannot be passed on"));
         }
+        entry.rewrote(duties.rewrites.headers(&mut parts.headers));
         let status = parts.status.as_u16();
+        // What the client may see the record still may not.
+        let mut hidden = duties.recorded.has_headers().then(|| parts.headers.clone());
+        hidden.as_mut().map(|hidden| forward::hide(hidden, &duties.recorded));
+        entry.masked(Side::Response, forward::hide(&mut parts.headers, &duties.answers));
         let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
-        let head =
-            recorded_head(line.trim_end(), parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
+        let head = recorded_head(
+            line.trim_end(),
+            hidden.as_ref().unwrap_or(&parts.headers).iter().map(|(n, v)| (n.as_str(), v.as_bytes())),
+        );
         entry.responded(status, head);
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
             return Ok(Response::from_parts(parts, empty()));
         }
-        let media = Media::of(content_type(&parts.headers));
-        let capture = Capture::new(entry.clone(), Side::Response, duties.recorded.stream(media.clone()));
-        let masker = masked.then(|| duties.masks.stream(media));
+        let seen = if masked { packing.unpacked() } else { packing.clone() };
+        let capture =
+            Capture::new(entry.clone(), Side::Response, &duties.recorded, &seen).unpacked_from(&packing);
+        let mask = masked.then_some((&duties.answers, &packing));
+        let coded = masked && packing != seen;
         let told = body.size_hint().exact();
-        let length = if masked { None } else { told };
-        let mut answer = AnswerBody::passing(body, masker, capture, entry.clone(), length, answering);
-        if told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX)
+        let length = if masked || rewritten { None } else { told };
+        let body = Source::of(body, &duties.rewrites, entry);
+        let mut answer = AnswerBody::passing(body, mask, capture, entry.clone(), length, answering);
+        // What cannot be unpacked or is no JSON object where one must be mostly shows at its start: it is refused there,
+        // before the head has gone, and not broken off.
+        if (coded || rewritten || told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX))
             && let Err((error, ending)) = answer.begin().await
         {
             return Err(not_begun(entry, &mut recorded, error.as_ref(), ending).await);
@@ -368,7 +391,7 @@ async fn durably(recorded: &mut Option<Durable>, entry: &Arc<Entry>) -> Result<(
 }
 
 /// Closes the entry and waits until that, and all before it, is durable.
-async fn close(
+pub(super) async fn close(
     entry: &Arc<Entry>,
     recorded: &mut Option<Durable>,
     status: u16,
@@ -401,12 +424,8 @@ async fn not_begun(
     }
 }
 
-fn empty() -> AnyBody {
+pub(super) fn empty() -> AnyBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-fn content_type(headers: &http::HeaderMap) -> Option<&str> {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
 }
 
 /// Whether the engine read the same method and target as the screen. Two parsers that disagree are two readings.
@@ -417,19 +436,6 @@ fn agrees(parts: &http::request::Parts, asked: &Asked) -> bool {
         None => asked.request.path.clone(),
     };
     read == judged && parts.method.as_str() == asked.request.method
-}
-
-fn interim_head(status: StatusCode, headers: &http::HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or("Interim");
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in headers {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 /// A refusal as the client gets it.

@@ -4,7 +4,9 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::intercept::Flow;
+use crate::mask::{Packing, Plan};
 use crate::operation::Direction;
+use crate::wire::coding::Codings;
 use crate::wire::fault::Fault;
 use crate::wire::field::{self, FORWARDED, HOP_BY_HOP, TO_THE_GATE};
 use crate::wire::http1;
@@ -23,8 +25,24 @@ pub(super) fn end_to_end(fields: &[(String, Vec<u8>)]) -> Result<Vec<(String, Ve
     Ok(fields.iter().filter(|(name, _)| !dropped(name)).cloned().collect())
 }
 
+/// What becomes of an answer's body on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// It is masked: unpacked for that, where it is packed.
+    pub(super) masked: bool,
+    /// Members of its JSON are set or removed; it must come plain for that.
+    pub(super) rewritten: bool,
+}
+
 /// Turns a client's request fields into those the target gets.
-pub(super) fn request(headers: &mut HeaderMap, flow: &Flow, forward_token: bool, masked: bool) {
+/// `changed`: what becomes of the answer. `safe`: the method asks for nothing but an answer.
+pub(super) fn request(
+    headers: &mut HeaderMap,
+    flow: &Flow,
+    forward_token: bool,
+    changed: Changed,
+    safe: bool,
+) {
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip(headers);
     for name in FORWARDED.into_iter().chain(TO_THE_GATE) {
@@ -37,16 +55,87 @@ pub(super) fn request(headers: &mut HeaderMap, flow: &Flow, forward_token: bool,
     if !forward_token {
         headers.remove(header::AUTHORIZATION);
     }
-    if masked {
-        // What will be rewritten must come whole and readable.
-        for name in [header::RANGE, header::IF_RANGE, header::ACCEPT_ENCODING] {
-            headers.remove(name);
-        }
+    if changed.masked || changed.rewritten {
+        ask_for_whole(headers, safe);
+    }
+    if changed.rewritten {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if flow.direction == Direction::Inbound {
         name_client(headers, flow);
     }
+}
+
+/// An answer that will be rewritten must come whole, and in codings that can be undone. No validator of it reaches a
+/// client, so none that a client has is of what it would get now: asked without.
+fn ask_for_whole(headers: &mut HeaderMap, safe: bool) {
+    for name in [header::RANGE, header::IF_RANGE] {
+        headers.remove(name);
+    }
+    if safe {
+        for name in [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE] {
+            headers.remove(name);
+        }
+    }
+    let asked: Vec<String> = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|coding| {
+            let name = coding.split(';').next().unwrap_or_default().trim();
+            name.eq_ignore_ascii_case("identity")
+                || Codings::read([name.as_bytes()]).is_ok_and(|c| !c.is_identity())
+        })
+        .map(str::to_owned)
+        .collect();
+    let asked = if asked.is_empty() { "identity".to_owned() } else { asked.join(", ") };
+    if let Ok(value) = HeaderValue::try_from(asked) {
+        headers.insert(header::ACCEPT_ENCODING, value);
+    }
+}
+
+/// Fields that say something about exact bytes, which masking changes.
+const OF_EXACT_BYTES: [&str; 8] = [
+    "content-length",
+    "content-encoding",
+    "etag",
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "accept-ranges",
+];
+
+/// Removes from a message, or from its trailers, what no longer holds once its body was unpacked and masked.
+pub(super) fn shed(headers: &mut HeaderMap, packing: &Packing) {
+    for name in OF_EXACT_BYTES {
+        headers.remove(name);
+    }
+    let renamed = packing.renamed().and_then(|renamed| HeaderValue::try_from(renamed).ok());
+    if let Some(renamed) = renamed.filter(|_| headers.contains_key(header::CONTENT_TYPE)) {
+        headers.insert(header::CONTENT_TYPE, renamed);
+    }
+}
+
+/// Hides the values of header fields that masks name.
+pub(super) fn hide(headers: &mut HeaderMap, plan: &Plan) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    if !plan.has_headers() {
+        return all;
+    }
+    for (name, value) in headers.iter_mut() {
+        let Some((shown, hits)) = plan.header(name.as_str(), value.as_bytes()) else { continue };
+        *value = HeaderValue::try_from(shown).unwrap_or_else(|_| HeaderValue::from_static("********"));
+        all.extend(hits.0);
+    }
+    all
+}
+
+/// How the body of a message with these fields is packed.
+pub(super) fn packing(headers: &HeaderMap) -> Packing {
+    Packing::of(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// `Forwarded` (RFC 7239) and its older relatives, written by the gate alone.
@@ -80,7 +169,12 @@ pub(super) struct Unfit(pub &'static str);
 ///
 /// # Errors
 /// [`Unfit`] for a response with two lengths, and for one whose content cannot be read where it must be masked.
-pub(super) fn response(status: http::StatusCode, headers: &mut HeaderMap, masked: bool) -> Result<(), Unfit> {
+pub(super) fn response(
+    status: http::StatusCode,
+    headers: &mut HeaderMap,
+    packing: &Packing,
+    changed: Changed,
+) -> Result<(), Unfit> {
     if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Unfit("the upstream's response has both Content-Length and Transfer-Encoding"));
     }
@@ -94,23 +188,23 @@ pub(super) fn response(status: http::StatusCode, headers: &mut HeaderMap, masked
         return Err(Unfit("the upstream switched to another protocol"));
     }
     strip(headers);
-    if !masked {
+    if !changed.masked && !changed.rewritten {
         return Ok(());
     }
-    let coded = headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|c| !c.as_bytes().eq_ignore_ascii_case(b"identity"));
-    if coded {
-        return Err(Unfit("the upstream compressed a body that must be masked, though asked not to"));
+    let is_plain = packing.codings().is_ok_and(|codings| codings.is_identity());
+    if changed.rewritten && !is_plain {
+        return Err(Unfit("the upstream coded a body that must be rewritten, though asked not to"));
+    }
+    if packing.codings().is_err() {
+        return Err(Unfit("the upstream coded a body that must be masked in a way that cannot be undone"));
     }
     if status == http::StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
         return Err(Unfit("the upstream sent a part of a body that must be masked whole"));
     }
-    for name in
-        ["content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"]
-    {
-        headers.remove(name);
+    if changed.masked {
+        shed(headers, packing);
+    } else {
+        OF_EXACT_BYTES.iter().for_each(|name| drop(headers.remove(*name)));
     }
     Ok(())
 }
@@ -136,6 +230,9 @@ fn strip(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MASKED: Changed = Changed { masked: true, rewritten: false };
+    const PLAIN: Changed = Changed { masked: false, rewritten: false };
     use crate::kernel::Login;
     use crate::operation::SessionId;
 
@@ -163,11 +260,11 @@ mod tests {
             ("forwarded", "for=10.0.0.1"),
             ("x-real-ip", "1.1.1.1"),
         ]);
-        request(&mut sent, &flow(Direction::Inbound), true, false);
+        request(&mut sent, &flow(Direction::Inbound), true, PLAIN, true);
         assert_eq!(sent["x-forwarded-for"], "192.0.2.7");
         assert_eq!(sent["forwarded"], "for=192.0.2.7;host=\"react\";proto=http");
         assert!(!sent.contains_key("x-real-ip"));
-        request(&mut sent, &flow(Direction::Outbound), true, false);
+        request(&mut sent, &flow(Direction::Outbound), true, PLAIN, true);
         assert!(!sent.contains_key("forwarded") && !sent.contains_key("x-forwarded-for"));
     }
 
@@ -181,7 +278,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("x-end", "2"),
         ]);
-        request(&mut sent, &flow(Direction::Outbound), true, false);
+        request(&mut sent, &flow(Direction::Outbound), true, PLAIN, true);
         assert!(
             !sent.contains_key("x-hop") && !sent.contains_key("keep-alive") && !sent.contains_key("upgrade")
         );
@@ -192,38 +289,80 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_body_is_asked_for_whole_and_plain() {
-        let mut sent = headers(&[("range", "bytes=0-9"), ("accept-encoding", "gzip, br")]);
-        request(&mut sent, &flow(Direction::Outbound), true, true);
-        assert!(!sent.contains_key("range"));
-        assert_eq!(sent["accept-encoding"], "identity");
+    fn a_masked_answer_is_asked_for_whole_and_in_codings_that_can_be_undone() {
+        for (sent, asked) in [
+            ("gzip, br", "gzip, br"),
+            ("zstd;q=0.5, compress, *, dcb, x-gzip", "zstd;q=0.5, x-gzip"),
+            ("compress", "identity"),
+            ("gzip;q=0, identity", "gzip;q=0, identity"),
+        ] {
+            let mut sent = headers(&[("range", "bytes=0-9"), ("if-range", "x"), ("accept-encoding", sent)]);
+            request(&mut sent, &flow(Direction::Outbound), true, MASKED, true);
+            assert!(!sent.contains_key("range") && !sent.contains_key("if-range"));
+            assert_eq!(sent["accept-encoding"], asked);
+        }
+        let mut silent = headers(&[]);
+        request(&mut silent, &flow(Direction::Outbound), true, MASKED, true);
+        assert_eq!(silent["accept-encoding"], "identity");
+    }
+
+    #[test]
+    fn a_condition_on_what_a_client_had_unmasked_is_not_asked_but_one_on_a_write_is() {
+        let conditions = [("if-none-match", "\"v1\""), ("if-modified-since", "x"), ("if-match", "\"v1\"")];
+        let mut sent = headers(&conditions);
+        request(&mut sent, &flow(Direction::Outbound), true, MASKED, true);
+        assert_eq!(
+            (sent.contains_key("if-none-match"), sent.contains_key("if-modified-since")),
+            (false, false)
+        );
+        assert!(sent.contains_key("if-match"));
+        let mut sent = headers(&conditions);
+        request(&mut sent, &flow(Direction::Outbound), true, MASKED, false);
+        assert!(sent.contains_key("if-none-match"));
     }
 
     #[test]
     fn a_token_goes_on_only_where_the_target_wants_it() {
         let mut sent = headers(&[("authorization", "Bearer x")]);
-        request(&mut sent, &flow(Direction::Inbound), false, false);
+        request(&mut sent, &flow(Direction::Inbound), false, PLAIN, true);
         assert!(!sent.contains_key("authorization"));
+    }
+
+    fn fit(pairs: &[(&'static str, &'static str)], masked: bool) -> Result<HeaderMap, Unfit> {
+        let mut headers = headers(pairs);
+        let packing = packing(&headers);
+        response(http::StatusCode::OK, &mut headers, &packing, if masked { MASKED } else { PLAIN })
+            .map(|()| headers)
     }
 
     #[test]
     fn answers_that_cannot_be_masked_are_unfit() {
-        let ok = http::StatusCode::OK;
-        for bad in [&[("content-encoding", "gzip")][..], &[("content-range", "bytes 0-1/2")]] {
-            assert!(response(ok, &mut headers(bad), true).is_err());
-            assert!(response(ok, &mut headers(bad), false).is_ok());
+        for bad in [&[("content-encoding", "compress")][..], &[("content-range", "bytes 0-1/2")]] {
+            assert!(fit(bad, true).is_err());
+            assert!(fit(bad, false).is_ok());
         }
-        assert!(
-            response(ok, &mut headers(&[("content-length", "1"), ("transfer-encoding", "chunked")]), false)
-                .is_err()
-        );
+        assert!(fit(&[("content-length", "1"), ("transfer-encoding", "chunked")], false).is_err());
         for coding in ["gzip, chunked", "gzip", "identity"] {
-            let mut coded = HeaderMap::new();
-            coded.insert(header::TRANSFER_ENCODING, HeaderValue::from_static(coding));
-            assert!(response(ok, &mut coded, false).is_err(), "{coding}");
+            assert!(fit(&[("transfer-encoding", coding)], false).is_err(), "{coding}");
         }
-        let mut plain = headers(&[("content-length", "5"), ("etag", "x"), ("content-type", "text/plain")]);
-        response(ok, &mut plain, true).unwrap();
-        assert_eq!(plain.len(), 1);
+    }
+
+    #[test]
+    fn a_masked_answer_sheds_what_was_true_of_the_unmasked_one() {
+        let sent = [
+            ("content-length", "5"),
+            ("content-encoding", "gzip"),
+            ("etag", "x"),
+            ("content-md5", "x"),
+            ("digest", "x"),
+            ("content-digest", "x"),
+            ("repr-digest", "x"),
+            ("accept-ranges", "bytes"),
+            ("content-type", "text/plain; charset=Shift_JIS; x=y"),
+        ];
+        let masked = fit(&sent, true).unwrap();
+        assert_eq!(masked.len(), 1);
+        assert_eq!(masked["content-type"], "text/plain; charset=utf-8; x=y");
+        assert_eq!(fit(&sent, false).unwrap().len(), sent.len());
     }
 }

@@ -1,10 +1,13 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112): every request of a flow is screened, judged, carried out and answered, one after
 //! the other. Refuses what has two readings; passes nothing blindly.
 
+mod ask;
 mod body;
 mod exchange;
 mod forward;
 mod io;
+mod source;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -89,6 +89,7 @@ pub(crate) fn entry_closed(entry: EntryId) -> Event {
         response: BodyEnd::default(),
         masks: Vec::new(),
         ending: Ending::Finished,
+        rewrites: Vec::new(),
     })
 }
 

@@ -36,6 +36,7 @@ fn closed(entry: EntryId, at: Micros, masks: &[(&str, u64)]) -> Event {
         response: BodyEnd::default(),
         masks: masks.iter().map(|&(name, count)| (name.to_owned(), count)).collect(),
         ending: Ending::Finished,
+        rewrites: Vec::new(),
     })
 }
 
