@@ -342,7 +342,10 @@ impl Explain {
         let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
         let sample = self.sample();
         if set.target(&sample.target).is_none() {
-            return Err(Failure::cannot(format!("no target is called {:?} in this directory", sample.target)));
+            return Err(Failure::cannot(format!(
+                "no target is called {:?} in this directory",
+                sample.target
+            )));
         }
         let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
         let guard = sample.guard.as_deref();
