@@ -124,17 +124,19 @@ fn an_exception_ends_by_itself_and_nothing_has_to_be_loaded_anew() {
     let users = json!({ "carla": {}, "eve": { "groups": ["ml-engineers"] } });
     let site = Site::of("time-boxed-exception", &users);
     site.refused(|| site.user("eve", "PATCH", "/v1/models/m1"));
+    let carla = site.oidc.as_ref().unwrap().token_of("carla");
+    let change = || site.bearer(&carla, "PATCH", "/v1/models/m1", &[]);
     // Long enough for a busy machine to ask once before it ends.
     let until = Timestamp::now() + SignedDuration::from_secs(25);
     let mut taken = Taken::of("time-boxed-exception");
     taken.write("2027-01-31T18:00:00+01:00", &until.to_string());
     site.change(taken.file_with("@until"));
-    site.allowed(|| site.user("carla", "PATCH", "/v1/models/m1"));
+    site.allowed(change);
     eventually("its end", || (Timestamp::now() >= until).then_some(()));
     let digest = site.gate.status()["policy"]["digest"].clone();
-    site.refused(|| site.user("carla", "PATCH", "/v1/models/m1"));
+    site.refused(change);
     site.allowed(|| site.user("eve", "GET", "/v1/models/m1"));
-    assert_eq!(site.gate.status()["policy"]["digest"], digest);
+    assert_eq!(site.gate.status()["policy"]["digest"], digest, "the files are the same");
     let said = site.gate.tidegate(&["policy", "check"]).success();
     assert!((said.text() + &said.errors()).contains("permits nothing"), "{}", said.errors());
 }
@@ -162,13 +164,8 @@ fn two_others_open_production_for_one_on_call_with_a_reason_and_for_a_while() {
     );
     assert_eq!(opened, 200);
     site.allowed(|| change("ada", &reason));
-    let another = site.held(
-        "/v1/refunds",
-        || change("linus", &reason),
-        |demand| {
-            site.votes(ADA, "reject", demand);
-        },
-    );
+    let another =
+        site.held("/v1/refunds", || change("linus", &reason), |demand| site.votes(ADA, "reject", demand));
     assert_eq!(another, 403, "it is open for ada alone");
     site.refused(|| change("max", &reason));
 }

@@ -169,10 +169,11 @@ impl Site {
         })
     }
 
+    /// The demand for this path that still waits for votes.
     pub(crate) fn demand(&self, path: &str) -> Option<String> {
         let listed = self.gate.tidegate(&["--json", "approvals", "list"]).success().json();
-        let found = listed.as_array()?.iter().find(|demand| demand.to_string().contains(path))?;
-        Some(found["id"].as_str()?.to_owned())
+        let waits = |demand: &&Value| demand["state"] == "pending" && demand.to_string().contains(path);
+        Some(listed.as_array()?.iter().find(waits)?["id"].as_str()?.to_owned())
     }
 
     pub(crate) fn vote(&self, uid: u32, word: &str, demand: &str) -> Finished {
