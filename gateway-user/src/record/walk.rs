@@ -45,7 +45,10 @@ impl Filter {
         let would = self.would.is_none_or(|wanted| intent.would == Some(wanted));
         let given = entry.decided.iter().map(|decided| (decided.verdict, decided.at));
         let given = given.chain([(intent.verdict, intent.at)]);
-        user && workload && target && would && given.into_iter().any(|(verdict, at)| self.admits_verdict(verdict, at))
+        user && workload
+            && target
+            && would
+            && given.into_iter().any(|(verdict, at)| self.admits_verdict(verdict, at))
     }
 
     fn admits_verdict(&self, verdict: Verdict, at: Micros) -> bool {
