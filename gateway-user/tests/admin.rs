@@ -305,7 +305,7 @@ fn open(path: &Path) -> Arc<Admin> {
         state: path.join("state"),
         kernel: Arc::new(|| vec![("redirected", 3)]),
         scrub: |text| text.replace("4111111111111111", "********").into(),
-        signals: tidegate::signals::Signals::new(0),
+        signals: tidegate::signals::Signals::new(0).0,
         started: Instant::now(),
     })
 }

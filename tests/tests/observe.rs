@@ -102,6 +102,10 @@ fn an_observed_target_refuses_holds_and_masks_nothing_until_it_is_enforced_by_it
         let text = said.text() + &String::from_utf8_lossy(&said.stderr);
         assert!(text.contains(says), "{words:?}: {text}");
     }
+    let listed = |verdict: &str| gate.tidegate(&["sessions", "list", "--verdict", verdict]).success().text();
+    let session = read.intent.session.to_string();
+    assert!(listed("would-deny").contains(&session) && listed("would-hold").contains(&session));
+    assert!(!listed("would-refuse").contains(&session), "nothing would have been refused");
     assert!(gate.log().contains("OBSERVED"), "{}", gate.log());
     let metrics = gate.admin("GET", "/metrics", "").text();
     assert!(

@@ -95,6 +95,7 @@ impl Admin {
             sessions_open: self.metrics.sessions_open(),
             demands_held: self.desk.held() as u64,
             blocks: self.blocks.len() as u64,
+            surges: self.signals.surges(jiff::Timestamp::now().as_microsecond()),
             kernel: (self.kernel)().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }

@@ -34,6 +34,9 @@ pub struct Status {
     /// Blocks in force.
     #[serde(default)]
     pub blocks: u64,
+    /// Surges noticed in the last hour.
+    #[serde(default)]
+    pub surges: u64,
     /// The kernel's counters.
     pub kernel: BTreeMap<String, u64>,
 }

@@ -2,6 +2,7 @@
 //! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
 
 mod accept;
+mod alarm;
 mod channels;
 mod denials;
 mod follow;
@@ -142,7 +143,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
-    let signals = Signals::new(jiff::Timestamp::now().as_microsecond());
+    let (signals, surges) = Signals::new(jiff::Timestamp::now().as_microsecond());
     let (recorder, sealing) = open_record(&settings, options, signals.clone())?;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
@@ -189,6 +190,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     work.spawn(post.work());
     work.spawn(sweep(blocks));
     work.spawn(weigher.weigh());
+    work.spawn(alarm::tell(recorder.clone(), surges));
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
     work.spawn(denials::log(gate.denials()?, told));
     open_admin(&settings, &bench, &gate, (signals, weighed), &mut work).await?;

@@ -145,6 +145,11 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
         let text = format!("the last change of policy widens {count} operations: see `tidegate policy log`");
         context.out.line(paint(Tone::Warn, text))?;
     }
+    if enforcer.surges > 0 {
+        let text =
+            format!("{} surges in the last hour: see `tidegate top` or `tidegate report`", enforcer.surges);
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     for notice in &enforcer.policy.notices {
         context.out.line(told(notice))?;
     }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::output::{Tone, escape, escape_line, paint};
 use super::{Context, Failure};
 use crate::operation::Sha256;
+use crate::policy::cases::CaseResult;
 use crate::policy::files::Files;
 use crate::policy::{
-    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cases, cedar_json,
-    toml_schema, without_cases,
+    Answer, Decision, Explanation, Meets, Met, Nearest, Problems, Question, Sample, Set, cedar_json,
+    toml_schema, tried, without_cases,
 };
 
 /// Rules that `--why-not` shows.
@@ -229,12 +230,24 @@ impl Place {
 pub(super) fn read(dir: &Path, context: &Context) -> Result<(Files, Set), Failure> {
     let files = Files::read(dir).or_else(|problems| findings(&problems, context))?;
     let set = without_cases(&files).or_else(|problems| findings(&problems, context))?;
+    show_notes(&set, context);
+    Ok((files, set))
+}
+
+/// Reads a directory as the gate does, the safe mode included, and runs its cases; findings are shown and end the command.
+fn try_out(dir: &Path, context: &Context) -> Result<(Files, Set, Vec<CaseResult>), Failure> {
+    let files = Files::read(dir).or_else(|problems| findings(&problems, context))?;
+    let (set, results) = tried(&files).or_else(|problems| findings(&problems, context))?;
+    show_notes(&set, context);
+    Ok((files, set, results))
+}
+
+fn show_notes(set: &Set, context: &Context) {
     if !context.out.is_json() {
         for note in set.notes() {
             context.out.note(format_args!("{} {}", paint(Tone::Warn, "note:"), escape(note)));
         }
     }
-    Ok((files, set))
 }
 
 fn findings<T>(problems: &Problems, context: &Context) -> Result<T, Failure> {
@@ -250,8 +263,7 @@ fn findings<T>(problems: &Problems, context: &Context) -> Result<T, Failure> {
 }
 
 fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
-    let (files, set) = read(dir, context)?;
-    let results = cases::run(&files, &set).or_else(|problems| findings(&problems, context))?;
+    let (files, set, results) = try_out(dir, context)?;
     let mut failed = Problems::default();
     results.iter().filter_map(|result| result.problem.clone()).for_each(|problem| failed.push(problem));
     if !failed.is_empty() {
@@ -262,7 +274,7 @@ fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
         return context.out.json(&json!({
             "ok": true,
             "digest": set.digest().to_string(),
-            "files": files.all.iter().map(|file| &file.name).collect::<Vec<_>>(),
+            "files": files.every().map(|file| &file.name).collect::<Vec<_>>(),
             "notes": set.notes(),
             "notices": notices,
             "targets": set.targets().len(),
@@ -274,7 +286,7 @@ fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
         "{} {}: {} files, {} targets, {} rules, {} cases",
         paint(Tone::Good, "ok"),
         escape(&dir.display().to_string()),
-        files.all.len(),
+        files.every().count(),
         set.targets().len(),
         set.rules_count(),
         results.len()
@@ -286,8 +298,7 @@ fn check(dir: &Path, context: &Context) -> Result<(), Failure> {
 }
 
 fn test(dir: &Path, context: &Context) -> Result<(), Failure> {
-    let (files, set) = read(dir, context)?;
-    let results = cases::run(&files, &set).or_else(|problems| findings(&problems, context))?;
+    let (_, _, results) = try_out(dir, context)?;
     let failed = results.iter().filter(|result| result.problem.is_some()).count();
     if context.out.is_json() {
         let all: Vec<Value> = results
@@ -557,6 +568,32 @@ mod tests {
         for command in ["check", "test"] {
             assert_eq!(code(&[command, dir.path().to_str().unwrap()]), 1, "{command}");
         }
+    }
+
+    #[test]
+    fn a_safe_mode_that_the_gate_would_refuse_is_a_finding() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let place = dir.path().to_str().unwrap().to_owned();
+        let both = || ["check", "test"].map(|command| code(&[command, &place]));
+        let target = "[[target]]\nname = \"t\"\ndirection = \"inbound\"\nports = [1]\nrequire = \"peer\"\n";
+        let asked = "[[person]]\nname = \"ada\"\nuid = 1001\n[[notify]]\nname = \"hook\"\nkind = \"webhook\"\n\
+                     url = \"https://hooks.example.com/x\"\nsecret = \"/etc/hook.secret\"\n[[approval]]\nname = \"a\"\n\
+                     approvers = [\"ada\"]\nnotify = [\"hook\"]\non_unavailable = \"safe-mode\"\n";
+        write("a.toml", &format!("{target}{asked}"));
+        let permit = "permit (principal, action == Action::\"http\", resource == Target::\"t\");\n";
+        let held = "@id(\"h\") @approval(\"a\") forbid (principal, action, resource == Target::\"t\");\n";
+        write("a.cedar", &format!("{permit}{held}"));
+        std::fs::create_dir(dir.path().join("safe-mode")).unwrap();
+        write("safe-mode/a.cedar", permit);
+        assert_eq!(both(), [0, 0]);
+        let case =
+            "[[case]]\nname = \"c\"\ntarget = \"t\"\nmethod = \"GET\"\npath = \"/\"\nexpect = \"deny\"\n";
+        write("safe-mode/a.cases.toml", case);
+        assert_eq!(both(), [1, 1], "a case of the safe mode fails");
+        std::fs::remove_file(dir.path().join("safe-mode/a.cases.toml")).unwrap();
+        write("safe-mode/a.cedar", held);
+        assert_eq!(both(), [1, 1], "nobody can be asked there");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::output::{Tone, escape, escape_line, paint, time};
 use super::{Context, Failure};
-use crate::record::entry::{BodyEnd, Ending, Event, Head, Kept, RecordRead, Side, Upkeep, Verdict};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, Kept, RecordRead, Side, Surged, Upkeep, Verdict};
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
 
@@ -241,6 +241,14 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             )
         }
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
+        Event::Surged(event) => {
+            let by =
+                event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
+            let Surged { what, target, name, count, expected, .. } = event;
+            let text =
+                format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}");
+            ("surge", Tone::Warn, text)
+        }
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",

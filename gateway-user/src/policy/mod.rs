@@ -48,7 +48,7 @@ pub use nearest::{Meets, Nearest, Part};
 pub use notice::Notice;
 pub use parse::is_path_pattern;
 pub use problem::{Problem, Problems};
-pub use read::{read, read_files, without_cases};
+pub use read::{read, read_files, tried, without_cases};
 pub use sample::Sample;
 pub use schema::cedar_json;
 pub use set::{Captures, Set};

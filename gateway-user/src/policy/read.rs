@@ -9,11 +9,12 @@ use cedar_policy::Schema;
 
 use crate::limits::POLICY_STACK_BYTES;
 
+use super::cases::{self, CaseResult};
 use super::check::check;
 use super::files::Files;
 use super::problem::{Problem, Problems};
 use super::set::Set;
-use super::{cases, declare, rules, schema};
+use super::{declare, rules, schema};
 
 /// Reads a directory, checks everything, and runs its cases.
 ///
@@ -28,25 +29,28 @@ pub fn read(dir: &Path) -> Result<Set, Problems> {
 /// # Errors
 /// Every mistake in them.
 pub fn read_files(files: &Files) -> Result<Set, Problems> {
-    let mut set = with_cases(files)?;
-    match files.safe_mode() {
-        Some(safe) => set.arm(with_cases(&safe)?)?,
-        None => set.is_whole()?,
-    }
-    Ok(set)
+    let (set, results) = tried(files)?;
+    let mut problems = Problems::default();
+    results.into_iter().filter_map(|result| result.problem).for_each(|problem| problems.push(problem));
+    if problems.is_empty() { Ok(set) } else { Err(problems) }
 }
 
-/// Nouns, rules and cases of one mode.
-fn with_cases(files: &Files) -> Result<Set, Problems> {
-    let set = without_cases(files)?;
-    let results = cases::run(files, &set)?;
-    let mut problems = Problems::default();
-    for result in results {
-        if let Some(problem) = result.problem {
-            problems.push(problem);
+/// The same, with what became of each case, those of the safe mode last; a case that failed is no error here.
+///
+/// # Errors
+/// Every mistake in the nouns, the rules and the form of the cases.
+pub fn tried(files: &Files) -> Result<(Set, Vec<CaseResult>), Problems> {
+    let mut set = without_cases(files)?;
+    let mut results = cases::run(files, &set)?;
+    match files.safe_mode() {
+        Some(mode) => {
+            let safe = without_cases(&mode)?;
+            results.extend(cases::run(&mode, &safe)?);
+            set.arm(safe)?;
         }
+        None => set.is_whole()?,
     }
-    if problems.is_empty() { Ok(set) } else { Err(problems) }
+    Ok((set, results))
 }
 
 /// Nouns and rules only; the cases are not looked at.

@@ -7,7 +7,7 @@ mod gate;
 
 pub use gate::{
     Blocked, FileChange, FileChanged, Interrupted, Kept, PolicyChanged, PolicyWeighed, RecordRead, Started,
-    Unblocked, Upkeep, Widened,
+    Surged, Unblocked, Upkeep, Widened,
 };
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub enum Event {
     PolicyWeighed(PolicyWeighed),
     /// Something was done to the record itself.
     Kept(Kept),
+    /// Far more of something than is usual.
+    Surged(Surged),
 }
 
 impl Event {
@@ -82,6 +84,7 @@ impl Event {
             Self::Unblocked(event) => event.at,
             Self::PolicyWeighed(event) => event.at,
             Self::Kept(event) => event.at,
+            Self::Surged(event) => event.at,
         })
     }
 
@@ -135,6 +138,9 @@ impl Event {
             }
             Self::Blocked(event) => event.subject.len() + event.by.len() + event.reason.len(),
             Self::Unblocked(event) => event.subject.len() + event.by.len(),
+            Self::Surged(event) => {
+                event.target.len() + event.name.len() + event.subject.as_ref().map_or(0, String::len)
+            }
             Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
             Self::SessionClosed(_)
             | Self::Started(_)

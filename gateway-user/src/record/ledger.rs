@@ -146,6 +146,7 @@ impl Ledger {
                 | Event::Started(_)
                 | Event::Interrupted(_)
                 | Event::RecordRead(_)
+                | Event::Surged(_)
                 | Event::Kept(_) => {}
             }
         }
@@ -209,6 +210,7 @@ impl Ledger {
             | Event::Started(_)
             | Event::Interrupted(_)
             | Event::RecordRead(_)
+            | Event::Surged(_)
             | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }

@@ -35,6 +35,8 @@ pub struct Filter {
     pub kind: Option<String>,
     /// A verdict.
     pub verdict: Option<Verdict>,
+    /// What the verdict would have been on a target that is only observed; never [`Verdict::Allow`].
+    pub would: Option<Verdict>,
     /// Not before.
     pub since: Option<Micros>,
     /// Before.

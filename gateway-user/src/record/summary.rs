@@ -275,6 +275,9 @@ pub(super) fn conditions(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<Any
     if let Some(verdict) = filter.verdict {
         all.push(AnyOf(vec![index::key(Dimension::Verdict, verdict.name())]));
     }
+    if let Some(would) = filter.would.and_then(Verdict::would_name) {
+        all.push(AnyOf(vec![index::key(Dimension::Verdict, would)]));
+    }
     if all.is_empty() {
         all.push(AnyOf(vec![index::key(Dimension::Opened, "")]));
     }

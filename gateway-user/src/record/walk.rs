@@ -42,9 +42,13 @@ impl Filter {
         let bare = workload.and_then(|key| key.split_once(':')).map(|(_, name)| name);
         let workload = is(&self.workload, workload) || is(&self.workload, bare);
         let target = is(&self.target, intent.target.as_deref()) && is(&self.kind, Some(&intent.kind));
+        let would = self.would.is_none_or(|wanted| intent.would == Some(wanted));
         let given = entry.decided.iter().map(|decided| (decided.verdict, decided.at));
         let given = given.chain([(intent.verdict, intent.at)]);
-        user && workload && target && given.into_iter().any(|(verdict, at)| self.admits_verdict(verdict, at))
+        user && workload
+            && target
+            && would
+            && given.into_iter().any(|(verdict, at)| self.admits_verdict(verdict, at))
     }
 
     fn admits_verdict(&self, verdict: Verdict, at: Micros) -> bool {
@@ -64,7 +68,7 @@ impl Reader {
         let snapshot = self.store.snapshot()?;
         let is_set =
             [&filter.user, &filter.workload, &filter.target, &filter.kind].iter().any(|set| set.is_some());
-        let conditions = match is_set || filter.verdict.is_some() {
+        let conditions = match is_set || filter.verdict.is_some() || filter.would.is_some() {
             true => conditions(&snapshot, filter)?,
             // Every operation has a verdict. A session without one holds nothing to go through.
             false => {

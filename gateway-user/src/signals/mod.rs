@@ -17,11 +17,14 @@ pub use breadth::{Broad, broad};
 pub use tally::{Scale, Tally};
 pub use view::{ApprovalsView, Kind, LiveView, RateView, RuleView, Surge, View};
 
+use tokio::sync::mpsc;
+
+use crate::limits::SIGNAL_SURGES_MAX;
 use crate::record::entry::{Event, Micros};
 
 /// The signals of a running gate. Clones share them.
 #[derive(Clone)]
-pub struct Signals(Arc<Mutex<Tally>>);
+pub struct Signals(Arc<Mutex<Tally>>, mpsc::Sender<Surge>);
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,21 +33,27 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Nothing seen yet: the last hour, minute by minute.
+    /// Nothing seen yet: the last hour, minute by minute. The other end gives each surge as it is noticed; at most
+    /// [`SIGNAL_SURGES_MAX`] wait there, and the view has the rest.
     #[must_use]
-    pub fn new(now: Micros) -> Self {
-        Self(Arc::new(Mutex::new(Tally::new(Scale::HOUR, now))))
+    pub fn new(now: Micros) -> (Self, mpsc::Receiver<Surge>) {
+        let (told, surges) = mpsc::channel(SIGNAL_SURGES_MAX);
+        (Self(Arc::new(Mutex::new(Tally::new(Scale::HOUR, now))), told), surges)
     }
 
-    /// Takes what is being recorded.
+    /// Takes what is being recorded. Never waits.
     pub fn saw(&self, event: &Event) {
-        if let Some(surge) = self.tally().take(event) {
-            tracing::warn!(
-                what = %surge.kind.name(), target = %surge.target, name = %surge.name,
-                subject = surge.subject.as_deref().unwrap_or("-"), count = surge.count, expected = surge.expected,
-                "a surge: far more than is usual"
-            );
+        for surge in self.tally().take(event) {
+            // Full or over: the surge still stands in the view and in the metric.
+            let _ = self.1.try_send(surge);
         }
+    }
+
+    /// How many surges were noticed within the hour before `now`.
+    #[must_use]
+    pub fn surges(&self, now: Micros) -> u64 {
+        const HOUR: Micros = 3_600_000_000;
+        self.tally().surges_since(now.saturating_sub(HOUR))
     }
 
     /// All of it as of now.

@@ -110,8 +110,8 @@ impl Tally {
         }
     }
 
-    /// Counts one event; gives the surges that it made.
-    pub fn take(&mut self, event: &Event) -> Option<Surge> {
+    /// Counts one event; gives the surges that it was the first to show.
+    pub fn take(&mut self, event: &Event) -> Vec<Surge> {
         match event {
             Event::SessionOpened(opened) => {
                 let who = opened.workload.as_ref().map(crate::operation::Workload::key);
@@ -130,7 +130,8 @@ impl Tally {
                     self.live.insert(opened.session, live);
                 }
                 let target = target.unwrap_or_else(|| UNKNOWN.to_owned());
-                self.count(opened.at, (Kind::Sessions, &target, "opened"), who.as_deref(), 1)
+                let key = (Kind::Sessions, target.as_str(), "opened");
+                self.count(opened.at, key, who.as_deref(), 1).into_iter().collect()
             }
             Event::Intent(intent) => self.intent(intent),
             Event::Decided(decided) => {
@@ -148,33 +149,31 @@ impl Tally {
                 } else {
                     self.refused += 1;
                 }
-                self.count(decided.at, (Kind::Approvals, &target, word), Some(&subject), 1)
+                let key = (Kind::Approvals, target.as_str(), word);
+                self.count(decided.at, key, Some(&subject), 1).into_iter().collect()
             }
             Event::EntryClosed(closed) => {
                 let open = self.open.remove(&closed.entry);
                 let target = open.as_ref().map_or(UNKNOWN, |open| open.target.as_str()).to_owned();
                 let subject = open.map(|open| open.subject);
-                let mut surge = None;
-                for (mask, values) in &closed.masks {
-                    let found =
-                        self.count(closed.at, (Kind::Masked, &target, mask), subject.as_deref(), *values);
-                    surge = surge.or(found);
-                }
-                surge
+                let mut count = |(mask, values): &(String, u64)| {
+                    self.count(closed.at, (Kind::Masked, &target, mask), subject.as_deref(), *values)
+                };
+                closed.masks.iter().filter_map(&mut count).collect()
             }
             Event::SessionClosed(closed) => {
                 self.live.remove(&closed.session);
-                None
+                Vec::new()
             }
             Event::Voted(voted) => {
                 self.voters.add(&voted.person, 1);
-                None
+                Vec::new()
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 
-    fn intent(&mut self, intent: &Intent) -> Option<Surge> {
+    fn intent(&mut self, intent: &Intent) -> Vec<Surge> {
         let subject = intent.user.as_ref().map(User::key).or_else(|| intent.workload.clone());
         let subject = subject.unwrap_or_else(|| UNKNOWN.to_owned());
         let target = intent.target.clone().unwrap_or_else(|| UNKNOWN.to_owned());
@@ -189,7 +188,7 @@ impl Tally {
             self.rule(rule, intent, &subject);
         }
         let held = (intent.verdict == Verdict::Hold).then_some(intent.at);
-        let mut surge = None;
+        let mut surges = Vec::new();
         if held.is_some() {
             self.asked += 1;
             let kinds = if intent.operations.is_empty() {
@@ -200,15 +199,15 @@ impl Tally {
             if self.held.len() < SIGNAL_KEYS_MAX {
                 self.held.extend(kinds.iter().map(|kind| (target.clone(), kind.clone())));
             }
-            surge = self.count(intent.at, (Kind::Approvals, &target, "asked"), Some(&subject), 1);
+            surges.extend(self.count(intent.at, (Kind::Approvals, &target, "asked"), Some(&subject), 1));
         }
         let verdict = intent.verdict.name();
-        let found = self.count(intent.at, (Kind::Operations, &target, verdict), Some(&subject), 1);
+        surges.extend(self.count(intent.at, (Kind::Operations, &target, verdict), Some(&subject), 1));
         // As many as there can be, held ones of clients that have left included.
         if self.open.len() < 2 * CONNECTIONS_MAX {
             self.open.insert(intent.entry, Open { target, subject, held });
         }
-        surge.or(found)
+        surges
     }
 
     fn rule(&mut self, rule: &str, intent: &Intent, subject: &str) {
@@ -281,6 +280,11 @@ impl Tally {
             None => {}
         }
         surge
+    }
+
+    /// How many surges were noticed from then on, of the last ones that are kept.
+    pub(super) fn surges_since(&self, at: Micros) -> u64 {
+        self.surges.iter().filter(|surge| surge.at >= at).count() as u64
     }
 
     /// All of it as of now.

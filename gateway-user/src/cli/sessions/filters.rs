@@ -21,7 +21,7 @@ pub(in crate::cli) struct Filters {
     /// Kind of operation: `http`, `open`.
     #[arg(long)]
     kind: Option<String>,
-    /// Verdict.
+    /// Verdict; `would-…`: what it would have been on a target that is only observed.
     #[arg(long, value_enum)]
     verdict: Option<VerdictName>,
     /// Not before: a time (`2026-11-21T10:00:00Z`, `2026-11-21 10:00`, `2026-11-21`) or how long ago (`90m`, `2h`).
@@ -38,6 +38,9 @@ enum VerdictName {
     Hold,
     Deny,
     Refuse,
+    WouldHold,
+    WouldDeny,
+    WouldRefuse,
 }
 
 impl Filters {
@@ -48,7 +51,8 @@ impl Filters {
             workload: self.workload.clone(),
             target: self.target.clone(),
             kind: self.kind.clone(),
-            verdict: self.verdict(),
+            verdict: self.verdict.and_then(VerdictName::given),
+            would: self.verdict.and_then(VerdictName::would),
             since: self.since,
             until: self.until,
             limit: usize::MAX,
@@ -65,19 +69,36 @@ impl Filters {
             ("workload", self.workload.clone()),
             ("target", self.target.clone()),
             ("kind", self.kind.clone()),
-            ("verdict", self.verdict().map(|verdict| verdict.name().to_owned())),
+            ("verdict", self.verdict.map(VerdictName::words)),
             ("since", time(self.since)),
             ("until", time(self.until)),
         ]
     }
+}
 
-    fn verdict(&self) -> Option<Verdict> {
-        self.verdict.map(|verdict| match verdict {
-            VerdictName::Allow => Verdict::Allow,
-            VerdictName::Hold => Verdict::Hold,
-            VerdictName::Deny => Verdict::Deny,
-            VerdictName::Refuse => Verdict::Refuse,
+impl VerdictName {
+    fn given(self) -> Option<Verdict> {
+        Some(match self {
+            Self::Allow => Verdict::Allow,
+            Self::Hold => Verdict::Hold,
+            Self::Deny => Verdict::Deny,
+            Self::Refuse => Verdict::Refuse,
+            Self::WouldHold | Self::WouldDeny | Self::WouldRefuse => return None,
         })
+    }
+
+    fn would(self) -> Option<Verdict> {
+        Some(match self {
+            Self::WouldHold => Verdict::Hold,
+            Self::WouldDeny => Verdict::Deny,
+            Self::WouldRefuse => Verdict::Refuse,
+            Self::Allow | Self::Hold | Self::Deny | Self::Refuse => return None,
+        })
+    }
+
+    fn words(self) -> String {
+        let would = self.would().and_then(Verdict::would_name);
+        would.or_else(|| self.given().map(Verdict::name)).unwrap_or_default().to_owned()
     }
 }
 

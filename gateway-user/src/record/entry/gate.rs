@@ -172,6 +172,25 @@ pub struct RecordRead {
     pub about: String,
 }
 
+/// Far more of something in one minute than is usual, as it was noticed. Says nothing about whether it was allowed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Surged {
+    /// When.
+    pub at: Micros,
+    /// What is counted: `sessions`, `operations`, `masked`, `approvals`.
+    pub what: String,
+    /// On which target; `-` where none was known.
+    pub target: String,
+    /// The verdict, the mask, or how holds went.
+    pub name: String,
+    /// Who made most of it.
+    pub subject: Option<String>,
+    /// How many there were in that minute when it was noticed.
+    pub count: u64,
+    /// How many are usual in one minute.
+    pub expected: f64,
+}
+
 /// Something that was done to the record itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
