@@ -241,8 +241,17 @@ fn what_is_observed_goes_through_with_what_would_become_of_it_and_is_refused_onc
         let would = site.gate.entry_of(path).intent.would;
         assert_eq!(would, Some(tidegate::record::entry::Verdict::Deny), "{path}");
     }
-    let listed = site.gate.tidegate(&["sessions", "list", "--since", "1d"]).success().text();
-    assert!(listed.contains("would-deny 1"), "{listed}");
+    // The questions of the file, and what the record answers.
+    let session = site.gate.entry_of("/v1/observed").intent.session.to_string();
+    let answers = ["would-deny 1", "OBSERVED", "the-agent"];
+    let file = Taken::of(example).file_with("@id").1.replace(" ID ", &format!(" {session} "));
+    let asked: Vec<&str> = file.lines().filter_map(|line| line.strip_prefix("//     tidegate ")).collect();
+    assert_eq!(asked.len(), answers.len());
+    for (line, answer) in asked.iter().zip(answers) {
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        let said = site.gate.tidegate(&words).success().text();
+        assert!(said.contains(answer), "{line}: {said}");
+    }
     // As the file stands in the repository, the target is enforced.
     site.change(&(name, text));
     site.refused(|| site.unit(WORKER, "POST", "/v1/enforced"));
