@@ -243,7 +243,7 @@ fn what_is_observed_goes_through_with_what_would_become_of_it_and_is_refused_onc
     }
     // The questions of the file, and what the record answers.
     let session = site.gate.entry_of("/v1/observed").intent.session.to_string();
-    let answers = ["would-deny 1", "OBSERVED", "the-agent"];
+    let answers = ["would-deny 1", "OBSERVED", "unit:cron.service"];
     let file = Taken::of(example).file_with("@id").1.replace(" ID ", &format!(" {session} "));
     let asked: Vec<&str> = file.lines().filter_map(|line| line.strip_prefix("//     tidegate ")).collect();
     assert_eq!(asked.len(), answers.len());
