@@ -120,6 +120,28 @@ fn url(upstream: &Upstream, path: &str) -> String {
 }
 
 #[test]
+fn a_mask_of_a_header_field_hides_it_in_trailers_too_where_no_body_is_masked() {
+    let upstream = upstream();
+    let trailer = [("X-Customer", "ann-7"), ("X-Sum", "3")];
+    upstream
+        .next(Answer::chunked(200, &[("Trailer", "X-Customer, X-Sum")]).chunk("abc").last_chunk(&trailer));
+    let mut officer = WORLD.host.client().uid(1700).connect(upstream.address()).unwrap();
+    let path = unique("late");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\nTrailer: X-Customer\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Customer: bob-9\r\n\r\n",
+        upstream.address()
+    );
+    let answer = officer.ask(request).unwrap();
+    assert_eq!(answer.text(), "abc", "the officer sees bodies in clear");
+    let shown = format!("{:?}", answer.trailers);
+    assert!(!shown.contains("ann-7") && shown.contains("******") && shown.contains('3'), "{shown}");
+    let got =
+        eventually("the whole request", || upstream.requests().pop().filter(|got| !got.trailers.is_empty()));
+    assert!(!format!("{:?}", got.trailers).contains("bob-9"), "{:?}", got.trailers);
+}
+
+#[test]
 fn curl_compressed_gets_a_masked_answer_from_nginx_that_compresses() {
     let files = WORLD.host.folder().join("files");
     std::fs::create_dir_all(&files).unwrap();

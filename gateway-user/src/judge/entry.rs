@@ -311,7 +311,7 @@ impl Capture {
 
     /// The entry whose body it is.
     #[must_use]
-    pub fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 

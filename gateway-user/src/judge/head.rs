@@ -46,6 +46,11 @@ pub(super) fn recorded_user(user: &User) -> User {
     user
 }
 
+/// A reason as the record may hold it: some name the path or the call that was refused.
+pub(super) fn told(reason: &str) -> String {
+    mask::scrub(reason).into_owned()
+}
+
 /// The value of one field.
 pub(super) fn recorded_value(name: &str, value: &[u8]) -> String {
     mask::scrub_header(name, &String::from_utf8_lossy(value)).into_owned()

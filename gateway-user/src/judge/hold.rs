@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::begin::{Begun, Rewrites};
+use super::head::told;
 use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
@@ -298,6 +299,7 @@ impl Judge {
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
+        let why = told(&why);
         entry.answered(denial.status);
         let decided = Decided {
             entry: entry.id(),

@@ -176,6 +176,8 @@ pub struct Duties {
     pub rewrites: rewrite::Plan,
     /// Other fields that do not go on: those that static keys come in, where tokens do not.
     pub stripped: Vec<String>,
+    /// Fields of the head that rules look at, in lower case: they count there and nowhere else.
+    pub judged: Vec<String>,
 }
 
 /// Everything known when a decision is asked for.
@@ -228,6 +230,10 @@ impl Judge {
     /// Judges one operation, with its whole body where rules depend on it. With the answer, its intent is durable, or will
     /// be before anything is answered.
     pub async fn judge(&self, begun: Begun, asked: &mut Asked, body: &[u8]) -> Verdict {
+        let begun = match self.renewed(begun, asked).await {
+            Ok(begun) => begun,
+            Err(denial) => return Verdict::Deny(denial),
+        };
         let (at, observed, mut unproven) = (begun.at, begun.is_observed(), begun.unproven.clone());
         let found = begun.set.extract(&begun.target.name, &asked.request, body);
         match found {
@@ -349,6 +355,7 @@ impl Judge {
                 recorded: hidden,
                 forward_token,
                 stripped,
+                judged: case.set.headers_looked_at(&case.target.name),
                 rewrites: case.rewrites.response.clone(),
             },
             recorded,
@@ -367,6 +374,7 @@ impl Judge {
     ) -> Denial {
         entry.answered(denial.status);
         let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
+        let intent = Intent { reason: head::told(&intent.reason), ..intent };
         let why = intent.reason.clone();
         let begun = entry.intend(intent, true).map(drop);
         let kept = begun.and_then(|()| self.keep_refused(entry, case, &asked.head, body));
@@ -396,7 +404,7 @@ impl Judge {
             verdict,
             would: None,
             rules: Vec::new(),
-            reason: why.to_owned(),
+            reason: head::told(why),
             policy: Some(set.digest()),
             head: head::without_keys(&set, head.clone()),
         };

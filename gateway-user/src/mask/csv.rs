@@ -1,7 +1,7 @@
 //! Tables (RFC 4180 CSV, and TSV) under masks by column.
 //!
-//! The first row names the columns; the first of `,` `;` tab `|` in it parts the cells. Refuses what two readers could
-//! cut into different cells: quotes inside or after a cell, a lone carriage return, a row longer than the first.
+//! The first row names the columns; the one of `,` `;` tab `|` in it parts the cells. Refuses what two readers could
+//! cut into different cells: two of these in the first row, quotes inside or after a cell, a lone carriage return, a row longer than the first.
 
 use std::sync::Arc;
 
@@ -98,11 +98,17 @@ impl Csv {
 
     fn name_columns(&mut self, line: &[u8]) -> Result<(), MaskError> {
         let mut quoted = false;
-        let found = line.iter().copied().find(|&b| {
+        let mut found = line.iter().copied().filter(|&b| {
             quoted ^= b == b'"';
             !quoted && b",;\t|".contains(&b)
         });
-        let mark = *self.mark.get_or_insert(found.unwrap_or(b','));
+        let first = found.next();
+        let mark = *self.mark.get_or_insert(first.unwrap_or(b','));
+        let twofold = first.into_iter().chain(found).any(|other| other != mark);
+        // Whoever parts them at the other mark finds other columns; spreadsheets take `sep=` for a word of their own.
+        if self.plan.has_keys() && (twofold || line.starts_with(b"sep=")) {
+            return Err(self.wrong("a first row that can be parted in two ways"));
+        }
         let mut quoted = false;
         let cells = line.split(|&b| {
             quoted ^= b == b'"';

@@ -168,7 +168,10 @@ impl Multipart {
                 "content-length" | "content-md5" | "content-digest" => continue,
                 _ => {}
             }
-            shown.push(&self.plan.0, line, out, counts);
+            // What is read in another encoding is written in UTF-8.
+            let named = (field == "content-type").then(|| Packing::new(Some(value), []));
+            let renamed = named.as_ref().and_then(Packing::renamed).map(|to| format!("Content-Type: {to}"));
+            shown.push(&self.plan.0, renamed.as_deref().map_or(line, str::as_bytes), out, counts);
             shown.end(&self.plan.0, out, counts);
             out.extend_from_slice(b"\r\n");
         }

@@ -176,6 +176,13 @@ fn what_has_two_readings_or_none_is_refused_under_a_mask_by_field() {
         ("multipart/form-data; boundary=b", "--b--after"),
         ("multipart/form-data", "--b--"),
         ("text/csv", "a,pin\n1,2,3\n"),
+        ("text/csv", "id|uuid,pin\n7|a,1\n"),
+        ("text/csv", "sep=,\na,pin\n1,2\n"),
+        ("text/csv; header=absent", "a,pin\n1,2\n"),
+        ("text/tab-separated-values", "a,pin\n1,2\n"),
+        ("application/x-www-form-urlencoded, text/csv", "a,pin\n1,2\n"),
+        ("multipart/form-data; boundary=b; boundary=c", "--b--"),
+        ("application/json; charset=utf-16le", "{\"pin\": 1234}"),
         ("text/csv", "a,pin\n1\"2\",3\n"),
         ("text/csv", "a,pin\n\"1\"2,3\n"),
         ("text/csv", "a,pin\n\"1,2"),
@@ -312,6 +319,57 @@ fn an_event_waits_only_for_what_is_undecided_and_a_text_that_went_quiet_has_ende
         give(&format!("data: {{\"n\":{n}}}\n\n"), &mut out);
     }
     assert!(String::from_utf8_lossy(&out).contains("bob"), "nothing was added for a while");
+}
+
+#[test]
+fn text_that_calls_itself_utf_16_is_refused_and_not_read_past() {
+    let plan = all_detectors(Style::Stars);
+    for name in ["utf-16le", "utf-16be"] {
+        let packing = Packing::new(Some(&format!("text/plain; charset={name}")), []);
+        for text in ["4111 1111 1111 1111", &"write to bob@example.com. ".repeat(400)] {
+            assert!(unpack(&plan, &packing, [text.as_bytes()]).is_err(), "{name}");
+            assert!(unpack(&plan, &packing, text.as_bytes().chunks(1)).is_err(), "{name}");
+        }
+        let bytes = |text: &str| -> Vec<u8> {
+            let wide = text.encode_utf16();
+            wide.flat_map(if name == "utf-16le" { u16::to_le_bytes } else { u16::to_be_bytes }).collect()
+        };
+        let long = format!("{} bob@example.com", "\u{6f6e}\u{9580}".repeat(400));
+        let (shown, hits) = unpack(&plan, &packing, bytes(&long).chunks(3)).unwrap();
+        assert_eq!((shown.ends_with(" ********"), hits), (true, 1), "what is UTF-16 is read");
+    }
+}
+
+#[test]
+fn a_part_that_is_read_in_another_encoding_is_relabelled() {
+    let plan = fields();
+    let packing = Packing::new(Some("multipart/form-data; boundary=b"), []);
+    let body = b"--b\r\nContent-Disposition: form-data; name=f; filename=x\r\nContent-Type: text/csv; charset=iso-8859-1\r\n\r\n\
+                 a,pin\nzo\xEB,1234\n\r\n--b--";
+    let (shown, _) = unpack(&plan, &packing, [&body[..]]).unwrap();
+    assert!(
+        shown.contains("Content-Type: text/csv; charset=utf-8\r\n\r\na,pin\nzo\u{eb},********\n"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn many_short_events_and_events_with_many_texts_are_no_burden() {
+    let plan = all_detectors(Style::Stars);
+    let packing = Packing::new(Some("text/event-stream"), []);
+    let blank = "\n".repeat(1024 * 1024);
+    assert_eq!(unpack(&plan, &packing, [blank.as_bytes()]).unwrap(), (blank, 0));
+    let choices = |count: usize| {
+        let choices: Vec<Value> = (0..count).map(|n| json!({"index": n, "text": "x"})).collect();
+        format!("data: {}\n\n", json!({ "choices": choices }))
+    };
+    assert!(unpack(&plan, &packing, [choices(256).as_bytes()]).is_ok());
+    let refused = unpack(&plan, &packing, [choices(20_000).as_bytes()]);
+    assert!(matches!(refused, Err(MaskError::Unreadable { kind: "an event stream", .. })), "{refused:?}");
+    // Many events that wait for one another: each is looked at once.
+    let key = format!("data: {}\n\n", json!({"delta": {"text": "-----BEGIN PRIVATE KEY-----\n"}}));
+    let waiting = key + &format!("data: {}\n\n", json!({"delta": {"text": "A"}})).repeat(20_000);
+    assert!(unpack(&plan, &packing, [waiting.as_bytes()]).is_ok());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{mpsc, oneshot};
 
-use super::body::{AnyBody, AskBody, Gate};
+use super::body::{AnyBody, AskBody, Gate, Trailing};
 use super::exchange::{Exchange, Sending, close, empty};
 use super::forward;
 use super::source::Source;
@@ -118,6 +118,10 @@ impl Exchange {
                 gate
             })
         };
+        let trailing = || {
+            let late = plan.names().into_iter().chain(duties.judged.iter().chain(&duties.stripped).cloned());
+            Trailing::new(&duties.asks, late.collect())
+        };
         let masked = !duties.asks.is_empty();
         let chunked = match &ask {
             Ask::Streaming(_) => asked.request.body_length.is_none(),
@@ -141,13 +145,13 @@ impl Exchange {
             }
             Ask::Streaming(body) if body.is_end_stream() && !chunked => empty(),
             Ask::Streaming(body) => {
-                AskBody::passing(Source::of(body, &plan, entry), None, capture(&packing), gate())
+                AskBody::passing(Source::of(body, &plan, entry), None, trailing(), capture(&packing), gate())
             }
             Ask::Masking(body, packing) => {
                 forward::shed(&mut parts.headers, &packing);
                 let capture = capture(&packing.unpacked()).unpacked_from(&packing);
                 let body = Source::of(body, &plan, entry);
-                AskBody::passing(body, Some((&duties.asks, &packing)), capture, gate())
+                AskBody::passing(body, Some((&duties.asks, &packing)), trailing(), capture, gate())
             }
         };
         if plan.has_fields() && asked.request.body_length != Some(0) {

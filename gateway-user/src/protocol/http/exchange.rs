@@ -11,7 +11,7 @@ use hyper::body::{Body, Incoming};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::ask::Ask;
-use super::body::{AnswerBody, AnyBody};
+use super::body::{AnswerBody, AnyBody, Trailing};
 use super::forward;
 use super::io::{Answering, Wire};
 use super::source::Source;
@@ -85,6 +85,8 @@ impl Exchange {
             let fault = Fault::bad("the request target has two readings");
             return Err(self.judge.refuse_fault(&fault, &asked.head.line).await);
         }
+        // What the client said of its own connection ends before anything is set for the target.
+        forward::end_named(&mut parts.headers);
         let begun = self.judge.begin(&mut asked).await?;
         let plan = begun.rewrites();
         plan.headers(&mut parts.headers);
@@ -368,10 +370,11 @@ impl Exchange {
             Capture::new(entry.clone(), Side::Response, &duties.recorded, &seen).unpacked_from(&packing);
         let mask = masked.then_some((&duties.answers, &packing));
         let coded = masked && packing != seen;
+        let trailing = Trailing::new(&duties.answers, duties.rewrites.names());
         let told = body.size_hint().exact();
         let length = if masked || rewritten { None } else { told };
         let body = Source::of(body, &duties.rewrites, entry);
-        let mut answer = AnswerBody::passing(body, mask, capture, entry.clone(), length, answering);
+        let mut answer = AnswerBody::passing(body, (mask, trailing), capture, length, answering);
         // What cannot be unpacked or is no JSON object where one must be mostly shows at its start: it is refused there,
         // before the head has gone, and not broken off.
         if (coded || rewritten || told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX))

@@ -211,6 +211,14 @@ pub(super) fn response(
 
 /// Removes hop-by-hop fields and those that `Connection` names.
 fn strip(headers: &mut HeaderMap) {
+    end_named(headers);
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Removes `Connection` and the fields that it names, but for those of the connection itself, which are still to be read.
+pub(super) fn end_named(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -219,12 +227,10 @@ fn strip(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
         .collect();
-    for name in named {
+    for name in named.iter().filter(|name| !HOP_BY_HOP.contains(&name.as_str())) {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    headers.remove(header::CONNECTION);
 }
 
 #[cfg(test)]
