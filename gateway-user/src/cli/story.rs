@@ -2,9 +2,7 @@
 
 use super::output::{Tone, escape, escape_line, paint, time};
 use super::{Context, Failure};
-use crate::record::entry::{
-    BodyEnd, Ending, Event, Head, Kept, PolicyWeighed, RecordRead, Side, Surged, Upkeep, Verdict,
-};
+use crate::record::entry::{BodyEnd, Ending, Event, Head, Kept, RecordRead, Side, Surged, Upkeep, Verdict};
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
 
@@ -233,10 +231,24 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
         ),
         Event::PolicyWeighed(event) => {
             let count = event.widened.len() as u64 + event.widened_left_out;
-            ("policy", if count == 0 { Tone::Dim } else { Tone::Warn }, weighed(event, count))
+            (
+                "policy",
+                if count == 0 { Tone::Dim } else { Tone::Warn },
+                format!(
+                    "{} widens {count} of {} recorded operations and {} cases",
+                    event.policy, event.judged, event.cases
+                ),
+            )
         }
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
-        Event::Surged(event) => ("surge", Tone::Warn, surge(event)),
+        Event::Surged(event) => {
+            let by =
+                event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
+            let Surged { what, target, name, count, expected, .. } = event;
+            let text =
+                format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}");
+            ("surge", Tone::Warn, text)
+        }
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",
@@ -248,17 +260,6 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             ("gap", Tone::Bad, text)
         }
     }
-}
-
-fn weighed(event: &PolicyWeighed, count: u64) -> String {
-    let PolicyWeighed { policy, judged, cases, .. } = event;
-    format!("{policy} widens {count} of {judged} recorded operations and {cases} cases")
-}
-
-fn surge(event: &Surged) -> String {
-    let by = event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
-    let Surged { what, target, name, count, expected, .. } = event;
-    format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}")
 }
 
 fn reading(event: &RecordRead) -> String {
