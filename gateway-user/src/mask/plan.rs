@@ -108,7 +108,15 @@ impl Plan {
             detector: self.0.detector_name(span.detector),
             rule: span.rule,
         };
-        spans.iter().map(find).collect()
+        let mut finds: Vec<Find<'_>> = Vec::new();
+        for find in spans.iter().map(find) {
+            // What several rules of a detector find of one value is one find.
+            let inside = |known: &Find<'_>| known.detector == find.detector && known.end >= find.end;
+            if !finds.iter().rev().take(8).any(inside) {
+                finds.push(find);
+            }
+        }
+        finds
     }
 
     /// Starts on one body of this kind.

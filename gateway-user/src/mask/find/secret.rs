@@ -4,6 +4,8 @@
 //! One pass of an automaton over all literals, then a check of the few places it names. A private key block without
 //! an end is hidden for [`PEM_BYTES_MAX`] bytes, no further.
 
+mod command;
+
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -27,7 +29,23 @@ const GAP_BYTES_MAX: usize = 40;
 /// The part of any match that must stand in the text before it can be found: bytes a window keeps behind itself.
 pub(super) const LOOK_BEHIND: usize = LITERAL_BYTES_MAX + GAP_BYTES_MAX;
 
-const AUTHORIZATION_WORDS: [&str; 3] = ["uthorization", "UTHORIZATION", "Api-Token"];
+const AUTHORIZATION_WORDS: [&str; 10] = [
+    "uthorization",
+    "UTHORIZATION",
+    "Api-Token",
+    "apikey:",
+    "ApiKey:",
+    "api-key:",
+    "Api-Key:",
+    "API-Key:",
+    "API-KEY:",
+    "Token:",
+];
+/// What stands before a user's name and password on a command line.
+const USER_WORDS: [&str; 3] = [" -u ", "--user ", "--user\\"];
+/// What the environment variable ends in that holds the name and password of a private gem source (Bundler's and
+/// Sidekiq's documentation).
+const PAIR_WORDS: [&str; 1] = ["__CONTRIBSYS__COM"];
 /// Words after which a value of high entropy is a secret.
 const SECRET_WORDS: [&str; 24] = [
     "password",
@@ -67,6 +85,10 @@ enum What {
     /// A word of this many bytes announces a credential of any shape.
     Authorization(usize),
     SsnWord(usize),
+    /// A word of this many bytes announces a name, a colon and a password.
+    User(usize),
+    /// A word of this many bytes announces two words of eight hexadecimal digits.
+    Pair(usize),
     /// A word of this many bytes announces a value of high entropy.
     SecretWord(usize),
 }
@@ -100,6 +122,12 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
     }
     for word in SSN_WORDS {
         add(word, What::SsnWord(word.len()), Detector::UsSsn);
+    }
+    for word in USER_WORDS {
+        add(word, What::User(word.len()), Detector::ApiKey);
+    }
+    for word in PAIR_WORDS {
+        add(word, What::Pair(word.len()), Detector::ApiKey);
     }
     for word in SECRET_WORDS {
         add(word, What::SecretWord(word.len()), Detector::Secret);
@@ -139,6 +167,8 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
             What::Announced(long, secret) => announced(text, at + long, secret, more),
             What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
+            What::User(long) => command::user(text, at + long, more),
+            What::Pair(long) => command::pair(text, at + long, more),
             What::SecretWord(long) => secret_after(text, at + long, more),
         };
         match seen {
@@ -379,13 +409,29 @@ fn authorization(text: &[u8], word_end: usize, more: bool) -> Seen {
     let end = run_end(text, start, CREDENTIAL);
     let open = more && end == text.len();
     if end - start < SCHEME_BYTES_MAX {
-        return if open { Seen::Undecided(after) } else { Seen::Nothing };
+        return if open { Seen::Undecided(after) } else { odd_credential(text, start, (after, more)) };
     }
     if !is_mixed(&text[start..start + SCHEME_BYTES_MAX]) {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(CREDENTIAL));
     Seen::Found(Span { run: kind, ..Span::by_rule(start, end, Detector::ApiKey.into(), "authorization") })
+}
+
+/// A credential that has characters no scheme allows, to the next quote or blank.
+fn odd_credential(text: &[u8], start: usize, (held, more): (usize, bool)) -> Seen {
+    let cap = text.len().min(start + SECRET_VALUE_BYTES_MAX + 1);
+    let end = text[start..cap].iter().position(|&b| !is_secret_byte(b)).map_or(cap, |n| start + n);
+    if more && end == text.len() && end - start <= SECRET_VALUE_BYTES_MAX {
+        return Seen::Undecided(held);
+    }
+    let value = &text[start..end];
+    let drawn = is_mixed(value) && entropy_milli(value) >= SECRET_ENTROPY_MILLI;
+    let reference = value.windows(3).any(|three| three == b"://");
+    if !(16..=SECRET_VALUE_BYTES_MAX).contains(&value.len()) || !drawn || reference {
+        return Seen::Nothing;
+    }
+    Seen::Found(Span::by_rule(start, end, Detector::ApiKey.into(), "authorization"))
 }
 
 /// Nine digits in one group, after a word that says what they are.

@@ -169,6 +169,34 @@ fn numbers_of_people_are_masked_the_same_in_any_split() {
 }
 
 #[test]
+fn credentials_on_command_lines_are_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for (text, expected) in [
+        ("curl -u elastic:P@ssw0rd$1 https://h", "curl -u elastic:******** https://h"),
+        ("curl --user 'd2LkV78zLx!t:' x", "curl --user '********:' x"),
+        ("curl --user \"{ab3c-08}\":\"{ZqL5kVrX1n8tA2}\" -v", "curl --user \"{ab3c-08}\":\"********\" -v"),
+        (
+            "-H 'Token: 3fea6af1349166ea' -H \"X-ApiKey: 3a16750d-d363-41a4\"",
+            "-H 'Token: ********' -H \"X-ApiKey: ********\"",
+        ),
+        ("-H \"Authorization: bRLFnzd5@=-.a+/hgdS\"", "-H \"Authorization: ********\""),
+        (
+            "BUNDLE_GEMS__CONTRIBSYS__COM=\"cafe1234:dead5678\"; x",
+            "BUNDLE_GEMS__CONTRIBSYS__COM=\"********\"; x",
+        ),
+        (
+            "docker run -u 1000:10000000 curl -u test:test -u user:password --user $NAME:$PASSWORD -u <user:password>",
+            "docker run -u 1000:10000000 curl -u test:test -u user:password --user $NAME:$PASSWORD -u <user:password>",
+        ),
+    ] {
+        assert_eq!(text_of(&plan, text), expected);
+        for media in [Media::Text, Media::Form, Media::Opaque] {
+            same_in_every_split(&plan, &media, text.as_bytes());
+        }
+    }
+}
+
+#[test]
 fn what_only_looks_like_a_number_of_someone_is_left_alone() {
     let plan = all_detectors(Style::Stars);
     for text in [
