@@ -227,13 +227,6 @@ pub const SIGNAL_SUBJECTS_MAX: usize = 8;
 pub const SIGNAL_HOLDS_MAX: usize = 1024;
 /// Surges kept for those who look later.
 pub const SIGNAL_SURGES_MAX: usize = 100;
-/// Bytes of one server-sent event under a mask. The last event of a model's answer repeats all of it.
-pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of events that wait for the end of a text that is sent piece by piece. The longest find, each of its
-/// characters in an event of its own.
-pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Parts of a multipart body under a mask. Forms have dozens.
-pub const MULTIPART_PARTS_MAX: usize = 1024;
 /// Bytes of a captured direction that came ahead of what is missing. Twice the largest window that is common.
 pub const CAPTURE_AHEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of a captured direction remembered to compare with what is sent again. One full window without scaling.
@@ -262,3 +255,10 @@ pub const NOTIFY_FAILURES: u32 = 2;
 pub const NOTIFY_PROBE: Duration = Duration::from_secs(30);
 /// Bytes that must be free on the record's file system for anything to begin: what a few commits make the database grow.
 pub const RECORD_ROOM_BYTES: u64 = 512 * 1024;
+/// Bytes of one server-sent event under a mask. The last event of a model's answer repeats all of it.
+pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of events that wait for the end of a text that is sent piece by piece. The longest find, each of its
+/// characters in an event of its own.
+pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Parts of a multipart body under a mask. Forms have dozens.
+pub const MULTIPART_PARTS_MAX: usize = 1024;

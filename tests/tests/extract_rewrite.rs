@@ -1,8 +1,8 @@
 //! Rules that depend on what a request carries, and messages that are changed on their way: what is judged, approved and
 //! recorded is what is sent, byte for byte, and what cannot be read once is not sent at all.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tidegate::record::entry::{Side, Verdict};
 use tidegate::record::read::EntryView;
@@ -228,6 +228,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     World { _host: host, gate, llm, changed, watched: watched_upstream, requester }
 });
 
+/// One test at a time: an answer that one has waiting at an upstream is for its own request.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn unique(kind: &str) -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     format!("/{kind}/n{}x", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -288,6 +294,7 @@ fn refused(upstream: &Upstream, path: &str, request: impl AsRef<[u8]>, status_wa
 
 #[test]
 fn a_request_is_allowed_or_denied_by_what_its_body_says() {
+    let _turn = turn();
     let path = unique("chat");
     let body = "{ \"max_tokens\" : 1e3,\n\t\"model\": \"small-1\", \"text\": \"\\u00e9\" }\n";
     let response = ask(&WORLD.llm, post(&path, JSON, body));
@@ -320,6 +327,7 @@ fn a_request_is_allowed_or_denied_by_what_its_body_says() {
 
 #[test]
 fn curl_is_allowed_and_denied_by_its_body_in_chunks_and_with_expect_too() {
+    let _turn = turn();
     let run = |body: &str, more: &[&str]| {
         let path = unique("chat");
         let url = format!("http://127.0.0.1:7101{path}");
@@ -338,6 +346,7 @@ fn curl_is_allowed_and_denied_by_its_body_in_chunks_and_with_expect_too() {
 
 #[test]
 fn a_body_with_two_readings_is_refused_and_recorded() {
+    let _turn = turn();
     for body in [
         &br#"{"model":"small","model":"large"}"#[..],
         br#"{"model":"small","mod\u0065l":"large"}"#,
@@ -358,6 +367,7 @@ fn a_body_with_two_readings_is_refused_and_recorded() {
 
 #[test]
 fn a_body_that_is_called_something_else_is_refused_before_a_byte_of_it_is_asked_for() {
+    let _turn = turn();
     let body = r#"{"model":"small","x":"&model=large"}"#;
     for fields in [
         "",
@@ -377,6 +387,7 @@ fn a_body_that_is_called_something_else_is_refused_before_a_byte_of_it_is_asked_
 
 #[test]
 fn a_body_at_the_bound_is_judged_and_one_byte_more_is_refused() {
+    let _turn = turn();
     let body = |bytes: usize| {
         let frame = r#"{"model":"small","pad":""}"#;
         format!(r#"{{"model":"small","pad":"{}"}}"#, "p".repeat(bytes - frame.len()))
@@ -393,6 +404,7 @@ fn a_body_at_the_bound_is_judged_and_one_byte_more_is_refused() {
 
 #[test]
 fn a_client_that_leaves_while_it_sends_leaves_one_entry_and_nothing_is_sent() {
+    let _turn = turn();
     let path = unique("chat");
     let request = post(&path, JSON, r#"{"model":"small-1"}"#);
     let mut client = client(&WORLD.llm);
@@ -405,6 +417,7 @@ fn a_client_that_leaves_while_it_sends_leaves_one_entry_and_nothing_is_sent() {
 
 #[test]
 fn every_call_of_a_batch_is_judged_and_one_denied_call_denies_it() {
+    let _turn = turn();
     for (body, wanted) in [
         (r#"{"method":"balance"}"#, 200),
         (r#"[{"method":"balance"},{"method":"list.all"}]"#, 200),
@@ -426,6 +439,7 @@ fn every_call_of_a_batch_is_judged_and_one_denied_call_denies_it() {
 
 #[test]
 fn an_extracted_header_decides_and_the_body_streams_on() {
+    let _turn = turn();
     let put = |tenant: &str| {
         let path = unique("files");
         let head = format!("PUT {path} HTTP/1.1\r\nHost: 127.0.0.1:7101\r\n{tenant}");
@@ -444,6 +458,7 @@ fn an_extracted_header_decides_and_the_body_streams_on() {
 
 #[test]
 fn a_body_that_was_read_for_a_rule_is_what_people_approve() {
+    let _turn = turn();
     let path = unique("chat");
     let body = r#"{"model":"small-but-dear","text":"once"}"#;
     let mut client = client(&WORLD.llm);
@@ -469,6 +484,7 @@ fn demand(path: &str) -> String {
 
 #[test]
 fn a_request_is_rewritten_before_it_is_judged_sent_and_recorded() {
+    let _turn = turn();
     let path = unique("send");
     let fields = format!("{JSON}X-Debug: 1\r\nX_Tenant: evil\r\nx-tenant: other\r\nDigest: sha-256=x\r\n");
     let body = r#"{ "admin": true, "a": 1.50, "stream" : true , "Admin": 1 }"#;
@@ -498,6 +514,7 @@ fn a_request_is_rewritten_before_it_is_judged_sent_and_recorded() {
 
 #[test]
 fn what_people_approve_is_the_rewritten_request() {
+    let _turn = turn();
     let path = unique("send");
     let body = r#"{"plan":"risky","admin":true}"#;
     let mut client = client(&WORLD.changed);
@@ -513,6 +530,7 @@ fn what_people_approve_is_the_rewritten_request() {
 
 #[test]
 fn a_request_that_cannot_be_rewritten_is_refused() {
+    let _turn = turn();
     for (body, fields, wanted) in [
         ("[1]", JSON, 400),
         ("{\"a\":1", JSON, 400),
@@ -527,6 +545,7 @@ fn a_request_that_cannot_be_rewritten_is_refused() {
 
 #[test]
 fn an_answer_is_rewritten_whatever_its_chunks_and_its_lengths_are_right() {
+    let _turn = turn();
     let document = r#"{"a":1, "internals":{"host":"db-7"} ,"b":[{"internals":1}]}"#;
     let expected = r#"{"a":1,"b":[{"internals":1}],"notice":"through the gate"}"#;
     let head = [("Content-Type", "application/json"), ("Server", "x/1"), ("ETag", "\"1\"")];
@@ -553,6 +572,7 @@ fn an_answer_is_rewritten_whatever_its_chunks_and_its_lengths_are_right() {
 
 #[test]
 fn an_answer_that_cannot_be_rewritten_is_not_passed_on() {
+    let _turn = turn();
     for answer in [
         Answer::new(200, &[("Content-Type", "text/html")], "<html>db-7"),
         Answer::json("[\"db-7\"]"),
@@ -568,6 +588,7 @@ fn an_answer_that_cannot_be_rewritten_is_not_passed_on() {
 
 #[test]
 fn an_upload_too_long_to_be_known_whole_is_rewritten_as_it_streams() {
+    let _turn = turn();
     let path = unique("bulk");
     let pad = "p".repeat(HELD_BODY_BYTES_MAX);
     let request = post(&path, JSON, format!(r#"{{"admin":true,"pad":"{pad}"}}"#));
@@ -581,6 +602,7 @@ fn an_upload_too_long_to_be_known_whole_is_rewritten_as_it_streams() {
 
 #[test]
 fn an_upload_that_turns_out_not_to_be_json_never_ends_at_the_target() {
+    let _turn = turn();
     let path = unique("bulk");
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1:7102\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n");
@@ -594,6 +616,7 @@ fn an_upload_that_turns_out_not_to_be_json_never_ends_at_the_target() {
 
 #[test]
 fn on_an_observed_target_nothing_is_refused_or_rewritten_for_what_a_body_says() {
+    let _turn = turn();
     let chunks = |path: &str, body: &str| {
         let host = host(path);
         format!(

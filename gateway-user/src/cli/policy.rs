@@ -341,7 +341,13 @@ impl Explain {
         let why_not = self.why_not;
         let (at, approved) = (self.at.unwrap_or_else(Timestamp::now), self.approved.clone());
         let sample = self.sample();
-        let (subject, operation) = sample.stage(&set).map_err(Failure::cannot)?;
+        if set.target(&sample.target).is_none() {
+            return Err(Failure::cannot(format!(
+                "no target is called {:?} in this directory",
+                sample.target
+            )));
+        }
+        let (subject, operation) = sample.stage(&set).map_err(Failure::Usage)?;
         let guard = sample.guard.as_deref();
         let question = Question { subject: &subject, guard, operation: &operation, approved: &approved };
         let explanation = set.explain(at, &question);

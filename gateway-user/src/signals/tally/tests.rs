@@ -1,3 +1,5 @@
+//! What events add up to, told by events made for it.
+
 use super::*;
 use crate::operation::{Direction, Sha256};
 use crate::record::entry::{
