@@ -13,7 +13,9 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use super::class::{
     ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WIDE, WORD, is, run_end, run_start,
 };
-use super::shapes::{Announced, KEYS, LITERAL_BYTES_MAX, Mixed, Shape, VARIED_FROM, VARIED_MIN};
+use super::shapes::{
+    Announced, KEYS, LITERAL_BYTES_MAX, Mixed, REPEATED_MAX, Shape, VARIED_FROM, VARIED_MIN,
+};
 use super::{Run, RunKind, Set, Span, is_ssn};
 use crate::expression::entropy_milli;
 use crate::policy::nouns::Detector;
@@ -87,6 +89,8 @@ enum What {
     SsnWord(usize),
     /// A word of this many bytes announces a name, a colon and a password.
     User(usize),
+    /// What ends the scheme of an address, which may have a name and a password.
+    Address,
     /// A word of this many bytes announces two words of eight hexadecimal digits.
     Pair(usize),
     /// A word of this many bytes announces a value of high entropy.
@@ -126,6 +130,7 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
     for word in USER_WORDS {
         add(word, What::User(word.len()), Detector::ApiKey);
     }
+    add("://", What::Address, Detector::ApiKey);
     for word in PAIR_WORDS {
         add(word, What::Pair(word.len()), Detector::ApiKey);
     }
@@ -168,6 +173,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
             What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
             What::User(long) => command::user(text, at + long, more),
+            What::Address => command::address(text, at + "://".len(), more),
             What::Pair(long) => command::pair(text, at + long, more),
             What::SecretWord(long) => secret_after(text, at + long, more),
         };
@@ -228,7 +234,8 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
     if open && (long < shape.min || shape.max > 0) {
         return Seen::Undecided(start);
     }
-    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) {
+    let others = || shape.unless.iter().any(|word| text[body..].starts_with(word.as_bytes()));
+    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) || others() {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(shape.class));
@@ -236,7 +243,7 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
 }
 
 fn tells(text: &[u8], mixed: Mixed) -> bool {
-    if text.len() >= VARIED_FROM && !is_varied(text) {
+    if text.len() >= VARIED_FROM && (!is_varied(text) || is_filled_in(text)) {
         return false;
     }
     match mixed {
@@ -261,6 +268,11 @@ fn is_varied(text: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether somebody wrote `XXXXXXXX` where a key would stand.
+fn is_filled_in(text: &[u8]) -> bool {
+    text.chunk_by(|a, b| a == b).any(|same| same.len() > REPEATED_MAX && same[0] != b'A')
 }
 
 fn is_mixed(text: &[u8]) -> bool {
@@ -524,6 +536,7 @@ fn is_high_entropy(text: &[u8]) -> bool {
         && letters >= 4
         && !uuid
         && !reference
+        && !is_filled_in(text)
         && entropy_milli(text) >= SECRET_ENTROPY_MILLI
 }
 

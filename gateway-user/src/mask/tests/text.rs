@@ -65,8 +65,30 @@ fn text_is_masked_the_same_in_any_split() {
 fn random_text_of_secrets_and_noise_is_masked_the_same_in_any_split() {
     let plan = all_detectors(Style::KeepLast4);
     let noise = [
-        " ", ".", "-", "@", "4", "1111", "eyJ", "sk-", "secret", "\\", "\\n", "%40", "é", "-----", "END",
-        "a", "_", ":", "\n",
+        " ",
+        ".",
+        "-",
+        "@",
+        "4",
+        "1111",
+        "eyJ",
+        "sk-",
+        "secret",
+        "\\",
+        "\\n",
+        "%40",
+        "é",
+        "-----",
+        "END",
+        "a",
+        "_",
+        ":",
+        "\n",
+        "://",
+        "ann:",
+        "S3cretword@",
+        " -u ",
+        "XXXXXXXXXX",
     ];
     let mut random = Random(3);
     for _ in 0..40 {
@@ -193,6 +215,43 @@ fn credentials_on_command_lines_are_masked_the_same_in_any_split() {
         for media in [Media::Text, Media::Form, Media::Opaque] {
             same_in_every_split(&plan, &media, text.as_bytes());
         }
+    }
+}
+
+#[test]
+fn passwords_in_addresses_are_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for (text, expected) in [
+        ("https://cafe1234:d3adb33f@gems.example.com:80/x", "https://cafe1234:********:80/x"),
+        ("postgres://app:S3cret:with/colon@db", "postgres://app:S3cret:with/colon@db"),
+        (
+            "redis://:k3Jx9pQ2vW7z@cache:6379/0 amqp://u:%70%61ss1234@mq",
+            "redis://:********@cache:6379/0 amqp://u:********@mq",
+        ),
+        (
+            "http://h:8080/a@b https://user:password@h https://$USER:$PASSWORD@h https://u:<token>@h ftp://ann@h http://[::1]:80/",
+            "http://h:8080/a@b https://user:password@h https://$USER:$PASSWORD@h https://u:<token>@h ftp://ann@h http://[::1]:80/",
+        ),
+    ] {
+        assert_eq!(text_of(&plan, text), expected);
+        for media in [Media::Text, Media::Form, Media::Opaque] {
+            same_in_every_split(&plan, &media, text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn what_stands_where_a_key_would_is_left_alone() {
+    let plan = all_detectors(Style::Stars);
+    for text in [
+        "oc login sha256~XXXXXXXXXX_PUT_YOUR_TOKEN_HERE_XXXXXXXXXXXX",
+        "token = \"sha256~XXXXXXXXXX_PUT_YOUR_TOKEN_HERE_XXXXXXXXXXXX\"",
+        "AIzaTesb6Tscfcni8vIpWZqNCXFDFslJtVSvFDqabcd123",
+        "sk-ant-api03-abc123xyz-456de-klMnopqrstuvwx-3456yza789bcde",
+        "ntn_12345678901234567890123456789012345678901234567890",
+    ] {
+        assert_eq!(text_of(&plan, text), text);
+        same_in_every_split(&plan, &Media::Text, text.as_bytes());
     }
 }
 

@@ -94,7 +94,7 @@ impl Exchange {
         let sealed = whole.sealed(|bytes| {
             let packing = forward::packing(headers);
             let (bytes, hits) = duties.asks.mask_whole(&packing, bytes, HELD_BODY_BYTES_MAX)?;
-            entry.masked(Side::Request, hits.0);
+            entry.masked(Side::Request, hits);
             Ok(judge::Whole { bytes: bytes.into(), packing: packing.unpacked() })
         });
         sealed.map(Ask::Whole).map_err(|error: MaskError| Denial::unreadable(&error))

@@ -134,7 +134,7 @@ impl AskBody {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
             let entry = self.capture.entry();
-            entry.masked(Side::Request, hits.0);
+            entry.masked(Side::Request, hits);
             trailers = trailers.map(|trailers| masking.trailers(trailers, entry, Side::Request));
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
@@ -306,7 +306,7 @@ impl AnswerBody {
         if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
-            self.entry.masked(Side::Response, hits.0);
+            self.entry.masked(Side::Response, hits);
             trailers = trailers.map(|trailers| masking.trailers(trailers, &self.entry, Side::Response));
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;

@@ -1,4 +1,5 @@
-//! Credentials as people write them on command lines and in environments: `curl -u name:password`.
+//! Credentials as people write them on command lines, in environments and in addresses: `curl -u name:password`,
+//! `https://name:password@host`.
 //!
 //! Passes over references (`$PASSWORD`, `<password>`), words that stand for a password, and numbers (`docker -u 1000:1000`).
 
@@ -52,13 +53,44 @@ pub(super) fn user(text: &[u8], word_end: usize, more: bool) -> Seen {
     }
 }
 
+/// The password of an address (RFC 3986 section 3.2.1): `//name:password@host`.
+pub(super) fn address(text: &[u8], start: usize, more: bool) -> Seen {
+    let limit = text.len().min(start + NAME_BYTES_MAX);
+    let stop = text[start..limit].iter().position(|&b| !is_user_byte(b));
+    let Some(colon) = stop.map(|n| start + n) else {
+        let undecided = more && limit == text.len() && limit < start + NAME_BYTES_MAX;
+        return if undecided { Seen::Undecided(start) } else { Seen::Nothing };
+    };
+    if text[colon] != b':' {
+        return Seen::Nothing;
+    }
+    let password = colon + 1;
+    let longest = text.len().min(password + SECRET_VALUE_BYTES_MAX + 1);
+    let part = |&b: &u8| b == b':' || is_user_byte(b);
+    let end = text[password..longest].iter().position(|b| !part(b)).map_or(longest, |n| password + n);
+    if more && end == text.len() && end - password <= SECRET_VALUE_BYTES_MAX {
+        return Seen::Undecided(start);
+    }
+    if text.get(end) == Some(&b'@') && is_password(&text[password..end]) {
+        Seen::Found(Span::by_rule(password, end, Detector::ApiKey.into(), "address"))
+    } else {
+        Seen::Nothing
+    }
+}
+
+/// What the name and the password of an address are made of, as they are sent and as people write them.
+fn is_user_byte(b: u8) -> bool {
+    b.is_ascii_graphic() && !matches!(b, b':' | b'@' | b'/' | b'?' | b'#' | b'"' | b'<' | b'>' | b'`' | b'\\')
+}
+
 fn is_part(b: u8) -> bool {
     b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'`' | b'\\' | b'<' | b'>' | b';' | b'|')
 }
 
 fn is_password(text: &[u8]) -> bool {
-    let reference =
-        text.first().is_none_or(|b| matches!(b, b'$' | b'%' | b'[' | b'*')) || text.starts_with(b"{{");
+    let reference = text.first().is_none_or(|b| matches!(b, b'$' | b'[' | b'*'))
+        || text.starts_with(b"{{")
+        || text.starts_with(b"%") && text.ends_with(b"%");
     let letters = text.iter().any(u8::is_ascii_alphabetic);
     let placeholder = PLACEHOLDERS.iter().any(|word| text.eq_ignore_ascii_case(word));
     (PASSWORD_BYTES_MIN..=SECRET_VALUE_BYTES_MAX).contains(&text.len())
