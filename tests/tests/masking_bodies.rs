@@ -64,6 +64,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         on = "both"
         headers = ["X-Customer"]
 
+        [[detector]]
+        name = "employee"
+        pattern = "EMP-[0-9]{{6}}"
+        match = ["EMP-482913"]
+        pass = ["EMP-4829"]
+
         [[role]]
         name = "officer"
         uids = [1700]
@@ -370,6 +376,52 @@ fn what_people_approve_is_the_body_as_it_will_be_sent() {
     assert!(!demand.contains("hunter2") && !demand.contains(CARD), "{demand}");
     drop(asking);
     assert!(!String::from_utf8_lossy(&upstream.received()).contains(&path), "nothing was sent");
+}
+
+#[test]
+fn what_a_declared_detector_finds_is_in_no_recorded_head_and_named_to_approvers() {
+    let upstream = upstream();
+    let path = unique("declared");
+    upstream.next(Answer::new(
+        200,
+        &[("Content-Type", "application/json"), ("X-Next", "/of/EMP-482914")],
+        "{}",
+    ));
+    let client = WORLD.host.client();
+    let target = url(&upstream, &format!("{path}/EMP-482911?who=EMP%2D482912"));
+    let answered = client.curl(&["-i", "-H", "X-Who: EMP-482913", &target]);
+    assert!(answered.body.contains("EMP-482914"), "no mask names it: {}", answered.body);
+    let entry = WORLD.gate.entry_of(&path);
+    let heads = format!("{:?} {:?}", entry.intent.head, entry.responded);
+    assert!(!heads.contains("48291") && heads.to_lowercase().contains("x-next"), "{heads}");
+    assert!(entry.intent.head.line.contains("/********?who=********"), "{heads}");
+
+    let path = unique("held/declared");
+    let target = url(&upstream, &format!("{path}?who=EMP-482915"));
+    let asking = client.spawn(
+        "curl",
+        &[
+            "-s",
+            "-X",
+            "PUT",
+            "-H",
+            "X-Who: EMP-482916",
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            r#"{"who":"EMP-482917"}"#,
+            &target,
+        ],
+    );
+    let demands = eventually("the demand", || {
+        let listed = WORLD.gate.tidegate(&["--json", "approvals", "list"]).json();
+        let found = listed.as_array().or_else(|| listed["demands"].as_array()).cloned().unwrap_or_default();
+        found.into_iter().find(|demand| demand.to_string().contains(&path))
+    });
+    let shown = WORLD.gate.tidegate(&["approvals", "show", demands["id"].as_str().unwrap()]).text();
+    assert_eq!(shown.matches("[masked: employee]").count(), 3, "{shown}");
+    assert!(!shown.contains("48291"), "{shown}");
+    drop(asking);
 }
 
 #[test]

@@ -292,7 +292,7 @@ impl Handler for Answering<'_> {
         let Some(mut waiting) = self.waiting.pop_front() else { return };
         if let Some(mut stream) = waiting.stream {
             match stream.finish(&mut Vec::new()) {
-                Ok(hits) => waiting.operation.masks = hits.0,
+                Ok(hits) => waiting.operation.masks = hits.masks,
                 Err(error) => waiting.operation.unmaskable = Some(error.to_string()),
             }
         }

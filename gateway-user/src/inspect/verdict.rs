@@ -75,17 +75,8 @@ impl Judging<'_> {
         let line = recorded_head(&line, std::iter::empty()).line;
         let refused = |verdict, target: Option<&Target>, reason: String| {
             let target = target.map(|target| target.name.clone());
-            (
-                Judged {
-                    line: line.clone(),
-                    target,
-                    user: None,
-                    verdict,
-                    rules: Vec::new(),
-                    reason: scrub(&reason).into_owned(),
-                },
-                None,
-            )
+            let (line, reason) = (line.clone(), scrub(&reason).into_owned());
+            (Judged { line, target, user: None, verdict, rules: Vec::new(), reason }, None)
         };
         let outbound = self.set.target_at(Direction::Outbound, server);
         let Some(target) = outbound.or_else(|| self.set.target_at(Direction::Inbound, server)) else {

@@ -20,7 +20,7 @@ pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
 pub use bodies::{Bodies, BodyRoom};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
-pub use head::{hiding, recorded as recorded_head};
+pub use head::{recorded as recorded_head, recorded_by};
 pub use hold::{Held, Whole};
 pub use plans::Plans;
 pub use subject::{Proof, proof};
@@ -38,7 +38,7 @@ use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
 use crate::notify::Post;
 use crate::operation::{Extracted, HttpRequest, Operation, Permit, Sha256, Subject};
-use crate::policy::nouns::Target;
+use crate::policy::nouns::{Mask, Target};
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
 use crate::record::{Durable, RecordError, Recorder};
@@ -339,7 +339,7 @@ impl Judge {
         observed: bool,
     ) -> Allowed {
         let masks = if observed { &[] } else { decision.masks.as_slice() };
-        let plans::Hiding { asks, answers, recorded: hidden } =
+        let plans::Hiding { asks, answers, recorded: hidden, .. } =
             self.bench.plans.of(&case.set, &case.target.name, masks);
         let forward_token = case.target.forward_token;
         let stripped = match forward_token {
@@ -436,8 +436,12 @@ impl Judge {
     /// A request's head as the record and approvers may see it.
     fn head(&self, set: &Set, target: &str, head: &Head) -> Head {
         let shown = head::without_keys(set, head.clone());
-        let named = set.masks_of(target).iter().any(|mask| !mask.headers.is_empty());
-        if !named {
+        // What every record hides is hidden already.
+        let finds_more = |mask: &Arc<Mask>| {
+            let always = mask.find.iter().all(|detector| detector.is_always_recorded_hidden());
+            !always || !mask.headers.is_empty()
+        };
+        if set.detectors().is_empty() && !set.masks_of(target).iter().any(finds_more) {
             return shown;
         }
         head::hiding(&self.bench.plans.of(set, target, &[]).recorded, shown)

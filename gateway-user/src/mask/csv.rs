@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use super::MaskError;
+use super::look::Look;
 use super::plan::Compiled;
 use super::stream::Format;
 use super::text::{Coding, Text, write_hidden};
 use super::window::{Counts, Hidden};
 use crate::limits::MASK_HOLD_BACK_BYTES_MAX;
-use crate::policy::nouns::Style;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Csv {
     /// What parts cells, once it is known.
     mark: Option<u8>,
     /// The styles of columns that are hidden, and what to count; empty until the first row is whole.
-    columns: Vec<Option<(Style, Vec<usize>)>>,
+    columns: Vec<Option<(Look, Vec<usize>)>>,
     /// The first row, while it is read.
     first: Option<Vec<u8>>,
     column: usize,
@@ -120,7 +120,7 @@ impl Csv {
                 return Err(self.wrong("a name of a column that is not UTF-8"));
             };
             let name = cell.trim().trim_matches('"').replace("\"\"", "\"");
-            self.columns.push(plan.key(name.trim().as_bytes()).map(|rule| (rule.style, rule.names.clone())));
+            self.columns.push(plan.key(name.trim().as_bytes()).map(|rule| (rule.look, rule.names.clone())));
         }
         // The first row itself is shown.
         self.column = usize::MAX;

@@ -131,7 +131,7 @@ impl Events {
         let mut masked = Vec::with_capacity(payload.len());
         let start = payload.trim_ascii_start().first();
         if matches!(start, Some(b'{' | b'[')) && payload.trim_ascii() != b"[DONE]" {
-            let mut tried = Counts(counts.0.clone());
+            let mut tried = counts.clone();
             let mut json = Json::new(Arc::clone(&self.plan));
             let whole = json
                 .push(payload, &mut masked, &mut tried)

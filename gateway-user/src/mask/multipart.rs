@@ -180,8 +180,8 @@ impl Multipart {
         let json = packing.media() == &Media::Json;
         if let Some(rule) = name.as_deref().and_then(|name| self.plan.0.key_within(name)) {
             counts.add(&rule.names);
-            let style = if json { crate::policy::nouns::Style::Stars } else { rule.style };
-            return Ok(Part::Hidden(Hidden::new(style), json));
+            let look = if json { rule.look.as_stars() } else { rule.look };
+            return Ok(Part::Hidden(Hidden::new(look), json));
         }
         if matches!(packing.media(), Media::Multipart(_)) {
             return Err(self.wrong("a multipart body in a part"));

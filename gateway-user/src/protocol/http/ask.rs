@@ -94,7 +94,7 @@ impl Exchange {
         let sealed = whole.sealed(|bytes| {
             let packing = forward::packing(headers);
             let (bytes, hits) = duties.asks.mask_whole(&packing, bytes, HELD_BODY_BYTES_MAX)?;
-            entry.masked(Side::Request, hits.0);
+            entry.masked(Side::Request, hits);
             Ok(judge::Whole { bytes: bytes.into(), packing: packing.unpacked() })
         });
         sealed.map(Ask::Whole).map_err(|error: MaskError| Denial::unreadable(&error))
@@ -172,9 +172,7 @@ impl Exchange {
             parts.headers.remove(name.as_str());
         }
         if chunked {
-            // Said, because the engine takes a GET of unknown length for one without a body.
-            parts.headers.remove(header::CONTENT_LENGTH);
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            say_chunked(&mut parts.headers);
         }
         parts.uri =
             http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
@@ -183,6 +181,12 @@ impl Exchange {
         let interim = listening(&mut request, asked, duties);
         Ok(Outgoing { request, interim, gate: opener })
     }
+}
+
+/// Says that a body comes in chunks, because the engine takes a GET of unknown length for one without a body.
+fn say_chunked(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
 }
 
 impl Denial {

@@ -162,7 +162,7 @@ impl AskBody {
         if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
-            self.capture.entry().masked(Side::Request, hits.0);
+            self.capture.entry().masked(Side::Request, hits);
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
             rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));
@@ -336,7 +336,7 @@ impl AnswerBody {
         if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
-            self.entry.masked(Side::Response, hits.0);
+            self.entry.masked(Side::Response, hits);
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
             rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));

@@ -17,8 +17,7 @@ use super::io::{Answering, Wire};
 use super::source::Source;
 use super::whole::{self, Whole};
 use crate::judge::{
-    Allowed, Asked, Begun, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head,
-    rewrite_shown,
+    Allowed, Asked, Begun, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, rewrite_shown,
 };
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::{MaskError, Packing};
@@ -352,14 +351,9 @@ impl Exchange {
         entry.rewrote(duties.rewrites.headers(&mut parts.headers));
         let status = parts.status.as_u16();
         // What the client may see the record still may not.
-        let mut hidden = duties.recorded.has_headers().then(|| parts.headers.clone());
-        hidden.as_mut().map(|hidden| forward::hide(hidden, &duties.recorded));
+        let fields = parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
+        let head = forward::recorded(&duties.recorded, parts.status, fields);
         entry.masked(Side::Response, forward::hide(&mut parts.headers, &duties.answers));
-        let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
-        let head = recorded_head(
-            line.trim_end(),
-            hidden.as_ref().unwrap_or(&parts.headers).iter().map(|(n, v)| (n.as_str(), v.as_bytes())),
-        );
         entry.responded(status, head);
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
