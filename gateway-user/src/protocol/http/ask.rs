@@ -168,9 +168,7 @@ impl Exchange {
             forward::Changed { masked: !duties.answers.is_empty(), rewritten: duties.rewrites.has_fields() },
             safe,
         );
-        for name in &duties.stripped {
-            parts.headers.remove(name.as_str());
-        }
+        duties.stripped.iter().for_each(|name| drop(parts.headers.remove(name.as_str())));
         if chunked {
             say_chunked(&mut parts.headers);
         }
