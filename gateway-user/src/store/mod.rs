@@ -29,7 +29,7 @@ pub use self::overlay::Rehearsal;
 use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
 pub use self::segments::{Bodies, Placed, SegmentRow};
-pub use self::snapshot::{Row, Snapshot};
+pub use self::snapshot::{IndexRows, Row, Snapshot};
 
 /// Names and single rows about the whole store.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
