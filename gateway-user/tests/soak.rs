@@ -6,6 +6,7 @@
 #[path = "../benches/soak/load.rs"]
 mod load;
 #[path = "../benches/soak/phases.rs"]
+#[expect(dead_code, reason = "the bench prints what is only counted here")]
 mod phases;
 
 use std::time::Duration;

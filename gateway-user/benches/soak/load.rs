@@ -97,8 +97,7 @@ impl Model {
         }
         let is = |asked: &Option<String>, name: String| asked.as_ref().is_none_or(|asked| *asked == name);
         // Names are made once for each value, not for each mark.
-        let users: HashSet<u16> =
-            (0..=SELDOM).filter(|user| is(&filter.user, user_name(*user))).collect();
+        let users: HashSet<u16> = (0..=SELDOM).filter(|user| is(&filter.user, user_name(*user))).collect();
         let targets: Vec<bool> =
             (0..TARGETS).map(|target| is(&filter.target, target_name(target as u8))).collect();
         let mut workloads: HashMap<u16, bool> = HashMap::new();
@@ -212,7 +211,10 @@ impl Load {
         };
         let user = match dice.below(10) {
             0 => TAME,
-            _ => 1 + (dice.below(u64::from(USERS) - 1) * dice.below(u64::from(USERS)) / u64::from(USERS)) as u16,
+            _ => {
+                1 + (dice.below(u64::from(USERS) - 1) * dice.below(u64::from(USERS)) / u64::from(USERS))
+                    as u16
+            }
         };
         // A tenth runs in containers, which come and go.
         let workload = match dice.below(10) {

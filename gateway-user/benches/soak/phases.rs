@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tidegate::limits::LIST_TIME;
 use tidegate::operation::SessionId;
-use tidegate::record::list::Cursor;
 use tidegate::record::entry::Verdict;
+use tidegate::record::list::Cursor;
 use tidegate::record::read::{Filter, Reader};
 use tidegate::record::verify::{Report, Trust};
 use tidegate::record::{Done, Keys, Order, Recorder, Retention, witness};
@@ -86,7 +86,8 @@ fn write(load: &mut Load, recorder: &Recorder, state: &Path, entries: u64) -> Ou
             load.finish(recorder).map_err(told)
         };
         let worked = work();
-        let changed = changes.map_or(Ok(()), |thread| thread.join().map_err(|_| "the keys' thread panicked")?);
+        let changed =
+            changes.map_or(Ok(()), |thread| thread.join().map_err(|_| "the keys' thread panicked")?);
         done.store(true, Ordering::Relaxed);
         worked.and(changed)
     });
@@ -127,7 +128,8 @@ fn verified(state: &Path) -> Outcome<(Report, Duration)> {
     if !report.is_clean() {
         return Err(format!("{} problems: {:?}", report.problems, report.first));
     }
-    if report.open_entries != 0 || report.sealed_stretches != 0 || report.signed == 0 || report.witnessed == 0 {
+    if report.open_entries != 0 || report.sealed_stretches != 0 || report.signed == 0 || report.witnessed == 0
+    {
         return Err(format!("not all was closed, opened, signed and witnessed: {report:?}"));
     }
     Ok((report, begun.elapsed()))
@@ -146,11 +148,7 @@ pub(crate) struct Kept {
 ///
 /// # Errors
 /// Something is not as it must be.
-pub(crate) fn keep(
-    state: &Path,
-    entries: u64,
-    listed: impl FnOnce(&Load) -> Outcome<()>,
-) -> Outcome<Kept> {
+pub(crate) fn keep(state: &Path, entries: u64, listed: impl FnOnce(&Load) -> Outcome<()>) -> Outcome<Kept> {
     let mut load = Load::new(0x50a_c001);
     let recorder = open(state, Retention::default())?;
     let written = write(&mut load, &recorder, state, entries)?;
@@ -230,7 +228,10 @@ pub(crate) fn questions() -> Vec<Question> {
         ask("user, rare", Filter { user: some("seldom"), ..base() }),
         ask("user, none", Filter { user: some("nobody"), ..base() }),
         ask("workload, often", Filter { workload: some("worker-07.service"), ..base() }),
-        ask("workload, a container of the beginning", Filter { workload: some(&format!("container:{:064x}", 40)), ..base() }),
+        ask(
+            "workload, a container of the beginning",
+            Filter { workload: some(&format!("container:{:064x}", 40)), ..base() },
+        ),
         ask("target", Filter { target: some("target-03"), ..base() }),
         ask("kind, nearly all", Filter { kind: some("http"), ..base() }),
         ask("kind, few", Filter { kind: some("open"), ..base() }),
@@ -238,11 +239,22 @@ pub(crate) fn questions() -> Vec<Question> {
         ask("verdict deny", Filter { verdict: Some(Verdict::Deny), ..base() }),
         ask("verdict hold", Filter { verdict: Some(Verdict::Hold), ..base() }),
         ask("user and target", Filter { user: some("ann"), target: some("target-03"), ..base() }),
-        ask("user and verdict, rare", Filter { user: some("seldom"), verdict: Some(Verdict::Deny), ..base() }),
-        ask("user and verdict, both often, never together", Filter { user: some("ann"), verdict: Some(Verdict::Deny), ..base() }),
+        ask(
+            "user and verdict, rare",
+            Filter { user: some("seldom"), verdict: Some(Verdict::Deny), ..base() },
+        ),
+        ask(
+            "user and verdict, both often, never together",
+            Filter { user: some("ann"), verdict: Some(Verdict::Deny), ..base() },
+        ),
         ask(
             "workload, target and verdict",
-            Filter { workload: some("worker-07.service"), target: some("target-03"), verdict: Some(Verdict::Hold), ..base() },
+            Filter {
+                workload: some("worker-07.service"),
+                target: some("target-03"),
+                verdict: Some(Verdict::Hold),
+                ..base()
+            },
         ),
         ask(
             "all five",
@@ -314,11 +326,7 @@ fn time(
 }
 
 /// Asks for pages until the answer is full or there is nothing older. Gives the sessions, and how many pages that took.
-fn follow(
-    state: &Path,
-    filter: &Filter,
-    mut before: Option<Cursor>,
-) -> Outcome<(HashSet<SessionId>, usize)> {
+fn follow(state: &Path, filter: &Filter, mut before: Option<Cursor>) -> Outcome<(HashSet<SessionId>, usize)> {
     let reader = Reader::open(state).map_err(told)?;
     let (mut found, mut pages) = (HashSet::new(), 0);
     loop {

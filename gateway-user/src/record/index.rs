@@ -178,8 +178,9 @@ fn packed_story(story: &Story) -> Vec<u8> {
 /// The row is damaged.
 pub fn story(mut row: &[u8], session: SessionId) -> Result<Story, StoreError> {
     let mut next = || {
-        let damaged =
-            || StoreError::damaged(format!("the index row for the end of session {session}"), "it ends early");
+        let damaged = || {
+            StoreError::damaged(format!("the index row for the end of session {session}"), "it ends early")
+        };
         take_varint(&mut row).ok_or_else(damaged)
     };
     let (first, judged, closed, entries) = (next()?, next()?, next()?, next()?);
@@ -355,7 +356,8 @@ impl<'a> Search<'a> {
         let mut found: Option<Vec<u32>> = None;
         for any in &self.conditions {
             let mut held = Vec::new();
-            for (_, value) in any.iter().filter_map(|key| key.current.as_ref()).filter(|row| row.0 == common) {
+            for (_, value) in any.iter().filter_map(|key| key.current.as_ref()).filter(|row| row.0 == common)
+            {
                 held.extend(positions(value)?);
             }
             held.sort_unstable();

@@ -49,7 +49,8 @@ pub struct Story {
 }
 
 /// Names of verdicts in the index: given, and what would have been on an observed target.
-pub const VERDICTS: [&str; 7] = ["allow", "hold", "deny", "refuse", "would-hold", "would-deny", "would-refuse"];
+pub const VERDICTS: [&str; 7] =
+    ["allow", "hold", "deny", "refuse", "would-hold", "would-deny", "would-refuse"];
 
 impl Story {
     /// This verdict was given once more.

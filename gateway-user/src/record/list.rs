@@ -65,12 +65,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::list`].
-    pub fn page(
-        &self,
-        filter: &Filter,
-        before: Option<Cursor>,
-        time: Duration,
-    ) -> Result<Page, RecordError> {
+    pub fn page(&self, filter: &Filter, before: Option<Cursor>, time: Duration) -> Result<Page, RecordError> {
         let begun = Instant::now();
         let snapshot = self.store.snapshot()?;
         let mut page = Page { sessions: Vec::new(), next: None, in_time: false };
@@ -105,7 +100,8 @@ impl Reader {
             }
             looked += 1;
             if looked >= LIST_ROWS_MIN && begun.elapsed() >= time {
-                let next = search.bound().map(|bound| Cursor { commit: bound.saturating_add(1), position: 0 });
+                let next =
+                    search.bound().map(|bound| Cursor { commit: bound.saturating_add(1), position: 0 });
                 (page.next, page.in_time) = (next, next.is_some());
                 break;
             }
@@ -156,8 +152,7 @@ impl Times {
     fn of(snapshot: &Snapshot, filter: &Filter) -> Result<Self, StoreError> {
         let lateness: Micros = meta(snapshot, META_LATENESS)?;
         let from = |at: Micros| Ok::<_, StoreError>(snapshot.commit_at(at.div_euclid(1_000_000))?);
-        let mut times =
-            Self { since: filter.since, until: filter.until, first: 0, late: 0, early: u64::MAX };
+        let mut times = Self { since: filter.since, until: filter.until, first: 0, late: 0, early: u64::MAX };
         if let Some(since) = filter.since {
             times.first = from(since)?.unwrap_or(u64::MAX);
             times.late = from(since.saturating_add(lateness).saturating_add(1_000_000))?.unwrap_or(u64::MAX);
