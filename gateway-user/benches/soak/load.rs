@@ -273,9 +273,9 @@ impl Load {
             events.push(Event::Demanded(Demanded { entry, at: now(), demand, digest }));
             state.push(StateOp::Put(state_key(demand), entry.to_string().into_bytes()));
         }
-        let body = match dice.below(100) {
-            0..30 => 100 + dice.below(1500) as usize,
-            30 => 64 * 1024,
+        let body = match dice.below(1000) {
+            0..300 => 100 + dice.below(1500) as usize,
+            300 => 64 * 1024,
             _ => 0,
         };
         let body = if verdict == Verdict::Allow { body } else { 0 };
