@@ -135,7 +135,7 @@ fn prune_says_what_would_go_removes_it_and_leaves_a_record_that_verifies() {
         );
         let bodies = prune(&["--bodies-only"]);
         assert_eq!(bodies["commits"], 0, "{state}: {bodies}");
-        assert_eq!(bodies["segments"], u64::from(state == "live"), "{state}: {bodies}");
+        assert_eq!(bodies["segments"], 1, "{state}: {bodies}");
         let shown = gate.tidegate(&["sessions", "show", &old]);
         assert!(shown.text().contains("GET /"), "{state}: the head stays: {}", shown.text());
         assert!(!shown.text().contains("of no more use"), "{state}: {}", shown.text());
@@ -245,7 +245,7 @@ fn an_old_copy_in_the_place_of_the_record_is_caught_against_the_witness() {
     // And one that goes on from there never catches up with what the witness saw.
     gate.start();
     for number in 0..20 {
-        drop(ask(&host, &gate, &format!("/other-{number}")));
+        assert_eq!(dial(&host).get(HOST, &format!("/other-{number}")).unwrap().status, 200);
     }
     gate.stop();
     drop(gate.tidegate(&["record", "verify"]).success());
