@@ -95,11 +95,15 @@ impl Model {
         if no_condition {
             return self.sessions.iter().rev().take(most).copied().collect();
         }
-        let is = |asked: &Option<String>, name: String| asked.as_ref().is_none_or(|asked| *asked == name);
+        // By the whole key, or by the name alone.
+        let is = |asked: &Option<String>, start: &str, name: &str| {
+            asked.as_ref().is_none_or(|asked| asked == name || asked.strip_prefix(start) == Some(name))
+        };
         // Names are made once for each value, not for each mark.
-        let users: HashSet<u16> = (0..=SELDOM).filter(|user| is(&filter.user, user_name(*user))).collect();
+        let users: HashSet<u16> =
+            (0..=SELDOM).filter(|user| is(&filter.user, "user:corp/", &user_name(*user))).collect();
         let targets: Vec<bool> =
-            (0..TARGETS).map(|target| is(&filter.target, target_name(target as u8))).collect();
+            (0..TARGETS).map(|target| is(&filter.target, "", &target_name(target as u8))).collect();
         let mut workloads: HashMap<u16, bool> = HashMap::new();
         let (mut seen, mut found) = (HashSet::new(), Vec::new());
         for mark in self.marks.iter().rev() {
@@ -107,9 +111,11 @@ impl Model {
                 && filter.kind.as_deref().is_none_or(|kind| (kind == "open") == mark.open)
                 && targets[usize::from(mark.target)]
                 && users.contains(&mark.user)
-                && *workloads
-                    .entry(mark.workload)
-                    .or_insert_with(|| is(&filter.workload, workload_key(mark.workload)));
+                && *workloads.entry(mark.workload).or_insert_with(|| {
+                    let key = workload_key(mark.workload);
+                    let (start, name) = key.split_once(':').unwrap_or(("", &key));
+                    is(&filter.workload, &format!("{start}:"), name)
+                });
             if fits && seen.insert(mark.session) {
                 found.push(self.sessions[mark.session as usize]);
                 if found.len() == most {

@@ -151,7 +151,7 @@ struct Times {
 impl Times {
     fn of(snapshot: &Snapshot, filter: &Filter) -> Result<Self, StoreError> {
         let lateness: Micros = meta(snapshot, META_LATENESS)?;
-        let from = |at: Micros| Ok::<_, StoreError>(snapshot.commit_at(at.div_euclid(1_000_000))?);
+        let from = |at: Micros| snapshot.commit_at(at.div_euclid(1_000_000));
         let mut times = Self { since: filter.since, until: filter.until, first: 0, late: 0, early: u64::MAX };
         if let Some(since) = filter.since {
             times.first = from(since)?.unwrap_or(u64::MAX);
