@@ -37,6 +37,9 @@ struct Settings {
     pins: PathBuf,
     cgroup: PathBuf,
     more: Vec<String>,
+    /// Options of `tidegate run` alone, and what runs it.
+    run: Vec<String>,
+    through: Vec<String>,
 }
 
 impl Gate {
@@ -51,6 +54,8 @@ impl Gate {
             pins: host.pins().join("gate"),
             cgroup: host.cgroup(),
             more: Vec::new(),
+            run: Vec::new(),
+            through: Vec::new(),
         };
         for folder in [settings.policies(), settings.state()] {
             fs::create_dir_all(folder).expect("the host's folder is writable");
@@ -133,7 +138,7 @@ impl Gate {
     /// When it ends, or does not answer in time; its log is shown.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the enforcer is running");
-        self.process = Some(Process::start(self.settings.command(&self.seat, &["run"])));
+        self.process = Some(Process::start(self.settings.enforcer(&self.seat)));
         eventually("an answer on the admin socket", || {
             let ended = self.process.as_mut().and_then(Process::ended);
             assert!(
@@ -293,6 +298,20 @@ impl Builder {
         self
     }
 
+    /// With one more option of `tidegate run`: `--record-max-bytes=1000000`.
+    #[must_use]
+    pub fn option_of_run(mut self, option: &str) -> Self {
+        self.settings.run.push(option.to_owned());
+        self
+    }
+
+    /// Whose enforcer is started by this command, which gets it as its last arguments and becomes it in the end.
+    #[must_use]
+    pub fn run_through(mut self, command: &[&str]) -> Self {
+        self.settings.through = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// The gate as described, neither loaded nor running.
     #[must_use]
     pub fn build(self) -> Gate {
@@ -343,9 +362,25 @@ impl Settings {
         written.unwrap_or_else(|error| panic!("{}: {error}", place.display()));
     }
 
+    fn enforcer(&self, seat: &Seat) -> std::process::Command {
+        let words: Vec<&str> = std::iter::once("run").chain(self.run.iter().map(String::as_str)).collect();
+        self.through(seat, &self.through, &words)
+    }
+
     fn command(&self, seat: &Seat, words: &[&str]) -> std::process::Command {
+        self.through(seat, &[], words)
+    }
+
+    fn through(&self, seat: &Seat, before: &[String], words: &[&str]) -> std::process::Command {
         let program = std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| OsString::from(built("tidegate")));
-        let mut command = seat.command(program);
+        let mut command = match before.split_first() {
+            Some((first, rest)) => {
+                let mut command = seat.command(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => seat.command(program),
+        };
         for name in std::env::vars_os().map(|(name, _)| name) {
             if name.to_string_lossy().starts_with("TIDEGATE_") {
                 command.env_remove(name);

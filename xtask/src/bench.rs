@@ -6,6 +6,7 @@ mod load;
 mod masking;
 mod parts;
 mod report;
+mod soak;
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,13 +48,17 @@ pub(crate) struct Bench {
 enum Other {
     /// How much of labelled texts the detectors find, beside Presidio.
     Masking(masking::Masking),
+    /// The record with ten million entries: lists by every index, and the same again on a bounded disk.
+    Soak(soak::Soak),
 }
 
 impl Bench {
     /// Builds, becomes root if need be, measures, prints.
     pub(crate) fn run(&self) -> Result<()> {
-        if let Some(Other::Masking(masking)) = &self.other {
-            return masking.run();
+        match &self.other {
+            Some(Other::Masking(masking)) => return masking.run(),
+            Some(Other::Soak(soak)) => return soak.run(),
+            None => {}
         }
         if !self.built {
             self.build()?;
@@ -115,7 +120,7 @@ impl Bench {
 
     fn records(&self) -> Result<Records> {
         eprintln!("the record, against naive rows");
-        let output = Command::new(record_bench()?).output()?;
+        let output = Command::new(built_bench("record")?).output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             bail!("the record's bench: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -158,16 +163,16 @@ fn measure(parts: &Parts, way: Way, turn: Duration) -> Result<Sample> {
     })
 }
 
-/// The record's bench as cargo built it last.
-fn record_bench() -> Result<PathBuf> {
+/// A bench of the record as cargo built it last.
+fn built_bench(name: &str) -> Result<PathBuf> {
     let built = place::cargo_target().join("release/deps");
     let files = fs::read_dir(&built).with_context(|| format!("{} is not there", built.display()))?;
     let changed =
         |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let is_bench = |path: &PathBuf| {
         path.extension().is_none()
-            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("record-"))
+            && path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}-")))
     };
     let found = files.flatten().map(|file| file.path()).filter(is_bench).max_by_key(changed);
-    found.context("the record's bench is not built: leave out --built")
+    found.with_context(|| format!("the bench {name} is not built: leave out --built"))
 }

@@ -46,6 +46,7 @@ pub fn order_of(order: RecordOrder, by: &str, state: &std::path::Path) -> Result
                 lanes: BTreeMap::new(),
                 heads: (!bodies_only).then_some(before),
                 oldest: None,
+                evenly: false,
                 by,
                 why: format!("older than {older_than} seconds, on demand"),
             })

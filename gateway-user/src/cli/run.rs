@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// Remove everything recorded that is older, leaving a signed tombstone [default: keep].
     #[arg(long, env = "TIDEGATE_KEEP_HEADS", value_name = "AGE", value_parser = age)]
     keep_heads: Option<Duration>,
-    /// Remove the oldest of the record where it has more bytes: bodies first, then commits [default: no bound].
+    /// Remove the oldest of the record where it has more bytes: segments of bodies or commits, whichever take more
+    /// [default: no bound]. The index comes on top.
     #[arg(long, env = "TIDEGATE_RECORD_MAX_BYTES", value_name = "BYTES")]
     record_max_bytes: Option<u64>,
     /// Free space of the record's file system, in parts of a thousand, below which the gate warns, sheds the oldest of the

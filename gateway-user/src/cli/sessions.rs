@@ -15,10 +15,12 @@ use super::reading::{self, asked};
 use super::record::quiet_engine;
 use super::story::{ending, field, print, show_entry, who};
 use super::{Context, Failure};
+use crate::limits::LIST_TIME;
 use crate::operation::{EntryId, SessionId};
 use crate::record::RecordError;
 use crate::record::entry::Side;
 use crate::record::export::Text;
+use crate::record::list::Cursor;
 use crate::record::read::{EntryView, Filter, Reader, SessionView, Summary};
 use crate::store::StoreError;
 
@@ -43,16 +45,23 @@ enum Command {
 }
 
 /// List sessions, newest first. Every filter given must hold for one and the same operation of a session.
+///
+/// An answer comes within a tenth of a second, however long the record is. Where that is too short to look at everything,
+/// or there are more than the limit, it says from which place in the record to go on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tidegate sessions list --verdict deny --since 1h\n  \
                         tidegate sessions list --user ann --target react --since 2026-11-21 --until 2026-11-22\n  \
-                        tidegate sessions list --workload react-worker.service --json")]
+                        tidegate sessions list --workload react-worker.service --json\n  \
+                        tidegate sessions list --verdict deny --before 81734.12")]
 struct List {
     #[command(flatten)]
     filters: Filters,
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
+    /// Go on from this place to what is older. The list before says which.
+    #[arg(long, value_name = "PLACE")]
+    before: Option<Cursor>,
 }
 
 /// Show one session, or one entry, as it happened.
@@ -95,19 +104,28 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 fn list(args: &List, context: &Context) -> Result<(), Failure> {
     let limit = Some(args.limit.to_string()).filter(|_| args.limit != 50);
-    let about = asked(args.filters.asked().into_iter().chain([("limit", limit)]));
+    let before = args.before.map(|before| before.to_string());
+    let about = asked(args.filters.asked().into_iter().chain([("limit", limit), ("before", before)]));
     let reader = reading::open("sessions list", &about, context)?;
     let filter = Filter { limit: args.limit, ..args.filters.filter() };
-    let found = reader.list(&filter).map_err(|error| Failure::from_error(&error))?;
+    let page = reader.page(&filter, args.before, LIST_TIME).map_err(|error| Failure::from_error(&error))?;
+    let found = &page.sessions;
     if context.out.is_json() {
-        return context.out.json(&found);
-    }
-    if found.is_empty() {
+        context.out.json(found)?;
+    } else if !found.is_empty() {
+        let header = ["session", "opened", "from", "who", "target", "ops", "verdicts", "end"];
+        context.out.table(&header, found.iter().map(row).collect())?;
+    } else if page.next.is_none() {
         context.out.note("no session matches");
-        return Ok(());
     }
-    let header = ["session", "opened", "from", "who", "target", "ops", "verdicts", "end"];
-    context.out.table(&header, found.iter().map(row).collect())
+    match page.next {
+        Some(next) if page.in_time => {
+            context.out.note(format_args!("not everything was looked at in time; go on with --before {next}"))
+        }
+        Some(next) => context.out.note(format_args!("there are more; go on with --before {next}")),
+        None => {}
+    }
+    Ok(())
 }
 
 fn row(found: &Summary) -> Vec<String> {

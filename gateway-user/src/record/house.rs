@@ -200,7 +200,7 @@ impl House {
             wanted.why = "too little space is left".to_owned();
         }
         if retention.max_bytes.is_some_and(|max| journal.bytes() > max) {
-            wanted.oldest = Some(now);
+            (wanted.oldest, wanted.evenly) = (Some(now), true);
             wanted.why = "more bytes than are to be kept".to_owned();
         }
         if wanted.is_nothing() {

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Story, VERDICTS};
 use crate::operation::{EntryId, SessionId, Sha256};
-use crate::store::{Row, Snapshot, StoreError};
+use crate::store::{IndexRows, Row, Snapshot, StoreError};
 
 /// Bytes of a value in an index key. A longer one stands as its digest.
-const VALUE_BYTES_MAX: usize = 200;
+pub const VALUE_BYTES_MAX: usize = 200;
 
 /// What an index is by. The number stands in the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,8 +146,8 @@ impl Rows {
             put_varint(&mut directory, before.map_or(0, |before| commit - before));
             put_varint(&mut directory, marks.len() as u64);
             directory.extend(packed(&marks));
-            if over {
-                out.insert(at(&over_key(session), commit), Vec::new());
+            if let Some(story) = over {
+                out.insert(at(&over_key(session), commit), packed_story(&story));
             }
         }
         if !directory.is_empty() {
@@ -161,6 +161,34 @@ fn packed(positions: &[u32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(positions.len() * 2);
     positions.iter().for_each(|position| put_varint(&mut out, u64::from(*position)));
     out
+}
+
+/// A story as it stands in the index: all its numbers, each as LEB128. Commits that it may lack are one more than they are.
+fn packed_story(story: &Story) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    let some = |commit: Option<u64>| commit.map_or(0, |commit| commit + 1);
+    let numbers = [story.first, some(story.judged), some(story.closed), story.entries];
+    numbers.into_iter().chain(story.verdicts).for_each(|number| put_varint(&mut out, number));
+    out
+}
+
+/// Takes apart the row of a session that is over.
+///
+/// # Errors
+/// The row is damaged.
+pub fn story(mut row: &[u8], session: SessionId) -> Result<Story, StoreError> {
+    let mut next = || {
+        let damaged = || {
+            StoreError::damaged(format!("the index row for the end of session {session}"), "it ends early")
+        };
+        take_varint(&mut row).ok_or_else(damaged)
+    };
+    let (first, judged, closed, entries) = (next()?, next()?, next()?, next()?);
+    let mut verdicts = [0; VERDICTS.len()];
+    for count in &mut verdicts {
+        *count = next()?;
+    }
+    Ok(Story { first, judged: judged.checked_sub(1), closed: closed.checked_sub(1), entries, verdicts })
 }
 
 /// What one commit holds of one session.
@@ -236,21 +264,134 @@ pub fn positions(mut row: &[u8]) -> Result<Vec<u32>, StoreError> {
 #[derive(Debug, Clone)]
 pub struct AnyOf(pub Vec<Vec<u8>>);
 
-impl AnyOf {
-    /// The last commit up to `bound` that has such a frame, and their positions.
-    fn seek(&self, snapshot: &Snapshot, bound: u64) -> Result<Option<(u64, Vec<u32>)>, StoreError> {
-        let mut best: Option<(u64, Vec<u32>)> = None;
-        for key in &self.0 {
-            let Some((row, value)) = snapshot.index_before(&at(key, 0), &at(key, bound))? else { continue };
-            let Some((_, _, commit)) = split(&row) else { continue };
-            let found = positions(&value)?;
-            match &mut best {
-                Some((last, all)) if *last == commit => all.extend(found),
-                Some((last, _)) if *last > commit => {}
-                _ => best = Some((commit, found)),
+/// Rows that are passed one by one before the next is looked for from the root. What is near lies on the same page.
+const STEPS: usize = 4;
+
+/// The rows of one key, last first.
+struct KeyRows {
+    key: Vec<u8>,
+    rows: Option<IndexRows>,
+    current: Option<(u64, Vec<u8>)>,
+}
+
+impl KeyRows {
+    /// The last row up to `bound`, which is never more than it was before.
+    fn seek(&mut self, snapshot: &Snapshot, bound: u64) -> Result<Option<&(u64, Vec<u8>)>, StoreError> {
+        let is_passed = |current: &Option<(u64, Vec<u8>)>| current.as_ref().is_some_and(|row| row.0 > bound);
+        for _ in 0..STEPS {
+            let Some(rows) = self.rows.as_mut().filter(|_| is_passed(&self.current)) else { break };
+            self.current = Self::next(rows)?;
+        }
+        if self.rows.is_none() || is_passed(&self.current) {
+            let mut rows = snapshot.index_rows(&at(&self.key, 0), &at(&self.key, bound))?;
+            self.current = Self::next(&mut rows)?;
+            self.rows = Some(rows);
+        }
+        Ok(self.current.as_ref())
+    }
+
+    fn next(rows: &mut IndexRows) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        Ok(rows.last()?.and_then(|(row, value)| Some((split(&row)?.2, value))))
+    }
+}
+
+/// What one step of a search came by.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// This commit has frames under all conditions, at these positions, ascending.
+    Match(u64, Vec<u32>),
+    /// No commit after this one has any that was not found.
+    Miss(u64),
+    /// There are none left.
+    End,
+}
+
+/// A search from a commit backwards, for frames that are under all conditions. Leaps: the rarest condition decides how
+/// many rows are read.
+pub struct Search<'a> {
+    snapshot: &'a Snapshot,
+    conditions: Vec<Vec<KeyRows>>,
+    bound: Option<u64>,
+}
+
+impl<'a> Search<'a> {
+    /// From this commit on, which is the newest.
+    #[must_use]
+    pub fn new(snapshot: &'a Snapshot, all: Vec<AnyOf>, bound: u64) -> Self {
+        let rows = |key| KeyRows { key, rows: None, current: None };
+        let conditions = all.into_iter().map(|any| any.0.into_iter().map(rows).collect()).collect();
+        Self { snapshot, conditions, bound: Some(bound) }
+    }
+
+    /// The newest commit that was not looked at; `None` where all were.
+    #[must_use]
+    pub fn bound(&self) -> Option<u64> {
+        self.bound
+    }
+
+    /// One step: a few rows are read, however many there are.
+    ///
+    /// # Errors
+    /// The index is damaged or unreadable.
+    pub fn step(&mut self) -> Result<Step, StoreError> {
+        let Some(mut common) = self.bound else { return Ok(Step::End) };
+        let mut meet = true;
+        for (at, any) in self.conditions.iter_mut().enumerate() {
+            let mut last = None;
+            for key in any {
+                last = last.max(key.seek(self.snapshot, common)?.map(|(commit, _)| *commit));
+            }
+            let Some(last) = last else {
+                self.bound = None;
+                return Ok(Step::End);
+            };
+            meet &= at == 0 || last == common;
+            common = last;
+        }
+        if !meet {
+            self.bound = Some(common);
+            return Ok(Step::Miss(common));
+        }
+        self.bound = common.checked_sub(1);
+        let mut found: Option<Vec<u32>> = None;
+        for any in &self.conditions {
+            let mut held = Vec::new();
+            for (_, value) in any.iter().filter_map(|key| key.current.as_ref()).filter(|row| row.0 == common)
+            {
+                held.extend(positions(value)?);
+            }
+            held.sort_unstable();
+            held.dedup();
+            if let Some(found) = &found {
+                held.retain(|position| found.binary_search(position).is_ok());
+            }
+            let none = held.is_empty();
+            found = Some(held);
+            if none {
+                break;
             }
         }
-        Ok(best)
+        match found {
+            Some(found) if !found.is_empty() => Ok(Step::Match(common, found)),
+            _ => Ok(Step::Miss(common)),
+        }
+    }
+
+    /// The next commit that matches, however far that is, and its positions, last first.
+    ///
+    /// # Errors
+    /// The index is damaged or unreadable.
+    pub fn next_match(&mut self) -> Result<Option<(u64, Vec<u32>)>, StoreError> {
+        loop {
+            match self.step()? {
+                Step::Match(commit, mut positions) => {
+                    positions.reverse();
+                    return Ok(Some((commit, positions)));
+                }
+                Step::Miss(_) => {}
+                Step::End => return Ok(None),
+            }
+        }
     }
 }
 
@@ -258,45 +399,6 @@ fn at(key: &[u8], commit: u64) -> Vec<u8> {
     let mut row = key.to_vec();
     row.extend_from_slice(&commit.to_be_bytes());
     row
-}
-
-/// The last commit up to `bound` that has frames under all conditions, and their positions, last first. Leaps: the
-/// rarest condition decides how many rows are read.
-///
-/// # Errors
-/// The index is damaged or unreadable.
-pub fn search(
-    snapshot: &Snapshot,
-    all: &[AnyOf],
-    mut bound: u64,
-) -> Result<Option<(u64, Vec<u32>)>, StoreError> {
-    'leap: loop {
-        let mut common: Option<Vec<u32>> = None;
-        for (at, condition) in all.iter().enumerate() {
-            let Some((commit, mut found)) = condition.seek(snapshot, bound)? else { return Ok(None) };
-            if commit < bound && at > 0 {
-                bound = commit;
-                continue 'leap;
-            }
-            bound = commit;
-            found.sort_unstable();
-            found.dedup();
-            common = Some(match common {
-                Some(common) => {
-                    common.into_iter().filter(|position| found.binary_search(position).is_ok()).collect()
-                }
-                None => found,
-            });
-        }
-        match common {
-            Some(mut positions) if !positions.is_empty() => {
-                positions.reverse();
-                return Ok(Some((bound, positions)));
-            }
-            Some(_) if bound > 0 => bound -= 1,
-            _ => return Ok(None),
-        }
-    }
 }
 
 /// The different values in one dimension, at most `limit`, by skipping from one to the next.

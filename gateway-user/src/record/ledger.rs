@@ -23,14 +23,41 @@ pub struct Ledger {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct OpenSession {
-    /// Entries begun in it.
-    entries: u64,
-    /// Of them, those without an end.
+    /// Entries begun in it and not ended.
     open: u64,
     /// Its end was written; only its open entries still may follow.
     ended: bool,
     /// The last commit that holds something of it.
     last: Option<u64>,
+    /// Where it begins and what it holds, so that it can be listed without a walk through it.
+    story: Story,
+}
+
+/// A session in figures: what a list shows of it. Stands in its index row when it is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Story {
+    /// The commit that holds its opening.
+    pub first: u64,
+    /// The first commit that holds an operation of it.
+    pub judged: Option<u64>,
+    /// The commit that holds its end.
+    pub closed: Option<u64>,
+    /// Operations in it.
+    pub entries: u64,
+    /// How often each verdict was given, in the order of [`VERDICTS`].
+    pub verdicts: [u64; VERDICTS.len()],
+}
+
+/// Names of verdicts in the index: given, and what would have been on an observed target.
+pub const VERDICTS: [&str; 7] =
+    ["allow", "hold", "deny", "refuse", "would-hold", "would-deny", "would-refuse"];
+
+impl Story {
+    /// This verdict was given once more.
+    pub fn count(&mut self, name: &str) {
+        let counted = VERDICTS.iter().zip(&mut self.verdicts).find(|(verdict, _)| **verdict == name);
+        counted.into_iter().for_each(|(_, count)| *count += 1);
+    }
 }
 
 /// What the index needs to know about an entry as long as it is open.
@@ -69,13 +96,28 @@ impl Ledger {
         self.sessions.get(&session)?.last
     }
 
-    /// This commit holds something of this session. Gives the commit that did before, and whether nothing more can
-    /// follow.
-    pub fn touch(&mut self, session: SessionId, commit: u64) -> (Option<u64>, bool) {
-        let Some(open) = self.sessions.get_mut(&session) else { return (None, false) };
+    /// What there is of this session, while it is open.
+    #[must_use]
+    pub fn story(&self, session: SessionId) -> Option<Story> {
+        Some(self.sessions.get(&session)?.story)
+    }
+
+    /// This commit holds something of this session. Gives the commit that did before, and where nothing more can follow
+    /// the whole story.
+    pub fn touch(&mut self, session: SessionId, commit: u64) -> (Option<u64>, Option<Story>) {
+        let Some(open) = self.sessions.get_mut(&session) else { return (None, None) };
         let before = open.last.replace(commit);
-        let over = open.ended && open.open == 0;
-        if over {
+        if before.is_none() {
+            open.story.first = commit;
+        }
+        if open.story.entries > 0 {
+            open.story.judged.get_or_insert(commit);
+        }
+        if open.ended {
+            open.story.closed.get_or_insert(commit);
+        }
+        let over = (open.ended && open.open == 0).then_some(open.story);
+        if over.is_some() {
             self.sessions.remove(&session);
         }
         (before, over)
@@ -181,6 +223,10 @@ impl Ledger {
                 let entry = self.entry(decided.entry)?;
                 places.push(Place::session(entry.session, false));
                 entry.places(decided.verdict, places);
+                let session = entry.session;
+                if let Some(open) = self.sessions.get_mut(&session) {
+                    open.story.count(decided.verdict.name());
+                }
             }
             Event::Responded(responded) => {
                 let entry = self.entry(responded.entry)?;
@@ -223,7 +269,8 @@ impl Ledger {
         if self.sessions.contains_key(&opened.session) {
             return Err(NotOpen(format!("session {} a second time", opened.session)));
         }
-        self.sessions.insert(opened.session, OpenSession { entries: 0, open: 0, ended: false, last: None });
+        let open = OpenSession { open: 0, ended: false, last: None, story: Story::default() };
+        self.sessions.insert(opened.session, open);
         places.push(Place::session(opened.session, false));
         places.push(Place::of(Dimension::Opened, ""));
         places
@@ -238,8 +285,11 @@ impl Ledger {
         }
         let session = self.sessions.get_mut(&intent.session).filter(|session| !session.ended);
         let session = session.ok_or_else(|| NotOpen(format!("session {}", intent.session)))?;
-        session.entries += 1;
         session.open += 1;
+        session.story.entries += 1;
+        session.story.count(intent.verdict.name());
+        let would = intent.would.and_then(Verdict::would_name);
+        would.into_iter().for_each(|would| session.story.count(would));
         let entry = OpenEntry {
             session: intent.session,
             user: intent.user.as_ref().map(crate::operation::User::key),
@@ -252,7 +302,6 @@ impl Ledger {
         places.push(Place::session(intent.session, true));
         places.push(Place::entry(intent.entry));
         entry.places(intent.verdict, places);
-        let would = intent.would.and_then(Verdict::would_name);
         places.extend(would.map(|would| Place::of(Dimension::Verdict, would)));
         self.entries.insert(intent.entry, entry);
         Ok(())
@@ -283,7 +332,7 @@ impl Ledger {
             Event::SessionClosed(SessionClosed {
                 session: *session,
                 at,
-                entries: open.entries,
+                entries: open.story.entries,
                 ending: ending(),
             })
         });

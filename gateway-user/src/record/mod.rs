@@ -14,12 +14,14 @@ mod house;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod list;
 pub mod operations;
 pub mod proof;
 pub mod read;
 mod retention;
 pub mod search;
 pub mod stats;
+mod story;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use super::entry::{Event, Intent, Micros, SessionOpened};
 use super::frame::Frame;
 use super::index::{self, AnyOf, Dimension};
 use super::read::Reader;
-use super::summary::{last_before, load, session_rows};
+use super::summary::{load, session_rows};
 use super::{RecordError, Recorder};
 use crate::operation::SessionId;
 use crate::store::Snapshot;
@@ -85,10 +85,10 @@ impl Reader {
         take: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Looked, RecordError> {
         let snapshot = self.store.snapshot()?;
-        let gate = [AnyOf(vec![index::key(Dimension::Gate, "")])];
-        let Some(mut bound) = last_before(&snapshot, None)? else { return Ok(Looked::Whole) };
+        let gate = vec![AnyOf(vec![index::key(Dimension::Gate, "")])];
+        let mut search = index::Search::new(&snapshot, gate, u64::MAX);
         let mut left = look.limit;
-        while let Some((number, positions)) = index::search(&snapshot, &gate, bound)? {
+        while let Some((number, positions)) = search.next_match()? {
             let loaded = load(&snapshot, number)?;
             if look.since.is_some_and(|since| loaded.written < since) {
                 break;
@@ -103,8 +103,6 @@ impl Reader {
                 }
                 left -= 1;
             }
-            let Some(next) = number.checked_sub(1) else { break };
-            bound = next;
         }
         Ok(Looked::Whole)
     }
@@ -115,11 +113,11 @@ fn walk(
     look: Look,
     take: &mut dyn FnMut(Recorded) -> bool,
 ) -> Result<Looked, RecordError> {
-    let operations = [AnyOf(vec![index::key(Dimension::Kind, "http")])];
+    let operations = vec![AnyOf(vec![index::key(Dimension::Kind, "http")])];
     let mut openings = HashMap::new();
     let mut left = look.limit;
-    let Some(mut bound) = last_before(snapshot, None)? else { return Ok(Looked::Whole) };
-    while let Some((number, positions)) = index::search(snapshot, &operations, bound)? {
+    let mut search = index::Search::new(snapshot, operations, u64::MAX);
+    while let Some((number, positions)) = search.next_match()? {
         let loaded = load(snapshot, number)?;
         if look.since.is_some_and(|since| loaded.written < since) {
             break;
@@ -138,8 +136,6 @@ fn walk(
                 return Ok(Looked::CutShort);
             }
         }
-        let Some(next) = number.checked_sub(1) else { break };
-        bound = next;
     }
     Ok(Looked::Whole)
 }

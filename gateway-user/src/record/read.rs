@@ -1,7 +1,7 @@
 //! Reads the record beside the running enforcer: lists by index, shows whole sessions, follows commits. Changes
 //! nothing, and shows no commit whose hashes do not hold.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use super::entry::{
     Side, Verdict, Voted,
 };
 use super::frame::Frame;
-use super::index;
 use super::journal::store_name;
-use super::summary::{conditions, intent_of, last_before, load, session_rows, summary, votes};
+use super::story::Stories;
+use super::summary::{intent_of, load, session_rows, votes};
 use super::{DIRECTORY, RecordError};
 use crate::operation::{EntryId, SessionId};
 use crate::store::disk::{Disk, Folder};
 use crate::store::keyfile::Place;
 use crate::store::keyring::Keyring;
-use crate::store::{Bodies, Placed, ReadStore, Snapshot};
+use crate::store::{Bodies, Placed, ReadStore};
 
 /// Which sessions to list. Every condition that is set must hold for one and the same operation.
 #[derive(Debug, Clone, Default)]
@@ -173,62 +173,13 @@ impl Reader {
         self.store.is_recovered()
     }
 
-    /// Sessions that match, newest first.
-    ///
-    /// # Errors
-    /// The record is damaged or unreadable; so for every method here.
-    pub fn list(&self, filter: &Filter) -> Result<Vec<Summary>, RecordError> {
-        let snapshot = self.store.snapshot()?;
-        let conditions = conditions(&snapshot, filter)?;
-        let Some(mut bound) = last_before(&snapshot, filter.until)? else { return Ok(Vec::new()) };
-        let (mut seen, mut found) = (HashSet::new(), Vec::new());
-        'search: while let Some((number, positions)) = index::search(&snapshot, &conditions, bound)? {
-            let loaded = load(&snapshot, number)?;
-            if filter.since.is_some_and(|since| loaded.written < since) {
-                break;
-            }
-            for position in positions {
-                let frame = loaded.frame(position)?;
-                let outside = |at: Micros| {
-                    filter.since.is_some_and(|since| at < since)
-                        || filter.until.is_some_and(|until| at >= until)
-                };
-                if frame.at().is_none_or(outside) {
-                    continue;
-                }
-                let Some(session) = self.session_of(&snapshot, frame)? else { continue };
-                if seen.insert(session) {
-                    found.extend(summary(&snapshot, session)?);
-                }
-                if found.len() >= filter.limit {
-                    break 'search;
-                }
-            }
-            let Some(next) = number.checked_sub(1) else { break };
-            bound = next;
-        }
-        found.sort_by_key(|found| std::cmp::Reverse((found.opened.at, found.opened.session)));
-        Ok(found)
-    }
-
-    fn session_of(&self, snapshot: &Snapshot, frame: &Frame) -> Result<Option<SessionId>, RecordError> {
-        Ok(match frame {
-            Frame::Event(Event::SessionOpened(opened)) => Some(opened.session),
-            Frame::Event(Event::Intent(intent)) => Some(intent.session),
-            Frame::Event(Event::Decided(decided)) => {
-                intent_of(snapshot, decided.entry)?.map(|(_, intent)| intent.session)
-            }
-            _ => None,
-        })
-    }
-
     /// One session, whole.
     ///
     /// # Errors
     /// As [`Reader::list`].
     pub fn session(&self, session: SessionId) -> Result<Option<SessionView>, RecordError> {
         let snapshot = self.store.snapshot()?;
-        let Some(summary) = summary(&snapshot, session)? else { return Ok(None) };
+        let Some(summary) = Stories::of(&snapshot).summary(session)? else { return Ok(None) };
         let mut entries: Vec<EntryView> = Vec::new();
         let mut at = BTreeMap::new();
         for (number, marks) in session_rows(&snapshot, session, 0)? {

@@ -109,6 +109,7 @@ impl Retention {
             lanes: self.targets.iter().map(|(target, age)| (target.clone(), before(age))).collect(),
             heads: self.heads.as_ref().map(before),
             oldest: None,
+            evenly: false,
             by: "retention".to_owned(),
             why: "older than what is to be kept".to_owned(),
         }
@@ -126,6 +127,8 @@ pub struct Wanted {
     pub heads: Option<Micros>,
     /// The oldest bodies from before; where there are none, the oldest heads.
     pub oldest: Option<Micros>,
+    /// Heads instead, while they have more bytes than the bodies: bodies of a moment ago must not go while old heads stay.
+    pub evenly: bool,
     /// Who wants it.
     pub by: String,
     /// Why.
@@ -208,7 +211,8 @@ impl Journal {
             before.max(wanted.heads).is_some_and(|before| segment.last < before)
         };
         let mut shed: Vec<&Ended> = segments.iter().filter(|s| due(s)).take(limits::SHED_SEGMENTS).collect();
-        if let Some(before) = wanted.oldest.filter(|_| shed.is_empty()) {
+        let heads_first = wanted.evenly && self.body_bytes() < self.head_bytes();
+        if let Some(before) = wanted.oldest.filter(|_| shed.is_empty() && !heads_first) {
             shed.extend(segments.iter().filter(|segment| segment.last < before).min_by_key(|s| s.last));
         }
         let mut removed = Removed::default();
@@ -242,9 +246,16 @@ impl Journal {
 
     /// Bytes of the commits that are left, and of all bodies.
     pub(crate) fn bytes(&self) -> u64 {
+        self.body_bytes() + self.head_bytes()
+    }
+
+    fn body_bytes(&self) -> u64 {
         let segments = self.disk.segments().unwrap_or_default();
-        let bodies = segments.into_iter().map(|number| self.segment_bytes(number)).sum::<u64>();
-        bodies + self.link().bytes - self.base.link.bytes
+        segments.into_iter().map(|number| self.segment_bytes(number)).sum()
+    }
+
+    fn head_bytes(&self) -> u64 {
+        self.link().bytes - self.base.link.bytes
     }
 
     fn segment_bytes(&self, number: u32) -> u64 {

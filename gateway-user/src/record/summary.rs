@@ -1,22 +1,22 @@
-//! What readers share: loading a commit, walking index rows, a session in one line. Believes no commit whose own
+//! What readers share: loading a commit, walking index rows, what a filter asks of the index. Believes no commit whose own
 //! hashes do not hold.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::{Checkpoint, Link, META_CHECKPOINT, META_HEAD, META_LATENESS, examine, meta};
 use super::entry::{Event, Intent, Micros, Verdict, Voted};
 use super::frame::{About, Commit, Frame};
 use super::index::{self, AnyOf, Dimension, Held};
-use super::read::{Filter, Line, Summary};
+use super::read::{Filter, Line};
 use crate::operation::{EntryId, SessionId};
 use crate::store::{Snapshot, StoreError};
 
-/// Users looked through for a bare name.
-const USERS_MAX: usize = 100_000;
-
 /// A commit whose own hashes held.
+#[derive(Debug)]
 pub(super) struct Loaded {
     number: u64,
+    /// Bytes of the packed commit.
+    pub(super) bytes: usize,
     pub(super) written: Micros,
     first: u64,
     frames: Vec<Frame>,
@@ -51,6 +51,7 @@ pub(super) fn load(snapshot: &Snapshot, number: u64) -> Result<Loaded, StoreErro
         Some(problem) => Err(StoreError::damaged("its chain", problem)),
         None => Ok(Loaded {
             number,
+            bytes: blob.len(),
             written,
             first,
             frames: frames.into_iter().filter_map(|e| e.frame).collect(),
@@ -122,7 +123,7 @@ fn last_commit(snapshot: &Snapshot, session: SessionId) -> Result<Option<u64>, S
     Ok(checkpoint.ledger.last_commit(session))
 }
 
-fn held(snapshot: &Snapshot, session: SessionId, number: u64) -> Result<Option<Held>, StoreError> {
+pub(super) fn held(snapshot: &Snapshot, session: SessionId, number: u64) -> Result<Option<Held>, StoreError> {
     let Some(row) = snapshot.index(&index::directory_key(number))? else { return Ok(None) };
     Ok(index::directory(&row, number)?.into_iter().find(|held| held.session == session))
 }
@@ -181,81 +182,6 @@ pub(super) fn votes(snapshot: &Snapshot, entry: EntryId) -> Result<Vec<Voted>, S
     Ok(votes)
 }
 
-/// A session in one line. Counts come from index rows; only its first, first judged and last commits are read.
-pub(super) fn summary(snapshot: &Snapshot, session: SessionId) -> Result<Option<Summary>, StoreError> {
-    let mut whole: Option<Summary> = None;
-    let mut last = None;
-    for (number, marks) in session_rows(snapshot, session, 0)? {
-        let intents: Vec<u32> = marks.iter().filter(|mark| *mark % 2 == 1).map(|mark| mark / 2).collect();
-        let unjudged = whole.as_ref().is_none_or(|found| found.entries == 0);
-        if whole.is_none() || (unjudged && !intents.is_empty()) {
-            let loaded = load(snapshot, number)?;
-            for mark in &marks {
-                begin(&mut whole, loaded.frame(mark / 2)?);
-            }
-        }
-        if let Some(found) = &mut whole {
-            found.entries += intents.len() as u64;
-            count_verdicts(snapshot, number, &marks, &mut found.verdicts)?;
-        }
-        last = marks.last().map(|mark| (number, mark / 2)).or(last);
-    }
-    if let (Some(found), Some((number, position))) = (&mut whole, last)
-        && let Frame::Event(Event::SessionClosed(closed)) = load(snapshot, number)?.frame(position)?
-    {
-        found.closed = Some(closed.clone());
-    }
-    Ok(whole)
-}
-
-pub(super) fn begin(whole: &mut Option<Summary>, frame: &Frame) {
-    match (frame, whole) {
-        (Frame::Event(Event::SessionOpened(opened)), whole @ None) => {
-            let workload_key = opened.workload.as_ref().map(crate::operation::Workload::key);
-            *whole = Some(Summary {
-                opened: opened.clone(),
-                user: None,
-                workload_key,
-                entries: 0,
-                verdicts: BTreeMap::new(),
-                closed: None,
-            });
-        }
-        (Frame::Event(Event::Intent(intent)), Some(found)) => {
-            if found.user.is_none() {
-                found.user = intent.user.as_ref().map(crate::operation::User::key);
-            }
-            if found.opened.target.is_none() {
-                found.opened.target.clone_from(&intent.target);
-            }
-            if found.workload_key.is_none() {
-                found.workload_key.clone_from(&intent.workload);
-            }
-        }
-        _ => {}
-    }
-}
-
-pub(super) fn count_verdicts(
-    snapshot: &Snapshot,
-    number: u64,
-    marks: &[u32],
-    verdicts: &mut BTreeMap<&'static str, u64>,
-) -> Result<(), StoreError> {
-    let mine: HashSet<u32> = marks.iter().map(|mark| mark / 2).collect();
-    let all = [Verdict::Allow, Verdict::Hold, Verdict::Deny, Verdict::Refuse];
-    for name in all.map(Verdict::name).into_iter().chain(all.into_iter().filter_map(Verdict::would_name)) {
-        let mut key = index::key(Dimension::Verdict, name);
-        key.extend_from_slice(&number.to_be_bytes());
-        let Some(row) = snapshot.index(&key)? else { continue };
-        let given = index::positions(&row)?.iter().filter(|position| mine.contains(position)).count();
-        if given > 0 {
-            *verdicts.entry(name).or_default() += given as u64;
-        }
-    }
-    Ok(())
-}
-
 pub(super) fn conditions(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<AnyOf>, StoreError> {
     let mut all = Vec::new();
     if let Some(user) = &filter.user {
@@ -285,14 +211,38 @@ pub(super) fn conditions(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<Any
 }
 
 /// The keys a user's name may stand for: itself, or any provider's subject of that name.
+///
+/// Users stand in the index by the length of their key and then by provider, so the providers of one length are found by
+/// leaping from each to the next, however many users they have.
 pub(super) fn user_keys(snapshot: &Snapshot, name: &str) -> Result<Vec<Vec<u8>>, StoreError> {
     let mut keys = vec![index::key(Dimension::User, name)];
-    if !name.starts_with("user:") {
-        let ending = format!("/{name}");
-        let users = index::values(snapshot, Dimension::User, USERS_MAX)?.into_iter();
-        keys.extend(
-            users.filter(|user| user.ends_with(&ending)).map(|user| index::key(Dimension::User, &user)),
-        );
+    if name.starts_with("user:") {
+        return Ok(keys);
+    }
+    for provider_bytes in 1..=index::VALUE_BYTES_MAX {
+        let bytes = "user:/".len() + provider_bytes + name.len();
+        if bytes > index::VALUE_BYTES_MAX {
+            break;
+        }
+        let mut from = vec![Dimension::User as u8, bytes as u8];
+        while let Some((row, _)) = snapshot.index_after(&from)? {
+            let Some((dimension, value, _)) = index::split(&row) else { break };
+            if dimension != Dimension::User as u8 || value.len() != bytes {
+                break;
+            }
+            let provider = value.strip_prefix(b"user:").and_then(|rest| rest.get(..=provider_bytes));
+            let next = match provider {
+                Some([provider @ .., b'/']) if !provider.contains(&b'/') => {
+                    let provider = String::from_utf8_lossy(provider);
+                    keys.push(index::key(Dimension::User, &format!("user:{provider}/{name}")));
+                    [b"user:", provider.as_bytes(), b"/\xff"].concat()
+                }
+                // Another length of provider, or no key of a user: past this one.
+                _ => [value, b"\xff"].concat(),
+            };
+            from.truncate(2);
+            from.extend(next);
+        }
     }
     Ok(keys)
 }

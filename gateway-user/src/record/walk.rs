@@ -75,9 +75,10 @@ impl Reader {
                 vec![AnyOf(VERDICTS.map(|verdict| index::key(Dimension::Verdict, verdict.name())).into())]
             }
         };
-        let Some(mut bound) = last_before(&snapshot, filter.until)? else { return Ok((Vec::new(), false)) };
+        let Some(bound) = last_before(&snapshot, filter.until)? else { return Ok((Vec::new(), false)) };
+        let mut search = index::Search::new(&snapshot, conditions, bound);
         let (mut seen, mut found) = (HashSet::new(), Vec::new());
-        while let Some((number, positions)) = index::search(&snapshot, &conditions, bound)? {
+        while let Some((number, positions)) = search.next_match()? {
             let loaded = load(&snapshot, number)?;
             if filter.since.is_some_and(|since| loaded.written < since) {
                 break;
@@ -100,8 +101,6 @@ impl Reader {
                 }
                 found.push(session);
             }
-            let Some(next) = number.checked_sub(1) else { break };
-            bound = next;
         }
         Ok((found, false))
     }

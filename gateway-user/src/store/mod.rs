@@ -5,6 +5,7 @@
 //! with the packed commit, its index rows and the small state is committed (two-phase, quick repair). What a commit
 //! refers to is on disk before the commit is. The layout is written down byte by byte in `docs/RECORD.md`.
 
+mod bodies;
 pub mod disk;
 pub mod keyfile;
 pub mod keyring;
@@ -24,12 +25,13 @@ use redb::{
     WriteTransaction,
 };
 
+pub use self::bodies::Bodies;
 use self::disk::{Access, Disk};
 pub use self::overlay::Rehearsal;
 use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
-pub use self::segments::{Bodies, Placed, SegmentRow};
-pub use self::snapshot::{Row, Snapshot};
+pub use self::segments::{Placed, SegmentRow};
+pub use self::snapshot::{IndexRows, Row, Snapshot};
 
 /// Names and single rows about the whole store.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");

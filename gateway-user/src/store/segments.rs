@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
-use zstd::bulk::{Compressor, decompress};
+use zstd::bulk::Compressor;
 
 use super::disk::{Access, Disk, Segment};
 use super::keyring::{Keyring, SealError, Secret, random};
@@ -29,14 +29,12 @@ const SEGMENT_SPAN: i64 = 24 * 60 * 60 * 1_000_000;
 const ROOM_BYTES: u64 = 4 * 1024 * 1024;
 /// Fast, and within a few percent of the default level on JSON.
 const LEVEL: i32 = 1;
-/// Segment files a reader keeps open.
-const OPEN_MAX: usize = 64;
 /// A random nonce before each body. Even one-byte bodies are no more than 2^22 in a segment, so that two of one segment
 /// get the same nonce with a chance below 2^-52.
-const NONCE_BYTES: usize = 12;
+pub(super) const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 /// Bytes a body takes beside its own.
-const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
+pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 
 /// Where a body's bytes lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +53,7 @@ pub struct Placed {
 
 /// What the chain holds of a body: a digest that says nothing to who guesses the body, because its blinding comes from
 /// the segment's key and is gone with it.
-fn commitment(blinding: &Sha256, body: &[u8]) -> Sha256 {
+pub(super) fn commitment(blinding: &Sha256, body: &[u8]) -> Sha256 {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     context.update(b"tidegate record 1 body\0");
     context.update(&blinding.0);
@@ -105,7 +103,7 @@ impl SegmentRow {
         Ok(Self { key: seal(number, store, keys, &key)?, ..self.clone() })
     }
 
-    fn open(&self, number: u32, store: &Sha256, keys: &Keyring) -> Result<Secret, StoreError> {
+    pub(super) fn open(&self, number: u32, store: &Sha256, keys: &Keyring) -> Result<Secret, StoreError> {
         let what = || format!("body segment {number:08}.seg");
         let opened = keys.open_sealed(&aad(number, store), &self.key).map_err(|cause| match cause {
             SealError::NoKey(_) => StoreError::Sealed { what: what(), detail: cause.to_string() },
@@ -130,13 +128,13 @@ fn seal(number: u32, store: &Sha256, keys: &Keyring, key: &Secret) -> Result<Vec
 }
 
 /// What one segment is encrypted with.
-struct BodyKey {
-    cipher: LessSafeKey,
+pub(super) struct BodyKey {
+    pub(super) cipher: LessSafeKey,
     blinding: hmac::Key,
 }
 
 impl BodyKey {
-    fn of(secret: &Secret) -> Result<Self, StoreError> {
+    pub(super) fn of(secret: &Secret) -> Result<Self, StoreError> {
         let master = hmac::Key::new(hmac::HMAC_SHA256, &secret[..]);
         let cipher = hmac::sign(&master, b"tidegate body cipher 1");
         let blinding = hmac::sign(&master, b"tidegate body blinding 1");
@@ -148,14 +146,14 @@ impl BodyKey {
         })
     }
 
-    fn blinding(&self, nonce: &[u8]) -> Sha256 {
+    pub(super) fn blinding(&self, nonce: &[u8]) -> Sha256 {
         let mut out = [0; 32];
         out.copy_from_slice(hmac::sign(&self.blinding, nonce).as_ref());
         Sha256(out)
     }
 }
 
-fn body_aad(segment: u32, offset: u64) -> Aad<[u8; 12]> {
+pub(super) fn body_aad(segment: u32, offset: u64) -> Aad<[u8; 12]> {
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&segment.to_be_bytes());
     bytes[4..].copy_from_slice(&offset.to_be_bytes());
@@ -409,90 +407,4 @@ fn is_empty(disk: &dyn Disk, number: u32) -> bool {
 
 fn open_segment(disk: &dyn Disk, number: u32) -> Result<Arc<dyn Segment>, StoreError> {
     disk.segment(number, Access::Write).map_err(StoreError::io(format!("open body segment {number}")))
-}
-
-/// Reads bodies.
-#[derive(Debug)]
-pub struct Bodies {
-    disk: Arc<dyn Disk>,
-    keys: Keyring,
-    open: Mutex<BTreeMap<u32, Arc<Opened>>>,
-}
-
-struct Opened {
-    file: Arc<dyn Segment>,
-    key: BodyKey,
-}
-
-impl fmt::Debug for Opened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened").field("file", &self.file).finish_non_exhaustive()
-    }
-}
-
-impl Bodies {
-    /// Of the store on this disk.
-    #[must_use]
-    pub fn of(disk: Arc<dyn Disk>, keys: Keyring) -> Self {
-        Self { disk, keys, open: Mutex::new(BTreeMap::new()) }
-    }
-
-    /// The bytes at this place, decrypted, decompressed and checked against what the chain holds of them.
-    ///
-    /// # Errors
-    /// They are gone, sealed with a key that is not here, unreadable, or not the bytes that were recorded.
-    pub fn read(&self, snapshot: &Snapshot, store: &Sha256, placed: &Placed) -> Result<Vec<u8>, StoreError> {
-        let place = || format!("body segment {:08}.seg at byte {}", placed.segment, placed.offset);
-        let stored = placed.stored as usize;
-        if stored < OVERHEAD_BYTES
-            || stored - OVERHEAD_BYTES > placed.length as usize
-            || placed.length as usize > crate::limits::BODY_STRETCH_BYTES
-        {
-            return Err(StoreError::damaged(place(), "its recorded lengths contradict each other"));
-        }
-        let opened = self.opened(snapshot, store, placed.segment)?;
-        let mut bytes = vec![0; stored];
-        opened.file.read_at(placed.offset, &mut bytes).map_err(|cause| match cause.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                StoreError::damaged(place(), "the file ends before the body does")
-            }
-            _ => StoreError::io(format!("read {}", place()))(cause),
-        })?;
-        let mut nonce = [0; NONCE_BYTES];
-        nonce.copy_from_slice(&bytes[..NONCE_BYTES]);
-        let changed = || StoreError::damaged(place(), "the bytes are not those that were recorded");
-        let plain = opened.key.cipher.open_in_place(
-            Nonce::assume_unique_for_key(nonce),
-            body_aad(placed.segment, placed.offset),
-            &mut bytes[NONCE_BYTES..],
-        );
-        let plain = plain.map_err(|_| changed())?;
-        let body = if plain.len() == placed.length as usize {
-            plain.to_vec()
-        } else {
-            decompress(plain, placed.length as usize)
-                .map_err(|cause| StoreError::damaged(place(), format!("it does not decompress ({cause})")))?
-        };
-        let made = commitment(&opened.key.blinding(&nonce), &body);
-        if made == placed.digest { Ok(body) } else { Err(changed()) }
-    }
-
-    fn opened(&self, snapshot: &Snapshot, store: &Sha256, number: u32) -> Result<Arc<Opened>, StoreError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opened) = open.get(&number) {
-            return Ok(Arc::clone(opened));
-        }
-        let row = snapshot.segment(number)?.ok_or(StoreError::Gone(number))?;
-        let secret = SegmentRow::read(number, &row)?.open(number, store, &self.keys)?;
-        let file = self.disk.segment(number, Access::Read).map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => StoreError::Gone(number),
-            _ => StoreError::io(format!("open body segment {number:08}.seg"))(cause),
-        })?;
-        if open.len() >= OPEN_MAX {
-            open.pop_first();
-        }
-        let opened = Arc::new(Opened { file, key: BodyKey::of(&secret)? });
-        open.insert(number, Arc::clone(&opened));
-        Ok(opened)
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::{COMMITS, HEADS, INDEX, META, SEGMENTS, STATE, StoreError, TIMES, TREE, guarded};
 use crate::operation::Sha256;
@@ -27,6 +27,22 @@ impl fmt::Debug for Snapshot {
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Some index rows, last first. Keeps the store as it was.
+pub struct IndexRows(Range<'static, &'static [u8], &'static [u8]>);
+
+impl IndexRows {
+    /// The last that was not given yet.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn last(&mut self) -> Result<Option<Row>, StoreError> {
+        guarded("search the index", || {
+            let row = self.0.next_back().transpose()?;
+            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        })
+    }
+}
 
 impl Snapshot {
     #[expect(
@@ -135,6 +151,14 @@ impl Snapshot {
             let row = self.index.range(from..=to)?.next_back().transpose()?;
             Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
         })
+    }
+
+    /// The index rows with `from <= key <= to`, last first.
+    ///
+    /// # Errors
+    /// As [`Snapshot::meta`].
+    pub fn index_rows(&self, from: &[u8], to: &[u8]) -> Result<IndexRows, StoreError> {
+        guarded("search the index", || Ok(IndexRows(self.index.range(from..=to)?)))
     }
 
     /// The first index row with `from <= key`.

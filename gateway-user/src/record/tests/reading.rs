@@ -226,3 +226,113 @@ fn a_search_reads_as_many_rows_as_the_rarest_value_has() {
     assert!(index::key(index::Dimension::User, &long).len() < 100, "a long name stands as its digest");
     drop(written.recorder);
 }
+
+#[test]
+fn pages_that_follow_each_other_are_the_whole_list_whatever_their_size() {
+    use std::collections::BTreeSet;
+    let written = write();
+    let reader = Reader::open(written.state.path()).unwrap();
+    let filters = [
+        all(),
+        Filter { user: Some("ann".into()), ..all() },
+        Filter { verdict: Some(Verdict::Deny), target: Some("crm".into()), ..all() },
+        Filter { since: Some(written.times[9]), until: Some(written.times[30]), ..all() },
+    ];
+    for filter in filters {
+        let ids = |list: Vec<Summary>| list.into_iter().map(|one| one.opened.session).collect::<Vec<_>>();
+        let whole: BTreeSet<SessionId> = ids(reader.list(&filter).unwrap()).into_iter().collect();
+        let times = [std::time::Duration::MAX, std::time::Duration::ZERO];
+        for (limit, time) in [1, 7, 1000].into_iter().flat_map(|limit| times.map(|time| (limit, time))) {
+            let (mut found, mut before, mut pages) = (BTreeSet::new(), None, 0);
+            loop {
+                let filter = Filter { limit, ..filter.clone() };
+                let page = reader.page(&filter, before, time).unwrap();
+                assert!(page.sessions.len() <= limit, "{filter:?}");
+                assert!(
+                    page.in_time <= time.is_zero(),
+                    "where there is time it is the limit that ends a page"
+                );
+                assert!(page.sessions.len() <= 1 || !time.is_zero(), "in no time one is found");
+                found.extend(ids(page.sessions));
+                pages += 1;
+                let Some(next) = page.next else { break };
+                assert_eq!(next.to_string().parse(), Ok(next));
+                assert_ne!(before.replace(next), Some(next), "it goes on");
+            }
+            assert_eq!(found, whole, "{filter:?} by {limit}");
+            if !time.is_zero() {
+                assert_eq!(pages > 1, whole.len() > limit, "{filter:?} by {limit}");
+            }
+        }
+    }
+    for wrong in ["", "1", "1.", ".1", "1.2.3", "-1.0"] {
+        assert!(wrong.parse::<crate::record::list::Cursor>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_name_finds_the_users_of_every_provider_and_no_other_name_that_ends_like_it() {
+    let state = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(state.path()).unwrap();
+    let mut wanted = Vec::new();
+    for (provider, subject) in [
+        ("corp", "ann"),
+        ("x", "ann"),
+        ("club", "ann"),
+        ("corp", "joann"),
+        ("corp", "x/ann"),
+        ("club", "bob"),
+    ] {
+        let session = session_id();
+        let Event::Intent(mut asked) = intent(session, entry_id(), subject, Verdict::Allow) else { panic!() };
+        asked.user.as_mut().unwrap().provider = provider.into();
+        recorder.append_all(vec![opened(session), Event::Intent(asked)]).unwrap().wait().unwrap();
+        wanted.extend((subject == "ann").then_some(session));
+    }
+    let reader = Reader::open(state.path()).unwrap();
+    let found = reader.list(&Filter { user: Some("ann".into()), ..all() }).unwrap();
+    let found: Vec<SessionId> = found.iter().rev().map(|found| found.opened.session).collect();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_session_in_one_line_says_what_is_in_it_while_it_is_open_and_when_it_is_over() {
+    let state = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(state.path()).unwrap();
+    let (session, held) = (session_id(), entry_id());
+    let line = || {
+        let reader = Reader::open(state.path()).unwrap();
+        let all = reader.list(&all()).unwrap();
+        let one = all.into_iter().find(|one| one.opened.session == session).unwrap();
+        assert_eq!(reader.session(session).unwrap().unwrap().summary, one);
+        let user = one.user.clone();
+        (one.entries, one.verdicts.into_iter().collect::<Vec<_>>(), user, one.closed.is_some())
+    };
+    let write = |event: Event| recorder.append(event).unwrap().wait().unwrap();
+    write(opened(session));
+    assert_eq!(line(), (0, vec![], None, false));
+    write(intent(session, held, "ann", Verdict::Hold));
+    for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Deny] {
+        let entry = entry_id();
+        recorder
+            .append_all(vec![intent(session, entry, "bob", verdict), entry_closed(entry)])
+            .unwrap()
+            .wait()
+            .unwrap();
+    }
+    let ann = Some("user:corp/ann".to_owned());
+    assert_eq!(line(), (4, vec![("allow", 1), ("deny", 2), ("hold", 1)], ann.clone(), false));
+    let decided =
+        Decided { entry: held, at: now(), verdict: Verdict::Allow, reason: String::new(), policy: None };
+    write(Event::Decided(decided));
+    // The flow ends before what it asked for does.
+    write(session_closed(session));
+    let whole = vec![("allow", 2), ("deny", 2), ("hold", 1)];
+    assert_eq!(line(), (4, whole.clone(), ann.clone(), true));
+    write(entry_closed(held));
+    assert_eq!(line(), (4, whole.clone(), ann.clone(), true));
+    recorder.close();
+    drop(Recorder::open(state.path()).unwrap());
+    assert_eq!(line(), (4, whole, ann, true));
+    assert!(Reader::open(state.path()).unwrap().verify().unwrap().is_clean());
+}
