@@ -13,7 +13,7 @@ use super::summary::{entry_positions, intent_of};
 use super::tree;
 use crate::limits::PROOF_BYTES_MAX;
 use crate::operation::{EntryId, Sha256};
-use crate::store::{Snapshot, StoreError};
+use crate::store::StoreError;
 
 /// What a proof calls itself.
 const FORMAT: &str = "tidegate proof 1";
@@ -81,7 +81,7 @@ pub struct Continued {
 }
 
 impl Reader {
-    /// The proof of one entry, against the first checkpoint that covers all its events; `None` where there is no such entry.
+    /// The proof of one entry, against the last checkpoint, which is signed with the key of now; `None` where there is no such entry.
     ///
     /// # Errors
     /// It is not signed yet, or the record is damaged.
@@ -90,7 +90,9 @@ impl Reader {
         let Some((_, intent)) = intent_of(&snapshot, entry)? else { return Ok(None) };
         let places = entry_positions(&snapshot, entry, intent.session)?;
         let last = places.keys().next_back().copied().unwrap_or(0);
-        let checkpoint = signed(&snapshot, last + 1)?.ok_or(RecordError::Unsigned(entry.to_string()))?;
+        let checkpoint = snapshot.signed_last()?.map(|(_, row)| decoded(&row)).transpose()?;
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.commits > last);
+        let checkpoint = checkpoint.ok_or(RecordError::Unsigned(entry.to_string()))?;
         let (mut events, mut commits) = (Vec::new(), Vec::new());
         for (number, positions) in places {
             let blob = snapshot.commit(number)?;
@@ -155,10 +157,6 @@ impl Reader {
 
 fn decoded(row: &[u8]) -> Result<SignedHead, StoreError> {
     postcard::from_bytes(row).map_err(|cause| StoreError::damaged("a signed checkpoint", cause))
-}
-
-fn signed(snapshot: &Snapshot, commits: u64) -> Result<Option<SignedHead>, StoreError> {
-    snapshot.signed_from(commits)?.map(|(_, row)| decoded(&row)).transpose()
 }
 
 fn event(commit: &Commit<'_>, position: usize) -> Result<ProvenEvent, StoreError> {

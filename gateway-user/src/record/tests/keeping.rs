@@ -574,7 +574,11 @@ fn signing_keys_rotate_and_each_is_introduced_by_the_one_before() {
     let reader = Reader::open(state.path()).unwrap();
     let report = reader.verify().unwrap();
     assert!(report.is_clean() && report.signing_key.as_deref() == Some(&second), "{report:?}");
-    assert!(reader.prove(entries[0]).unwrap().is_some());
+    let proof = reader.prove(entries[0]).unwrap().unwrap();
+    assert!(
+        proof.verify(&second).is_ok(),
+        "what was recorded under the old key is proven under the one of now"
+    );
     assert!(introduction(&Sha256::default(), 2, &second).contains("number 2"));
 }
 
