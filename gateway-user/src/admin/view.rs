@@ -436,6 +436,7 @@ impl DemandView {
         let head = Shown {
             method: shown.method.clone(),
             host: shown.host.clone(),
+            to: shown.to.clone(),
             path: shown.path.clone(),
             query: shown.query.clone(),
             ..Shown::default()

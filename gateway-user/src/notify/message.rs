@@ -54,6 +54,7 @@ impl Message {
                 "operations": demand.operations,
                 "method": demand.shown.method,
                 "host": demand.shown.host,
+                "to": demand.shown.to,
                 "path": demand.shown.path,
                 "query": demand.shown.query,
                 "asker": demand.asker.key,

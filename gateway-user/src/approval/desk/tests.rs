@@ -246,11 +246,20 @@ impl Room {
 }
 
 fn open(disk: &Arc<Disk>, seconds: &Arc<AtomicI64>, state: &tempfile::TempDir, keys: &Keyring) -> Desk {
+    open_with(disk, seconds, state, keys, Arc::new(()))
+}
+
+fn open_with(
+    disk: &Arc<Disk>,
+    seconds: &Arc<AtomicI64>,
+    state: &tempfile::TempDir,
+    keys: &Keyring,
+    listener: Arc<dyn Listener>,
+) -> Desk {
     let seconds = Arc::clone(seconds);
     let clock: Clock = Arc::new(move || Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap());
     let spool = Spool::open(state.path(), keys.clone()).unwrap();
-    Desk::open(Parts { ledger: Arc::clone(disk) as Arc<dyn Ledger>, clock, spool, listener: Arc::new(()) })
-        .unwrap()
+    Desk::open(Parts { ledger: Arc::clone(disk) as Arc<dyn Ledger>, clock, spool, listener }).unwrap()
 }
 
 fn approved(outcome: Outcome) -> super::super::Approved {
