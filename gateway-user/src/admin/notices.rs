@@ -31,7 +31,7 @@ impl From<PostError> for Refusal {
         let status = match &error {
             PostError::NoChannel(_) | PostError::NoMessage(_) => StatusCode::NOT_FOUND,
             PostError::Undelivered(_) => StatusCode::CONFLICT,
-            PostError::Full | PostError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PostError::Full(_) | PostError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }

@@ -9,6 +9,7 @@ use crate::approval::{
     Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
 };
 use crate::block::Block;
+use crate::limits::{LISTED_TEXT_BYTES_MAX, LISTED_UNITS_MAX};
 use crate::notify::{ChannelState, Dead, Message};
 use crate::policy::Notice;
 use crate::record::Upkept;
@@ -152,7 +153,7 @@ impl From<&Block> for BlockView {
     }
 }
 
-/// A held operation. Lists leave out header fields and body.
+/// A held operation. Lists leave out header fields and body, and of long texts they have the beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemandView {
     /// Its id, for `show`, `approve` and `reject`.
@@ -309,7 +310,7 @@ impl From<ChannelState> for ChannelView {
 impl From<Dead> for DeadView {
     fn from(dead: Dead) -> Self {
         let Dead { message, at, why } = dead;
-        let Message { id, channel, event, body, created, attempts: _, next: _ } = message;
+        let Message { id, channel, event, subject: _, body, created, attempts: _, next: _ } = message;
         Self { id, channel, event, created, at, why, body }
     }
 }
@@ -430,24 +431,44 @@ impl DemandView {
         }
     }
 
-    /// Without header fields and body.
+    /// Without header fields and body, and with only the beginning of what whoever asks has said.
     pub(super) fn brief(demand: &Demand, shares: &[Share], people: &dyn Electorate, now: Timestamp) -> Self {
         let shown = &demand.shown;
         let head = Shown {
-            method: shown.method.clone(),
-            host: shown.host.clone(),
-            to: shown.to.clone(),
-            path: shown.path.clone(),
-            query: shown.query.clone(),
+            method: beginning(&shown.method),
+            host: beginning(&shown.host),
+            to: beginning(&shown.to),
+            path: beginning(&shown.path),
+            query: shown.query.as_deref().map(beginning),
             ..Shown::default()
         };
-        Self::whole(&Demand { shown: head, ..demand.clone() }, shares, people, now)
+        let mut asker = demand.asker.clone();
+        asker.key = beginning(&asker.key);
+        asker.user = asker.user.map(|(provider, subject)| (beginning(&provider), beginning(&subject)));
+        if let Some(process) = &mut asker.process {
+            process.key = beginning(&process.key);
+            process.executable = process.executable.as_deref().map(beginning);
+            process.units.truncate(LISTED_UNITS_MAX);
+            process.units.iter_mut().for_each(|unit| *unit = beginning(unit));
+        }
+        let reason = demand.reason.as_deref().map(beginning);
+        let mut votes = demand.votes.clone();
+        votes.iter_mut().for_each(|vote| vote.comment = vote.comment.as_deref().map(beginning));
+        Self::whole(&Demand { shown: head, asker, reason, votes, ..demand.clone() }, shares, people, now)
     }
 
     /// The same with this body.
     pub(super) fn with_body(mut self, body: Option<ShownBody>) -> Self {
         self.operation.body = body;
         self
+    }
+}
+
+/// The beginning of a text in a list; what is longer ends in `…`.
+fn beginning(text: &str) -> String {
+    match text.len() <= LISTED_TEXT_BYTES_MAX {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(LISTED_TEXT_BYTES_MAX)]),
     }
 }
 
