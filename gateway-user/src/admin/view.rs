@@ -522,3 +522,93 @@ pub enum RecordOrder {
     /// Sign with a new key.
     RotateSigningKey,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::client::ANSWER_BYTES_MAX;
+    use crate::approval::Process;
+    use crate::limits::DEMANDS_MAX;
+    use crate::operation::{DemandId, EntryId, SessionId, Sha256};
+
+    struct Nobody;
+
+    impl Electorate for Nobody {
+        fn digest(&self) -> Sha256 {
+            Sha256::default()
+        }
+        fn persons(&self) -> &[crate::policy::nouns::Person] {
+            &[]
+        }
+        fn approval(&self, _name: &str) -> Option<&crate::policy::nouns::Approval> {
+            None
+        }
+        fn rule(&self, _id: &str) -> Option<Sha256> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_list_of_as_many_demands_as_there_may_be_is_an_answer_that_a_client_takes() {
+        let long = || "\u{e9}".repeat(16 << 10);
+        let process = Process {
+            key: long(),
+            pid: u32::MAX,
+            uid: u32::MAX,
+            login_uid: Some(u32::MAX),
+            command: "fifteen bytes..".into(),
+            executable: Some(long()),
+            units: vec![long(); 64],
+            container: Some("0".repeat(64)),
+        };
+        let vote = Vote {
+            person: "ann".into(),
+            at: Timestamp::MAX,
+            policy: Sha256::default(),
+            once: false,
+            comment: Some(long()),
+        };
+        let demand = Demand {
+            id: DemandId::now(),
+            entry: EntryId::now(),
+            session: SessionId::now(),
+            asker: Asker {
+                key: long(),
+                user: Some((long(), long())),
+                peer: "[2001:db8::1]:65535".into(),
+                process: Some(process),
+                guard: Some("agents".into()),
+            },
+            reason: Some(long()),
+            target: "react".into(),
+            operations: vec!["update".into()],
+            digest: Sha256::default(),
+            rules: vec!["a.cedar#models".into()],
+            basis: Sha256::default(),
+            message: Some("needs a lead".into()),
+            approvals: vec!["leads".into()],
+            window: None,
+            retry: false,
+            created: Timestamp::MAX,
+            expires: Timestamp::MAX,
+            shown: Shown {
+                method: long(),
+                host: long(),
+                to: long(),
+                path: long(),
+                query: Some(long()),
+                headers: vec![(long(), long())],
+                body: Some(ShownBody::of(2, b"{}".to_vec())),
+            },
+            votes: vec![vote; 3],
+            state: State::Pending,
+        };
+        let view = DemandView::brief(&demand, &[], &Nobody, Timestamp::UNIX_EPOCH);
+        assert!(view.operation.path.ends_with('…') && view.operation.path.starts_with("\u{e9}\u{e9}"));
+        assert!(view.operation.headers.is_empty() && view.operation.body.is_none());
+        let listed = serde_json::to_string(&view).unwrap().len();
+        assert!(listed * DEMANDS_MAX <= ANSWER_BYTES_MAX, "{listed}");
+        let whole = DemandView::whole(&demand, &[], &Nobody, Timestamp::UNIX_EPOCH);
+        assert_eq!(whole.operation.path, long(), "one by one each is shown whole");
+    }
+}

@@ -378,7 +378,7 @@ mod tests {
     use super::*;
     use crate::approval::{Process, ShownBody};
 
-    fn demand() -> DemandView {
+    pub(super) fn demand() -> DemandView {
         let process = Process {
             key: "unit:agent.service".into(),
             pid: 77,
@@ -481,7 +481,10 @@ mod tests {
     #[test]
     fn what_is_compared_is_what_will_be_sent_and_not_what_a_reader_makes_of_it() {
         let json = |text: &str| members(text).join("\n");
-        assert_eq!(json("{\"a\":1, \"b\":[true,{}]}"), "{\n  \"a\": 1,\n  \"b\": [\n    true,\n    {\n    }\n  ]\n}");
+        assert_eq!(
+            json("{\"a\":1, \"b\":[true,{}]}"),
+            "{\n  \"a\": 1,\n  \"b\": [\n    true,\n    {\n    }\n  ]\n}"
+        );
         for (one, other) in [
             ("{\"amount\":10}", "{\"amount\":1000000,\"amount\":10}"),
             ("[18446744073709551616]", "[18446744073709551617]"),

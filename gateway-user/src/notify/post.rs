@@ -297,14 +297,15 @@ impl Post {
         // A message may be refused for what it says, in which whoever asks has a hand. Whether anybody can be reached is
         // judged by one of which every word is ours.
         let judged = match &outcome {
-            Err(_) if !message.is_test() => {
-                self.deliver(&Message::test(&message.channel, self.now())).await
-            }
+            Err(_) if !message.is_test() => self.deliver(&Message::test(&message.channel, self.now())).await,
             _ => outcome.clone(),
         };
         self.note(&message.channel, &judged);
         if let (Err(why), Ok(())) = (&outcome, &judged) {
-            self.inside().states.entry(message.channel.clone()).and_modify(|state| state.fault = Some(why.to_string()));
+            self.inside()
+                .states
+                .entry(message.channel.clone())
+                .and_modify(|state| state.fault = Some(why.to_string()));
         }
         let key = key(&message);
         let kept = self.inside().queue.contains_key(&key);

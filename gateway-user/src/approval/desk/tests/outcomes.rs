@@ -173,7 +173,9 @@ async fn a_window_that_was_rejected_covers_nothing_and_keeps_nobody_from_asking_
     assert_eq!(room.vote(id, 1003, false).await.unwrap(), Standing::Rejected);
     let other = demand_of(room.place(room.draft(&ann, "y")).await).await;
     assert_ne!(other, id, "people are asked about the next one");
-    assert!(matches!(room.place(room.draft(&ann, "x")).await.unwrap(), Place::Rejected { demand, .. } if demand == id));
+    assert!(
+        matches!(room.place(room.draft(&ann, "x")).await.unwrap(), Place::Rejected { demand, .. } if demand == id)
+    );
     room.restart();
     assert_eq!(demand_of(room.place(room.draft(&ann, "y")).await).await, other);
 }
@@ -299,7 +301,8 @@ async fn a_guarded_process_takes_back_what_it_asked_itself_and_nothing_else() {
     let guarded = |uid: u32| Caller { free: false, ..caller(uid) };
     let of_ann = room.hold(&user("ann"), "x").await;
     for uid in [0, 1001, 4711] {
-        let tried = room.desk.call_off(of_ann.demand(), false, guarded(uid), Arc::new(room.set.clone())).await;
+        let tried =
+            room.desk.call_off(of_ann.demand(), false, guarded(uid), Arc::new(room.set.clone())).await;
         assert!(matches!(tried, Err(VoteError::NotYours(_))), "{uid}");
     }
     room.approve_fully(of_ann.demand()).await;
