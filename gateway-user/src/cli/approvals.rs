@@ -323,7 +323,11 @@ fn members(json: &str) -> Vec<String> {
     let (mut text, mut escaped) = (false, false);
     let mut next = |line: &mut String, depth: usize| {
         let indent = " ".repeat(2 * depth.min(INDENT_MAX));
-        lines.push(std::mem::replace(line, indent));
+        let whole = std::mem::replace(line, indent);
+        // Between the brackets of what is empty stands nothing.
+        if !whole.trim_ascii().is_empty() {
+            lines.push(whole);
+        }
     };
     for c in json.chars() {
         if text {

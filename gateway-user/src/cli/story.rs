@@ -241,14 +241,7 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             )
         }
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
-        Event::Surged(event) => {
-            let by =
-                event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
-            let Surged { what, target, name, count, expected, .. } = event;
-            let text =
-                format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}");
-            ("surge", Tone::Warn, text)
-        }
+        Event::Surged(event) => ("surge", Tone::Warn, surge(event)),
         Event::Interrupted(event) => {
             let text = format!(
                 "no record since {}: {}; refused {} flows, {} operations",
@@ -260,6 +253,12 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             ("gap", Tone::Bad, text)
         }
     }
+}
+
+fn surge(event: &Surged) -> String {
+    let by = event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
+    let Surged { what, target, name, count, expected, .. } = event;
+    format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}")
 }
 
 fn reading(event: &RecordRead) -> String {

@@ -29,12 +29,15 @@ pub struct Plans {
     kept: Mutex<Kept>,
 }
 
+/// Masks, and what they were compiled into.
+type Compiled = (Vec<Arc<Mask>>, Hiding);
+
 #[derive(Default)]
 struct Kept {
     /// The set they were compiled for.
     digest: Sha256,
     /// By target and names of the masks. In the safe mode another mask may have the same name.
-    plans: HashMap<(String, String), Vec<(Vec<Arc<Mask>>, Hiding)>>,
+    plans: HashMap<(String, String), Vec<Compiled>>,
 }
 
 impl Plans {

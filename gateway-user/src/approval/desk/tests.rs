@@ -374,6 +374,8 @@ async fn a_demand_expires_at_its_time_also_across_a_restart() {
     room.pass(1);
     assert!(room.desk.show(id).is_none());
     room.restart();
+    assert!(room.desk.show(id).is_none());
+    room.desk.sweep().await;
     assert_eq!((room.desk.held(), room.disk.keys()), (0, 0));
 }
 

@@ -75,7 +75,7 @@ fn a_vote_is_about_the_demand_that_was_drawn_whatever_came_before_the_key() {
     screen.press(KeyCode::Char('a'));
     let page = screen.draw();
     assert!(page.contains("PUT /first?dry=1 on react, asked by user:corp/ann"), "{page}");
-    screen.queue(&[second.clone()]);
+    screen.queue(std::slice::from_ref(&second));
     screen.draw();
     screen.press(KeyCode::Enter);
     assert_eq!(screen.voted(), Some(one));
