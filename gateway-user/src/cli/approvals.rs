@@ -2,6 +2,7 @@
 //! kernel says; this command cannot.
 
 mod diff;
+mod lines;
 mod watch;
 
 use std::fmt::Write as _;

@@ -8,10 +8,11 @@ use ratatui::Frame;
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
-use ratatui::text::{Line, Span, Text};
+use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Paragraph, Row, Table, TableState, Wrap};
 
 use super::diff::{Change, changes};
+use super::lines::{cut, wrapped};
 use super::{describe, line, needs, plain};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view::{BallotView, DemandView, PriorView};
@@ -29,10 +30,6 @@ const DETAIL_KEYS: &str =
 const BALLOT_KEYS: &str = "enter votes   esc does not";
 /// Lines of what a vote is about.
 const ABOUT_LINES: u16 = 2;
-/// What stands in the place of a tab.
-const TAB: &str = "    ";
-/// What a text ends in that goes on.
-const CUT: &str = " ... (cut)";
 /// What goes before a decision that is about to be made.
 const NO_COMMENT: &str = "without a word";
 
@@ -435,42 +432,6 @@ impl Detail {
             Some(Ok(whole)) => Text::raw(plain(&describe(&whole.demand))),
         }
     }
-}
-
-/// The lines of a text, none wider than the page: a long payload is shown to its last character.
-fn wrapped(text: Text<'static>, width: usize) -> Vec<Line<'static>> {
-    let mut lines = Vec::new();
-    for line in text.lines {
-        let (style, whole) = (text.style.patch(line.style), line.to_string());
-        let (mut part, mut wide) = (String::new(), 0);
-        for c in whole.chars() {
-            // A page shows no tab.
-            let mut utf8 = [0; 4];
-            let piece = if c == '\t' { TAB } else { c.encode_utf8(&mut utf8) };
-            let more = if c.is_ascii() { piece.len() } else { Span::raw(piece).width() };
-            if wide + more > width.max(TAB.len()) {
-                lines.push(Line::styled(std::mem::take(&mut part), style));
-                wide = 0;
-            }
-            part.push_str(piece);
-            wide += more;
-        }
-        lines.push(Line::styled(part, style));
-    }
-    lines
-}
-
-/// As many of these lines as there is room for; the last one says where there are more.
-fn cut(mut lines: Vec<Line<'static>>, room: usize) -> Vec<Line<'static>> {
-    if lines.len() > room {
-        lines.truncate(room);
-        if let Some(last) = lines.last_mut() {
-            let mut text = last.to_string();
-            while Span::raw(&text).width() + CUT.len() > last.width() && text.pop().is_some() {}
-            *last = Line::styled(text + CUT, last.style);
-        }
-    }
-    lines
 }
 
 /// How a demand differs from the last one that was approved like it.
