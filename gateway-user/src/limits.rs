@@ -124,6 +124,10 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Without one byte of a body moving, either way.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the first byte to the last of a body that must be known whole before it is judged: 1 MiB at 9 KiB a second.
+pub const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long what was found out about an operation counts while its body comes; later it is found out again.
+pub const JUDGED_AT_ONCE: Duration = Duration::from_secs(1);
 /// To a TCP connection with an upstream.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a whole request to the first byte of the response head. LLMs think long.

@@ -86,6 +86,12 @@ struct MaskLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DetectorLabels {
+    detector: String,
+    target: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
 }
@@ -140,6 +146,7 @@ struct Inner {
     sessions: Gauge,
     operations: Family<OperationLabels, Counter>,
     masked: Family<MaskLabels, Counter>,
+    found: Family<DetectorLabels, Counter>,
     policy: Family<ResultLabels, Counter>,
     upstream: Family<UpstreamLabels, Counter>,
     observed: Family<ObservedLabels, Counter>,
@@ -167,6 +174,7 @@ impl Metrics {
             sessions: Gauge::default(),
             operations: Family::default(),
             masked: Family::default(),
+            found: Family::default(),
             policy: Family::default(),
             upstream: Family::default(),
             observed: Family::default(),
@@ -189,6 +197,11 @@ impl Metrics {
                 "masked_values",
                 "Values hidden from clients, by mask and target",
                 inner.masked.clone(),
+            );
+            registry.register(
+                "found_values",
+                "Values that a detector found and a mask hid, by detector and target",
+                inner.found.clone(),
             );
             registry.register(
                 "policy_reloads",
@@ -250,6 +263,13 @@ impl Metrics {
     pub fn masked(&self, mask: &str, target: &str, values: u64) {
         let labels = MaskLabels { mask: mask.into(), target: target.into() };
         self.0.masked.get_or_create(&labels).inc_by(values);
+    }
+
+    /// A detector found this many of the values that masks hid of a target. `detector` must be built in or declared by the
+    /// policy.
+    pub fn found(&self, detector: &str, target: &str, values: u64) {
+        let labels = DetectorLabels { detector: detector.into(), target: target.into() };
+        self.0.found.get_or_create(&labels).inc_by(values);
     }
 
     /// The policy directory changed; its new files are in force or were refused.
@@ -345,6 +365,7 @@ mod tests {
         metrics.refused(Direction::Inbound);
         metrics.judged("crm", "deny");
         metrics.masked("cards", "crm", 3);
+        metrics.found("card", "crm", 2);
         metrics.policy(false);
         metrics.upstream_failed("crm", "timeout");
         let text = metrics.scrape();
@@ -354,6 +375,7 @@ mod tests {
             "tidegate_sessions_open 1",
             r#"tidegate_operations_total{target="crm",verdict="deny"} 1"#,
             r#"tidegate_masked_values_total{mask="cards",target="crm"} 3"#,
+            r#"tidegate_found_values_total{detector="card",target="crm"} 2"#,
             r#"tidegate_policy_reloads_total{result="refused"} 1"#,
             r#"tidegate_upstream_errors_total{target="crm",fault="timeout"} 1"#,
         ] {

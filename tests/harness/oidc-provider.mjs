@@ -1,20 +1,23 @@
 // A real OpenID Connect provider for the tests: client credentials, access tokens as JWT (RFC 9068), discovery, JWKS.
-// Usage: node oidc-provider.mjs MODULES PORT AUDIENCE. Knows one client, `agent` with the secret `agent-secret`.
+// Usage: node oidc-provider.mjs MODULES PORT AUDIENCE CLIENTS. CLIENTS is JSON: by each client's name, which is its `sub`, the
+// claims of its tokens. Its secret is its name and `-secret`.
 import { pathToFileURL } from "node:url";
 
-const [modules, port, audience] = process.argv.slice(2);
+const [modules, port, audience, known] = process.argv.slice(2);
+const claims = JSON.parse(known);
 const { default: Provider } = await import(pathToFileURL(`${modules}/oidc-provider/lib/index.js`));
 
 const provider = new Provider(`http://127.0.0.1:${port}`, {
-  clients: [{ client_id: "agent", client_secret: "agent-secret", grant_types: ["client_credentials"], redirect_uris: [], response_types: [] }],
+  clients: Object.keys(claims).map((name) => (
+    { client_id: name, client_secret: `${name}-secret`, grant_types: ["client_credentials"], redirect_uris: [], response_types: [] })),
   scopes: ["call"],
-  extraTokenClaims: () => ({ groups: ["engineers"] }),
+  extraTokenClaims: (_, token) => claims[token.clientId],
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
     resourceIndicators: {
       enabled: true,
-      defaultResource: () => audience,
+      defaultResource: () => "urn:tidegate:tests:any",
       getResourceServerInfo: () => ({ scope: "call", audience, accessTokenTTL: 600, accessTokenFormat: "jwt", jwt: { sign: { alg: "RS256" } } }),
     },
   },

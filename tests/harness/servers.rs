@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::Process;
 use crate::{Seat, workspace};
@@ -90,7 +90,6 @@ pub struct Oidc {
     _process: Process,
     seat: Seat,
     port: u16,
-    audience: String,
 }
 
 impl Oidc {
@@ -100,6 +99,16 @@ impl Oidc {
     /// When `cargo xtask setup` has not brought it, or it does not start.
     #[must_use]
     pub fn start(seat: &Seat, audience: &str) -> Self {
+        Self::knowing(seat, audience, &json!({ "agent": { "groups": ["engineers"] } }))
+    }
+
+    /// Starts it on a free port. Its tokens are for this audience; it knows these clients, by their names, and puts these
+    /// claims into their tokens: `{ "ann": { "groups": ["auditors"] } }`.
+    ///
+    /// # Panics
+    /// As [`Oidc::start`].
+    #[must_use]
+    pub fn knowing(seat: &Seat, audience: &str, clients: &Value) -> Self {
         let modules = testbed().join("node_modules");
         assert!(
             modules.join("oidc-provider").exists(),
@@ -108,10 +117,10 @@ impl Oidc {
         );
         let program = workspace().join("tests/harness/oidc-provider.mjs").display().to_string();
         let port = seat.free_port();
-        let mut process =
-            seat.spawn("node", &[&program, &modules.display().to_string(), &port.to_string(), audience]);
+        let (modules, clients) = (modules.display().to_string(), clients.to_string());
+        let mut process = seat.spawn("node", &[&program, &modules, &port.to_string(), audience, &clients]);
         process.await_text("ready");
-        Self { _process: process, seat: seat.clone(), port, audience: audience.to_owned() }
+        Self { _process: process, seat: seat.clone(), port }
     }
 
     /// Its issuer, also the base of its discovery document.
@@ -139,14 +148,18 @@ impl Oidc {
     /// When the provider refuses.
     #[must_use]
     pub fn token(&self) -> String {
-        let form = format!("grant_type=client_credentials&scope=call&resource={}", self.audience);
-        let answered = self.seat.curl(&[
-            "--user",
-            "agent:agent-secret",
-            "--data",
-            &form,
-            &format!("{}/token", self.issuer()),
-        ]);
+        self.token_of("agent")
+    }
+
+    /// An access token of this client, by client credentials: its `sub` is the client's name.
+    ///
+    /// # Panics
+    /// When the provider refuses.
+    #[must_use]
+    pub fn token_of(&self, client: &str) -> String {
+        let (user, url) = (format!("{client}:{client}-secret"), format!("{}/token", self.issuer()));
+        let form = "grant_type=client_credentials&scope=call";
+        let answered = self.seat.curl(&["--user", &user, "--data", form, &url]);
         let token: Value = answered.json();
         token["access_token"].as_str().unwrap_or_else(|| panic!("no token: {}", answered.body)).to_owned()
     }

@@ -520,7 +520,9 @@ fn what_is_masked_in_a_held_request_is_masked_for_approvers() {
     for words in [&["approvals", "show", demand.as_str()][..], &["--json", "approvals", "show", &demand]] {
         let shown = WORLD.gate.tidegate(words).success().text();
         assert!(!shown.contains("4111") && !shown.contains("abc-secret-abc"), "{shown}");
-        assert!(shown.contains("note"), "{shown}");
+        for part in ["note", "[masked: card]", "Bearer [masked: credential]"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
     }
 }
 

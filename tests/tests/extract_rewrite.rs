@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tidegate::record::entry::{Side, Verdict};
 use tidegate::record::read::EntryView;
@@ -454,6 +455,64 @@ fn an_extracted_header_decides_and_the_body_streams_on() {
     assert_eq!(put("X-Tenant: other\r\n"), 403);
     assert_eq!(put("X-Tenant: acme\r\nX-Tenant: other\r\n"), 400);
     assert_eq!(put(""), 403);
+}
+
+#[test]
+fn a_body_that_takes_its_time_is_judged_by_the_policy_of_its_end() {
+    let _turn = turn();
+    let path = unique("chat");
+    let request = post(&path, JSON, r#"{"model":"small-1","text":"slow"}"#);
+    let (first, rest) = request.split_at(request.len() - 10);
+    let mut client = client(&WORLD.llm);
+    client.send(first).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = WORLD.gate.status()["policy"]["digest"].clone();
+    let segment = path.rsplit('/').next().unwrap();
+    let forbid = format!(
+        "@id(\"closed\") forbid (principal, action == Action::\"chat\", resource == Target::\"llm\")\n\
+         when {{ context.segments.contains(\"{segment}\") }};\n"
+    );
+    WORLD.gate.write_policy("closed.cedar", &forbid);
+    let _ = WORLD.gate.await_status("the new rule", |status| status["policy"]["digest"] != before);
+    client.send(rest).unwrap();
+    assert_eq!(client.response("POST").unwrap().status, 403);
+    assert_eq!(reached(&WORLD.llm, &path), 0, "nothing of it was sent");
+    let entry = one_entry(&path);
+    assert_eq!(
+        (entry.intent.verdict, entry.intent.rules.as_slice()),
+        (Verdict::Deny, &["closed.cedar#closed".to_owned()][..])
+    );
+}
+
+#[test]
+fn what_a_rewrite_sets_is_not_taken_away_by_connection_nor_by_a_trailer() {
+    let _turn = turn();
+    let path = unique("send");
+    let fields = format!("{JSON}Connection: x-tenant\r\nX-Tenant: other\r\n");
+    let response = ask(&WORLD.changed, post(&path, &fields, r#"{"a":1}"#));
+    assert_eq!(response.status, 200, "{}", response.text());
+    let sent = |path: &str| WORLD.changed.requests().into_iter().find(|request| request.target == path);
+    assert_eq!(sent(&path).unwrap().header("x-tenant"), Some("acme"));
+
+    let path = unique("bulk");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{JSON}", host(&path));
+    let chunked = "Trailer: X-Tenant, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\
+                   X-Tenant: other\r\nX-Sum: 9\r\n\r\n";
+    assert_eq!(ask(&WORLD.changed, format!("{head}{chunked}")).status, 200);
+    let got = eventually("the whole request", || sent(&path).filter(|got| !got.trailers.is_empty()));
+    let names: Vec<String> = got.trailers.iter().map(|(name, _)| name.to_lowercase()).collect();
+    assert_eq!(names, ["x-sum"], "what nobody judged passes, what was set does not come again");
+}
+
+#[test]
+fn a_path_that_is_no_operation_is_recorded_without_what_detectors_find_in_it() {
+    let _turn = turn();
+    let path = format!("{}/ann@example.com", unique("nowhere"));
+    let first = path.trim_end_matches("ann@example.com").to_owned();
+    assert_eq!(ask(&WORLD.llm, post(&path, "", "")).status, 403);
+    let entry = one_entry(&first);
+    assert!(entry.intent.reason.contains("is none of the operations"), "{}", entry.intent.reason);
+    assert!(!format!("{entry:?}").contains("ann@example.com"), "{entry:?}");
 }
 
 #[test]

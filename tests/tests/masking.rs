@@ -365,6 +365,8 @@ fn each_mask_that_fired_is_counted_by_name() {
     let count = |name: &str| closed.masks.iter().find(|(known, _)| known == name).map(|(_, count)| *count);
     assert_eq!((count("personal"), count("passwords")), (Some(2), Some(1)), "{:?}", closed.masks);
     assert_eq!(closed.response.masked, 3);
+    let metrics = WORLD.gate.admin("GET", "/metrics", "").text();
+    assert!(metrics.contains("tidegate_found_values_total{detector=\"email\",target=\"crm\"} "), "{metrics}");
 }
 
 #[test]

@@ -64,6 +64,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         on = "both"
         headers = ["X-Customer"]
 
+        [[detector]]
+        name = "employee"
+        pattern = "EMP-[0-9]{{6}}"
+        match = ["EMP-482913"]
+        pass = ["EMP-4829"]
+
         [[role]]
         name = "officer"
         uids = [1700]
@@ -117,6 +123,28 @@ fn coded(kind: &str, body: &[u8]) -> Answer {
 
 fn url(upstream: &Upstream, path: &str) -> String {
     format!("http://{}{path}", upstream.address())
+}
+
+#[test]
+fn a_mask_of_a_header_field_hides_it_in_trailers_too_where_no_body_is_masked() {
+    let upstream = upstream();
+    let trailer = [("X-Customer", "ann-7"), ("X-Sum", "3")];
+    upstream
+        .next(Answer::chunked(200, &[("Trailer", "X-Customer, X-Sum")]).chunk("abc").last_chunk(&trailer));
+    let mut officer = WORLD.host.client().uid(1700).connect(upstream.address()).unwrap();
+    let path = unique("late");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\nTrailer: X-Customer\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Customer: bob-9\r\n\r\n",
+        upstream.address()
+    );
+    let answer = officer.ask(request).unwrap();
+    assert_eq!(answer.text(), "abc", "the officer sees bodies in clear");
+    let shown = format!("{:?}", answer.trailers);
+    assert!(!shown.contains("ann-7") && shown.contains("******") && shown.contains('3'), "{shown}");
+    let got =
+        eventually("the whole request", || upstream.requests().pop().filter(|got| !got.trailers.is_empty()));
+    assert!(!format!("{:?}", got.trailers).contains("bob-9"), "{:?}", got.trailers);
 }
 
 #[test]
@@ -348,6 +376,52 @@ fn what_people_approve_is_the_body_as_it_will_be_sent() {
     assert!(!demand.contains("hunter2") && !demand.contains(CARD), "{demand}");
     drop(asking);
     assert!(!String::from_utf8_lossy(&upstream.received()).contains(&path), "nothing was sent");
+}
+
+#[test]
+fn what_a_declared_detector_finds_is_in_no_recorded_head_and_named_to_approvers() {
+    let upstream = upstream();
+    let path = unique("declared");
+    upstream.next(Answer::new(
+        200,
+        &[("Content-Type", "application/json"), ("X-Next", "/of/EMP-482914")],
+        "{}",
+    ));
+    let client = WORLD.host.client();
+    let target = url(&upstream, &format!("{path}/EMP-482911?who=EMP%2D482912"));
+    let answered = client.curl(&["-i", "-H", "X-Who: EMP-482913", &target]);
+    assert!(answered.body.contains("EMP-482914"), "no mask names it: {}", answered.body);
+    let entry = WORLD.gate.entry_of(&path);
+    let heads = format!("{:?} {:?}", entry.intent.head, entry.responded);
+    assert!(!heads.contains("48291") && heads.to_lowercase().contains("x-next"), "{heads}");
+    assert!(entry.intent.head.line.contains("/********?who=********"), "{heads}");
+
+    let path = unique("held/declared");
+    let target = url(&upstream, &format!("{path}?who=EMP-482915"));
+    let asking = client.spawn(
+        "curl",
+        &[
+            "-s",
+            "-X",
+            "PUT",
+            "-H",
+            "X-Who: EMP-482916",
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            r#"{"who":"EMP-482917"}"#,
+            &target,
+        ],
+    );
+    let demands = eventually("the demand", || {
+        let listed = WORLD.gate.tidegate(&["--json", "approvals", "list"]).json();
+        let found = listed.as_array().or_else(|| listed["demands"].as_array()).cloned().unwrap_or_default();
+        found.into_iter().find(|demand| demand.to_string().contains(&path))
+    });
+    let shown = WORLD.gate.tidegate(&["approvals", "show", demands["id"].as_str().unwrap()]).text();
+    assert_eq!(shown.matches("[masked: employee]").count(), 3, "{shown}");
+    assert!(!shown.contains("48291"), "{shown}");
+    drop(asking);
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn every_session_has_one_record_and_every_answer_one_entry_however_it_ends() {
         assert_eq!(fault(&gate.entry_of(path)), expected, "{path}");
     }
     let sessions = gate.sessions();
-    assert_eq!(sessions.len(), 6);
+    let told: Vec<_> = sessions.iter().map(|session| (&session.summary, session.entries.len())).collect();
+    assert_eq!(sessions.len(), 6, "{told:#?}");
     for session in &sessions {
         let closed = session.summary.closed.as_ref().unwrap_or_else(|| panic!("open: {session:?}"));
         if !matches!(closed.ending, Ending::ByGate(_)) {

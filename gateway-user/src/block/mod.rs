@@ -147,7 +147,7 @@ impl Blocks {
             return None;
         }
         let now = Timestamp::now();
-        asking.find(&table).filter(|block| !block.is_over(now)).cloned()
+        asking.find(&table, |block| !block.is_over(now)).cloned()
     }
 
     /// As [`Blocks::meets`], and counts the operation that is refused by it.

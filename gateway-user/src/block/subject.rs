@@ -132,19 +132,28 @@ pub struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// What of a table this asking is, the first in the order target, user, process.
-    pub(super) fn find<'t, T>(&self, table: &'t HashMap<Subject, T>) -> Option<&'t T> {
+    /// What of a table this asking is and `counts`, the first in the order target, user, process.
+    pub(super) fn find<'t, T>(
+        &self,
+        table: &'t HashMap<Subject, T>,
+        counts: impl Fn(&T) -> bool,
+    ) -> Option<&'t T> {
+        let get = |subject: Subject| table.get(&subject).filter(|found| counts(found));
         let target = self.target.map(|target| Subject::Target(target.to_owned()));
         let user = self.user.map(|user| Subject::User(user.provider.clone(), user.subject.clone()));
-        let named = target.into_iter().chain(user).find_map(|subject| table.get(&subject));
+        let named = target.into_iter().chain(user).find_map(get);
         let Some(workload) = self.workload else { return named };
         let units = || workload.units().map(|unit| Subject::Unit(unit.to_owned()));
-        let held = || units().chain([Subject::Uid(workload.uid)]).find_map(|subject| table.get(&subject));
-        named.or_else(held).or_else(|| in_container(workload.container.as_deref()?, table))
+        let held = || units().chain([Subject::Uid(workload.uid)]).find_map(get);
+        named.or_else(held).or_else(|| in_container(workload.container.as_deref()?, table, &counts))
     }
 }
 
-fn in_container<'t, T>(id: &str, table: &'t HashMap<Subject, T>) -> Option<&'t T> {
+fn in_container<'t, T>(
+    id: &str,
+    table: &'t HashMap<Subject, T>,
+    counts: &impl Fn(&T) -> bool,
+) -> Option<&'t T> {
     let is = |subject: &Subject| matches!(subject, Subject::Container(begin) if id.starts_with(begin));
-    table.iter().find(|(subject, _)| is(subject)).map(|(_, found)| found)
+    table.iter().find(|(subject, found)| is(subject) && counts(found)).map(|(_, found)| found)
 }

@@ -122,6 +122,21 @@ async fn each_kind_of_name_meets_whom_it_names_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_block_that_ran_out_hides_none_that_is_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(dir.path()).unwrap();
+    let blocks = Blocks::open(recorder.clone()).unwrap();
+    let soon = Timestamp::now() + jiff::SignedDuration::from_millis(50);
+    drop(blocks.block(block("target:crm", Some(soon))).await.unwrap());
+    blocked(&blocks, "uid:990").await;
+    tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+    let workload = workload();
+    let asking = Asking { user: None, workload: Some(&workload), target: Some("crm") };
+    assert_eq!(blocks.meets(&asking).unwrap().subject.to_string(), "uid:990");
+    recorder.close();
+}
+
+#[tokio::test]
 async fn a_block_survives_a_restart_and_one_that_cannot_be_read_stays_in_force() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::open(dir.path()).unwrap();

@@ -10,6 +10,7 @@ use crate::app;
 use crate::kernel::{self, Found, KernelError, Options, Status, UnloadReport};
 use crate::policy::files::Files;
 use crate::policy::{Notice, without_cases};
+use crate::record::Pressure;
 
 const LOAD_EXAMPLES: &str = "Examples:
   sudo tidegate load
@@ -160,13 +161,43 @@ fn show_enforcer(whole: &Whole, context: &Context) -> Result<(), Failure> {
             escape(fault)
         ))?;
     }
-    let record = &enforcer.record;
+    show_record(&enforcer.record, context)
+}
+
+fn show_record(record: &view::RecordStatus, context: &Context) -> Result<(), Failure> {
     match &record.fault {
         None => {
-            context.out.line(format!("record up: {} events in {} commits", record.events, record.commits))
+            context.out.line(format!("record up: {} events in {} commits", record.events, record.commits))?;
         }
-        Some(fault) => context.out.line(format!("{}: {fault}", paint(Tone::Bad, "record down"))),
+        Some(fault) => context.out.line(format!("{}: {fault}", paint(Tone::Bad, "record down")))?,
     }
+    let upkeep = &record.upkeep;
+    let (free, total) = upkeep.space;
+    let space = match upkeep.pressure {
+        Pressure::Enough => None,
+        Pressure::Low => Some("little space is left for the record"),
+        Pressure::Shedding => Some("too little space is left: the oldest of the record is shed"),
+        Pressure::Refusing => Some("no space is left for the record: nothing new is forwarded"),
+    };
+    if let Some(text) = space {
+        context.out.line(paint(Tone::Bad, format!("{text} ({free} of {total} bytes free)")))?;
+    }
+    if let Some(why) = &upkeep.stuck {
+        let text = format!("nothing is removed from the record: {}", escape_line(why));
+        context.out.line(paint(Tone::Bad, text))?;
+    }
+    for witness in &upkeep.witnesses {
+        if let Some(fault) = &witness.fault {
+            let name = escape_line(&witness.witness).into_owned();
+            let text = format!(
+                "the witness {name} saw {} commits and takes no more: {}",
+                witness.commits,
+                escape_line(fault)
+            );
+            context.out.line(paint(Tone::Bad, text))?;
+        }
+    }
+    Ok(())
 }
 
 /// A notice about the policy as one line.

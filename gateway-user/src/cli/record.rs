@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::output::{Tone, escape_line, paint, time};
+use super::reading;
 use super::run::age;
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
@@ -225,7 +226,8 @@ fn show(figures: &Figures, context: &Context) -> Result<(), Failure> {
 }
 
 fn prove(entry: EntryId, context: &Context) -> Result<(), Failure> {
-    match reader(context).and_then(|reader| reader.prove(entry)).map_err(|error| failed(&error))? {
+    let reader = reading::open("record prove", &entry.to_string(), context)?;
+    match reader.prove(entry).map_err(|error| failed(&error))? {
         Some(proof) => context.out.json(&proof),
         None => {
             context.out.note(format_args!("no entry {entry} is on record"));
@@ -375,6 +377,13 @@ fn tell(context: &Context, report: &Report) -> Result<(), Failure> {
         context.out.line(format_args!(
             "{} checkpoints of the witness fit, {} are about what is pruned",
             report.witnessed, report.witnessed_pruned
+        ))?;
+    }
+    if let Some((commits, at)) = report.witness_reaches {
+        context.out.line(format_args!(
+            "the witness saw {commits} of {} commits, the last of them signed at {}; what came after is only hashed and signed",
+            report.begins + report.commits,
+            time(at)
         ))?;
     }
     context.out.line(format_args!("last seal {}", report.seal))?;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::output::escape_line;
+use super::reading::{self, asked};
 use super::record::quiet_engine;
 use super::when::gone;
 use super::{Context, Failure};
@@ -19,6 +20,7 @@ use crate::policy;
 use crate::record::RecordError;
 use crate::record::entry::{Event, Micros};
 use crate::record::frame::Frame;
+use crate::record::read::Reader;
 use crate::signals::{Broad, Scale, Tally, View, broad};
 
 /// Bars of a chart at most: an hour each over a week.
@@ -86,7 +88,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if until <= since {
         return Err(Failure::Usage("--until lies before --since: there is nothing to tell".into()));
     }
-    let review = gather(since, until, context).map_err(|error| Failure::from_error(&error))?;
+    let about =
+        [("since", Some(args.since.to_string())), ("until", args.until.map(|until| until.to_string()))];
+    let reader = reading::open("report", &asked(about), context)?;
+    let review = gather(&reader, since, until, context).map_err(|error| Failure::from_error(&error))?;
     if context.out.is_json() {
         return context.out.json(&review);
     }
@@ -122,8 +127,7 @@ fn write(path: &Path, html: &str, force: bool, context: &Context) -> Result<(), 
     Ok(())
 }
 
-fn gather(since: Micros, until: Micros, context: &Context) -> Result<Review, RecordError> {
-    let reader = super::record::reader(context)?;
+fn gather(reader: &Reader, since: Micros, until: Micros, context: &Context) -> Result<Review, RecordError> {
     let mut tally = Tally::new(Scale::over(until - since, BARS_MAX), since);
     let (mut changes, mut more_changes, mut events) = (Vec::new(), 0, 0);
     let mut next = reader.since(since)?;

@@ -2,7 +2,9 @@
 
 use super::output::{Tone, escape_line, paint, quoted, time};
 use super::{Context, Failure};
-use crate::record::entry::{BodyEnd, Ending, Event, Head, Kept, RecordRead, Side, Surged, Upkeep, Verdict};
+use crate::record::entry::{
+    BodyEnd, Ending, Event, Head, Interrupted, Kept, RecordRead, Side, Surged, Upkeep, Verdict,
+};
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
 
@@ -241,24 +243,20 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
             )
         }
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
-        Event::Surged(event) => ("surge", Tone::Warn, surge(event)),
-        Event::Interrupted(event) => {
-            let text = format!(
-                "no record since {}: {}; refused {} flows, {} operations",
-                time(event.since),
-                event.reason,
-                event.flows,
-                event.operations
-            );
-            ("gap", Tone::Bad, text)
-        }
+        Event::Surged(event) => ("surge", Tone::Warn, surged(event)),
+        Event::Interrupted(event) => ("gap", Tone::Bad, interrupted(event)),
     }
 }
 
-fn surge(event: &Surged) -> String {
-    let by = event.subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
-    let Surged { what, target, name, count, expected, .. } = event;
+fn surged(event: &Surged) -> String {
+    let Surged { what, target, name, count, expected, subject, .. } = event;
+    let by = subject.as_ref().map_or_else(String::new, |subject| format!(", mostly by {subject}"));
     format!("{what} {name} on {target}: {count} in a minute where {expected:.1} are usual{by}")
+}
+
+fn interrupted(event: &Interrupted) -> String {
+    let Interrupted { since, reason, flows, operations, .. } = event;
+    format!("no record since {}: {reason}; refused {flows} flows, {operations} operations", time(*since))
 }
 
 fn reading(event: &RecordRead) -> String {

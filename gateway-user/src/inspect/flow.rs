@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use super::packet::Packet;
 use super::stream::{Seen as Went, Stream};
 use super::verdict::{Judged, Judging};
 use crate::limits::PIPELINED_MAX;
-use crate::mask::{self, Media};
+use crate::mask::{Packing, Plan, Unpacker};
 use crate::wire::http1::{Framing, Screen, Seen};
 
 /// One operation of a captured connection, and what would become of it.
@@ -70,9 +71,9 @@ pub(super) struct Flow {
 
 struct Waiting {
     operation: Operation,
-    masker: Option<mask::Plan>,
+    masker: Option<Plan>,
     is_head: bool,
-    stream: Option<mask::Stream>,
+    stream: Option<Unpacker>,
     asked: bool,
 }
 
@@ -262,7 +263,7 @@ impl Handler for Answering<'_> {
         let bodiless = waiting.is_head || matches!(head.status, 204 | 304);
         let length = if bodiless { Length::Bytes(0) } else { head.length };
         if let Some(plan) = waiting.masker.as_ref().filter(|_| length != Length::Bytes(0)) {
-            waiting.stream = Some(plan.stream(Media::of(head.content_type.as_deref())));
+            waiting.stream = Some(plan.unpack(&head.packing));
         }
         Ok(length)
     }
@@ -270,11 +271,20 @@ impl Handler for Answering<'_> {
     fn body(&mut self, bytes: &[u8]) {
         let Some(waiting) = self.waiting.front_mut() else { return };
         waiting.operation.response_bytes += bytes.len() as u64;
-        if let Some(stream) = &mut waiting.stream
-            && let Err(error) = stream.push(bytes, &mut Vec::new())
-        {
-            waiting.operation.unmaskable = Some(error.to_string());
-            waiting.stream = None;
+        let Some(stream) = &mut waiting.stream else { return };
+        stream.give(Bytes::copy_from_slice(bytes));
+        let mut shown = Vec::new();
+        loop {
+            shown.clear();
+            match stream.take(&mut shown) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    waiting.operation.unmaskable = Some(error.to_string());
+                    waiting.stream = None;
+                    return;
+                }
+            }
         }
     }
 
@@ -282,7 +292,7 @@ impl Handler for Answering<'_> {
         let Some(mut waiting) = self.waiting.pop_front() else { return };
         if let Some(mut stream) = waiting.stream {
             match stream.finish(&mut Vec::new()) {
-                Ok(hits) => waiting.operation.masks = hits.0,
+                Ok(hits) => waiting.operation.masks = hits.masks,
                 Err(error) => waiting.operation.unmaskable = Some(error.to_string()),
             }
         }
@@ -295,7 +305,7 @@ impl Handler for Answering<'_> {
 struct Head {
     status: u16,
     length: Length,
-    content_type: Option<String>,
+    packing: Packing,
 }
 
 impl Head {
@@ -323,7 +333,7 @@ impl Head {
         Ok(Self {
             status,
             length,
-            content_type: all("content-type").first().map(|value| (*value).to_owned()),
+            packing: Packing::of(fields.iter().map(|(name, value)| (name.trim(), value.trim().as_bytes()))),
         })
     }
 }

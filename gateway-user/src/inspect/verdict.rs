@@ -75,7 +75,8 @@ impl Judging<'_> {
         let line = recorded_head(&line, std::iter::empty()).line;
         let refused = |verdict, target: Option<&Target>, reason: String| {
             let target = target.map(|target| target.name.clone());
-            (Judged { line: line.clone(), target, user: None, verdict, rules: Vec::new(), reason }, None)
+            let (line, reason) = (line.clone(), scrub(&reason).into_owned());
+            (Judged { line, target, user: None, verdict, rules: Vec::new(), reason }, None)
         };
         let outbound = self.set.target_at(Direction::Outbound, server);
         let Some(target) = outbound.or_else(|| self.set.target_at(Direction::Inbound, server)) else {
@@ -122,14 +123,15 @@ impl Judging<'_> {
             Answer::Deny if decision.cause == Cause::NoWorkload => "unknown",
             Answer::Deny => "deny",
         };
-        let masks = (decision.answer != Answer::Deny).then(|| Plan::new(&decision.masks));
+        let on_answers: Vec<_> = decision.masks.into_iter().filter(|mask| mask.on.responses()).collect();
+        let masks = (decision.answer != Answer::Deny).then(|| Plan::new(&on_answers));
         let judged = Judged {
             line,
             target: Some(target.name.clone()),
             user: named,
             verdict,
             rules: decision.rules,
-            reason: decision.reason,
+            reason: scrub(&decision.reason).into_owned(),
         };
         (judged, masks.filter(|plan| !plan.is_empty()))
     }

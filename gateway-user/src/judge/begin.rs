@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::entry::Capture;
-use super::head::{recorded_user, recorded_value};
+use super::head::{recorded_user, recorded_value, told};
 use super::{Asked, Case, Denial, Entry, Judge, now};
 use crate::intercept;
-use crate::limits::HELD_BODY_BYTES_MAX;
+use crate::limits::{HELD_BODY_BYTES_MAX, JUDGED_AT_ONCE};
 use crate::mask::Packing;
 use crate::operation::{Kind, Operation, Subject, Workload};
 use crate::policy::nouns::{Side as Way, Target};
@@ -154,6 +154,44 @@ impl Judge {
         Ok(Begun { entry, set, target, subject, rewrites, at, unproven, reads_body })
     }
 
+    /// What was found out when it began, found out again where its body took its time: who asks, by which policy, and
+    /// whether its target is still only observed.
+    ///
+    /// # Errors
+    /// The refusal, recorded.
+    pub(super) async fn renewed(&self, begun: Begun, asked: &Asked) -> Result<Begun, Denial> {
+        let at = jiff::Timestamp::now();
+        if at.duration_since(begun.at).unsigned_abs() < JUDGED_AT_ONCE {
+            return Ok(begun);
+        }
+        let set = self.bench.shelf.current();
+        let target = match intercept::route(&set, &self.flow, &self.bench.names, &asked.authority).await {
+            Ok(route) => route.target.clone(),
+            Err(misrouted) => {
+                let why = misrouted.to_string();
+                return Err(self.refuse_begun(begun, asked, Denial::forbidden(None), &why).await);
+            }
+        };
+        let observed = target.is_observed(at);
+        let (subject, unproven) = match self.subject(&set, &target, asked).await {
+            Ok(subject) => (subject, None),
+            Err(why) if observed => (self.nobody(), Some(why)),
+            Err(why) => return Err(self.refuse_begun(begun, asked, Denial::unauthorized(), &why).await),
+        };
+        let rewrites = if observed { Rewrites::default() } else { Rewrites::of(&set, &target.name, asked) };
+        let reads_body = !observed && set.reads_body(&target.name, &asked.request);
+        // Its head is as the rewrites of the beginning left it, and its body may be with the client.
+        if !observed && (rewrites != begun.rewrites || (reads_body && !begun.reads_body)) {
+            let denial = Denial::busy("the policy changed while the body came: send it again");
+            let why =
+                "the policy in force when its body was there changes or reads more of it than the one before";
+            return Err(self.refuse_begun(begun, asked, denial, why).await);
+        }
+        let unproven = begun.unproven.filter(|_| observed).or(unproven);
+        let (entry, rewrites) = (begun.entry, begun.rewrites);
+        Ok(Begun { entry, set, target, subject, rewrites, at, unproven, reads_body: begun.reads_body })
+    }
+
     /// Watches over an operation while its body is awaited: a client that leaves then leaves an entry, too.
     #[must_use]
     pub fn awaiting<'a>(&'a self, begun: &'a Begun, asked: &'a Asked) -> Awaiting<'a> {
@@ -163,7 +201,7 @@ impl Judge {
     /// Refuses an operation whose body cannot be judged.
     pub async fn refuse_begun(&self, begun: Begun, asked: &Asked, denial: Denial, why: &str) -> Denial {
         self.bench.metrics.refused(self.flow.direction);
-        let intent = self.unjudged(&begun, asked, why.to_owned());
+        let intent = self.unjudged(&begun, asked, told(why));
         self.closed(&begun.entry, intent, denial).await
     }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Bench;
 use super::block::Known;
 use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
-use crate::mask::{MaskError, Packing, Plan, Unpacker};
+use crate::mask::{Hits, MaskError, Packing, Plan, Unpacker};
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
     BodyEnd, BodyStretch, Decided, Demanded, Ending, EntryClosed, Event, Gap, Head, Intent, Micros,
@@ -161,9 +161,12 @@ impl Entry {
     }
 
     /// Adds hits of masks on what this side sent.
-    pub fn masked(&self, side: Side, hits: Vec<(String, u64)>) {
+    pub fn masked(&self, side: Side, hits: Hits) {
         let mut progress = self.progress();
-        for (name, count) in hits {
+        for (name, count) in &hits.detectors {
+            self.metrics.found(name, progress.target.as_deref().unwrap_or_default(), *count);
+        }
+        for (name, count) in hits.masks {
             match side {
                 Side::Request => progress.request.masked += count,
                 Side::Response => progress.response.masked += count,
@@ -311,7 +314,7 @@ impl Capture {
 
     /// The entry whose body it is.
     #[must_use]
-    pub fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 
@@ -347,7 +350,7 @@ impl Capture {
     pub fn finish(&mut self) -> Result<(), RecordError> {
         match self.masker.take().map(|mut masker| masker.finish(&mut self.pending)) {
             None => {}
-            Some(Ok(hits)) if self.side == Side::Response => self.entry.found(hits.0),
+            Some(Ok(hits)) if self.side == Side::Response => self.entry.found(hits.masks),
             Some(Ok(_)) => {}
             Some(Err(error)) => self.stop_keeping(&error),
         }

@@ -1,6 +1,8 @@
 //! Message heads as the record may hold them: credentials replaced whole, every other value scrubbed by every
 //! detector. Never stores a token.
 
+use std::borrow::Cow;
+
 use crate::mask::{self, Plan};
 use crate::operation::User;
 use crate::policy::Set;
@@ -15,15 +17,40 @@ pub fn recorded<'a>(line: &str, fields: impl Iterator<Item = (&'a str, &'a [u8])
     }
 }
 
-/// The head without the values of the header fields that masks name.
+/// A head for the record, by the detectors and masks of this plan.
 #[must_use]
-pub fn hiding(plan: &Plan, mut head: Head) -> Head {
+pub fn recorded_by<'a>(plan: &Plan, line: &str, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Head {
+    let value =
+        |name: &str, value: &[u8]| plan.scrub_header(name, &String::from_utf8_lossy(value)).into_owned();
+    Head {
+        line: plan.scrub(line).into_owned(),
+        fields: fields.map(|(name, text)| (name.to_owned(), value(name, text))).collect(),
+    }
+}
+
+/// The head without what this plan hides: the values of the header fields that masks name, and what their detectors and
+/// those that the policy declares find in the line and in every value.
+#[must_use]
+pub(super) fn hiding(plan: &Plan, mut head: Head) -> Head {
+    if let Cow::Owned(line) = plan.scrub(&head.line) {
+        head.line = line;
+    }
     for (name, value) in &mut head.fields {
-        if let Some((shown, _)) = plan.header(name, value.as_bytes()) {
-            *value = String::from_utf8_lossy(&shown).into_owned();
+        if let Cow::Owned(shown) = plan.scrub_header(name, value) {
+            *value = shown;
         }
     }
     head
+}
+
+/// Fields as approvers see them.
+pub(super) fn shown(plan: &Plan, set: &Set, fields: &[(String, Vec<u8>)]) -> Vec<(String, String)> {
+    let keys = set.key_headers();
+    let value = |name: &str, value: &[u8]| match keys.contains(name.to_ascii_lowercase().as_str()) {
+        true => "[masked: credential]".to_owned(),
+        false => plan.scrub_header(name, &String::from_utf8_lossy(value)).into_owned(),
+    };
+    fields.iter().map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
 /// The same without the values of the fields that static keys come in.
@@ -44,6 +71,11 @@ pub(super) fn recorded_user(user: &User) -> User {
         *value = mask::scrub(value).into_owned();
     }
     user
+}
+
+/// A reason as the record may hold it: some name the path or the call that was refused.
+pub(super) fn told(reason: &str) -> String {
+    mask::scrub(reason).into_owned()
 }
 
 /// The value of one field.

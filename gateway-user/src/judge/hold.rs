@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::begin::{Begun, Rewrites};
-use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, now, refused};
+use super::head::told;
+use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, head, now, refused};
 use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
@@ -15,7 +16,7 @@ use crate::mask::{MaskError, Packing, Plan};
 use crate::operation::{DemandId, Kind, Operation, Sha256};
 use crate::policy::nouns::Mask;
 use crate::policy::{Answer, Decision};
-use crate::record::entry::{Decided, Demanded, Head, Side, Verdict as Recorded};
+use crate::record::entry::{Decided, Demanded, Side, Verdict as Recorded};
 use crate::record::{Durable, RecordError};
 use crate::wire::field::REASON;
 
@@ -64,7 +65,7 @@ impl Judge {
             return Ok(Whole { bytes: body, packing: packing.clone() });
         }
         let (bytes, hits) = asks.mask_whole(packing, body, HELD_BODY_BYTES_MAX)?;
-        held.entry.masked(Side::Request, hits.0);
+        held.entry.masked(Side::Request, hits);
         Ok(Whole { bytes: bytes.into(), packing: packing.unpacked() })
     }
 
@@ -132,10 +133,10 @@ impl Judge {
     /// # Errors
     /// The refusal, recorded: rejected, expired, no longer allowed by today's policy, or not recordable.
     pub async fn hold(&self, held: Held, asked: &Asked, body: &Whole) -> Result<Allowed, Denial> {
-        let plan = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).recorded;
-        let head = self.head(&held.case.set, &held.case.target.name, &asked.head);
+        let plan = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).shown;
+        let headers = head::shown(&plan, &held.case.set, &asked.request.headers);
         let place = self.flow.place(&asked.request.host);
-        let Some(shown) = shown(asked, &place, head, body, &plan) else {
+        let Some(shown) = shown(asked, &place, headers, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_nobody_known(&self.flow) {
@@ -299,6 +300,7 @@ impl Judge {
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
+        let why = told(&why);
         entry.answered(denial.status);
         let decided = Decided {
             entry: entry.id(),
@@ -335,16 +337,22 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, place: &str, head: Head, body: &Whole, plan: &Plan) -> Option<Shown> {
+fn shown(
+    asked: &Asked,
+    place: &str,
+    headers: Vec<(String, String)>,
+    body: &Whole,
+    plan: &Plan,
+) -> Option<Shown> {
     let (masked, _) = plan.mask_whole(&body.packing, body.bytes.clone(), HELD_BODY_BYTES_MAX).ok()?;
     let request = &asked.request;
     Some(Shown {
         method: request.method.clone(),
         host: request.host.clone(),
         to: place.to_owned(),
-        path: crate::mask::scrub(&request.path).into_owned(),
-        query: request.query.as_deref().map(|query| crate::mask::scrub(query).into_owned()),
-        headers: head.fields,
+        path: plan.scrub(&request.path).into_owned(),
+        query: request.query.as_deref().map(|query| plan.scrub(query).into_owned()),
+        headers,
         body: (!body.bytes.is_empty()).then(|| ShownBody::of(body.bytes.len() as u64, masked)),
     })
 }

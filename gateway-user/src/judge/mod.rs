@@ -20,7 +20,7 @@ pub use begin::{Awaiting, Begun, DIGESTS, shown as rewrite_shown};
 pub use bodies::{Bodies, BodyRoom};
 pub use denial::Denial;
 pub use entry::{Capture, Draining, Entry, now};
-pub use head::{hiding, recorded as recorded_head};
+pub use head::{recorded as recorded_head, recorded_by};
 pub use hold::{Held, Whole};
 pub use plans::Plans;
 pub use subject::{Proof, proof};
@@ -38,7 +38,7 @@ use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
 use crate::notify::Post;
 use crate::operation::{Extracted, HttpRequest, Operation, Permit, Sha256, Subject};
-use crate::policy::nouns::Target;
+use crate::policy::nouns::{Mask, Target};
 use crate::policy::{Answer, Decision, Question, Set, Shelf};
 use crate::record::entry::{Ending, Head, Intent, Verdict as Recorded};
 use crate::record::{Durable, RecordError, Recorder};
@@ -176,6 +176,8 @@ pub struct Duties {
     pub rewrites: rewrite::Plan,
     /// Other fields that do not go on: those that static keys come in, where tokens do not.
     pub stripped: Vec<String>,
+    /// Fields of the head that rules look at, in lower case: they count there and nowhere else.
+    pub judged: Vec<String>,
 }
 
 /// Everything known when a decision is asked for.
@@ -228,6 +230,10 @@ impl Judge {
     /// Judges one operation, with its whole body where rules depend on it. With the answer, its intent is durable, or will
     /// be before anything is answered.
     pub async fn judge(&self, begun: Begun, asked: &mut Asked, body: &[u8]) -> Verdict {
+        let begun = match self.renewed(begun, asked).await {
+            Ok(begun) => begun,
+            Err(denial) => return Verdict::Deny(denial),
+        };
         let (at, observed, mut unproven) = (begun.at, begun.is_observed(), begun.unproven.clone());
         let found = begun.set.extract(&begun.target.name, &asked.request, body);
         match found {
@@ -333,7 +339,7 @@ impl Judge {
         observed: bool,
     ) -> Allowed {
         let masks = if observed { &[] } else { decision.masks.as_slice() };
-        let plans::Hiding { asks, answers, recorded: hidden } =
+        let plans::Hiding { asks, answers, recorded: hidden, .. } =
             self.bench.plans.of(&case.set, &case.target.name, masks);
         let forward_token = case.target.forward_token;
         let stripped = match forward_token {
@@ -349,6 +355,7 @@ impl Judge {
                 recorded: hidden,
                 forward_token,
                 stripped,
+                judged: case.set.headers_looked_at(&case.target.name),
                 rewrites: case.rewrites.response.clone(),
             },
             recorded,
@@ -367,6 +374,7 @@ impl Judge {
     ) -> Denial {
         entry.answered(denial.status);
         let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
+        let intent = Intent { reason: head::told(&intent.reason), ..intent };
         let why = intent.reason.clone();
         let begun = entry.intend(intent, true).map(drop);
         let kept = begun.and_then(|()| self.keep_refused(entry, case, &asked.head, body));
@@ -396,7 +404,7 @@ impl Judge {
             verdict,
             would: None,
             rules: Vec::new(),
-            reason: why.to_owned(),
+            reason: head::told(why),
             policy: Some(set.digest()),
             head: head::without_keys(&set, head.clone()),
         };
@@ -428,8 +436,12 @@ impl Judge {
     /// A request's head as the record and approvers may see it.
     fn head(&self, set: &Set, target: &str, head: &Head) -> Head {
         let shown = head::without_keys(set, head.clone());
-        let named = set.masks_of(target).iter().any(|mask| !mask.headers.is_empty());
-        if !named {
+        // What every record hides is hidden already.
+        let finds_more = |mask: &Arc<Mask>| {
+            let always = mask.find.iter().all(|detector| detector.is_always_recorded_hidden());
+            !always || !mask.headers.is_empty()
+        };
+        if set.detectors().is_empty() && !set.masks_of(target).iter().any(finds_more) {
             return shown;
         }
         head::hiding(&self.bench.plans.of(set, target, &[]).recorded, shown)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Asked, Case, Entry, Judge, Verdict};
+use super::{Asked, Case, Entry, Judge, Verdict, head};
 use crate::operation::Subject;
 use crate::policy::{Answer, Decision};
 use crate::record::entry::{Intent, Verdict as Recorded};
@@ -29,7 +29,7 @@ impl Judge {
         self.bench.metrics.judged(name, "allow");
         self.bench.metrics.observed(name, would.name());
         let why = unproven.as_deref().unwrap_or(&decision.reason);
-        let reason = format!("only observed; it would be {word}: {why}");
+        let reason = format!("only observed; it would be {word}: {}", head::told(why));
         let intent = self.intent(&entry, case, decision, asked, Recorded::Allow);
         let intent = Intent { would: Some(would), reason, ..intent };
         entry.observe(decision.masks.iter().map(|mask| mask.name.clone()).collect());

@@ -20,6 +20,8 @@ pub(super) struct Hiding {
     pub answers: Plan,
     /// From the record.
     pub recorded: Plan,
+    /// From approvers, who are told by which mask or detector.
+    pub shown: Plan,
 }
 
 /// Plans by target and by the masks that apply.
@@ -77,6 +79,7 @@ impl Plans {
             answers: of(On::responses),
             // Whichever way a mask works: what is asked and what is answered often say the same.
             recorded: Plan::everything(&all, set.detectors()).with_key(key),
+            shown: Plan::labelled(&all, set.detectors()),
         }
     }
 }

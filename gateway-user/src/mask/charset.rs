@@ -38,6 +38,17 @@ impl Charset {
 
 const UTF_8_MARK: &[u8] = b"\xEF\xBB\xBF";
 
+/// How much of UTF-16 that only its name makes so is looked at before it is believed: some paragraphs of Chinese hold a
+/// space, a digit or a line end, and thereby a zero byte, which no text in ASCII or UTF-8 does.
+const WIDE_SEEN_BYTES: usize = 2048;
+
+/// Whether a body is UTF-16 because a header field says so, and not by a byte order mark. Whoever asks may have chosen that
+/// field, and read so, text in ASCII is letters in which nothing is found.
+fn is_wide_by_name(charset: &Charset, start: &[u8]) -> bool {
+    let marked = matches!(start, [0xEF, 0xBB, 0xBF, ..] | [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]);
+    !marked && matches!(charset, Charset::Named(encoding) if [UTF_16LE, UTF_16BE].contains(encoding))
+}
+
 /// Reads one body into UTF-8. A byte order mark stays, as UTF-8's own.
 #[derive(Debug)]
 pub(super) enum Reader {
@@ -81,6 +92,13 @@ impl Reader {
             held.extend_from_slice(chunk);
             if held.is_empty() || (held.len() < UTF_8_MARK.len() && !last) {
                 return Ok(true);
+            }
+            let wide = is_wide_by_name(charset, held);
+            if wide && !held.contains(&0) && held.len() < WIDE_SEEN_BYTES && !last {
+                return Ok(true);
+            }
+            if wide && !held.contains(&0) {
+                return Err(MaskError::Encoding("UTF-16 that begins without any ASCII in it".to_owned()));
             }
             let held = std::mem::take(held);
             let next = decided(charset, &held)?;

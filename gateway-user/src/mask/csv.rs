@@ -1,17 +1,17 @@
 //! Tables (RFC 4180 CSV, and TSV) under masks by column.
 //!
-//! The first row names the columns; the first of `,` `;` tab `|` in it parts the cells. Refuses what two readers could
-//! cut into different cells: quotes inside or after a cell, a lone carriage return, a row longer than the first.
+//! The first row names the columns; the one of `,` `;` tab `|` in it parts the cells. Refuses what two readers could
+//! cut into different cells: two of these in the first row, quotes inside or after a cell, a lone carriage return, a row longer than the first.
 
 use std::sync::Arc;
 
 use super::MaskError;
+use super::look::Look;
 use super::plan::Compiled;
 use super::stream::Format;
 use super::text::{Coding, Text, write_hidden};
 use super::window::{Counts, Hidden};
 use crate::limits::MASK_HOLD_BACK_BYTES_MAX;
-use crate::policy::nouns::Style;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Csv {
     /// What parts cells, once it is known.
     mark: Option<u8>,
     /// The styles of columns that are hidden, and what to count; empty until the first row is whole.
-    columns: Vec<Option<(Style, Vec<usize>)>>,
+    columns: Vec<Option<(Look, Vec<usize>)>>,
     /// The first row, while it is read.
     first: Option<Vec<u8>>,
     column: usize,
@@ -98,11 +98,17 @@ impl Csv {
 
     fn name_columns(&mut self, line: &[u8]) -> Result<(), MaskError> {
         let mut quoted = false;
-        let found = line.iter().copied().find(|&b| {
+        let mut found = line.iter().copied().filter(|&b| {
             quoted ^= b == b'"';
             !quoted && b",;\t|".contains(&b)
         });
-        let mark = *self.mark.get_or_insert(found.unwrap_or(b','));
+        let first = found.next();
+        let mark = *self.mark.get_or_insert(first.unwrap_or(b','));
+        let twofold = first.into_iter().chain(found).any(|other| other != mark);
+        // Whoever parts them at the other mark finds other columns; spreadsheets take `sep=` for a word of their own.
+        if self.plan.has_keys() && (twofold || line.starts_with(b"sep=")) {
+            return Err(self.wrong("a first row that can be parted in two ways"));
+        }
         let mut quoted = false;
         let cells = line.split(|&b| {
             quoted ^= b == b'"';
@@ -114,7 +120,7 @@ impl Csv {
                 return Err(self.wrong("a name of a column that is not UTF-8"));
             };
             let name = cell.trim().trim_matches('"').replace("\"\"", "\"");
-            self.columns.push(plan.key(name.trim().as_bytes()).map(|rule| (rule.style, rule.names.clone())));
+            self.columns.push(plan.key(name.trim().as_bytes()).map(|rule| (rule.look, rule.names.clone())));
         }
         // The first row itself is shown.
         self.column = usize::MAX;

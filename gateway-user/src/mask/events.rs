@@ -9,7 +9,7 @@ mod deltas;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use self::deltas::Texts;
+use self::deltas::{Texts, TooMany};
 use super::MaskError;
 use super::json::Json;
 use super::plan::Compiled;
@@ -64,7 +64,8 @@ impl Events {
             // A comment keeps the line alive; it says nothing, so it need not wait.
             return self.mask(&raw, None, out, counts);
         }
-        let number = self.texts.add(&self.plan, data.as_deref().unwrap_or_default(), counts);
+        let added = self.texts.add(&self.plan, data.as_deref().unwrap_or_default(), counts);
+        let number = added.map_err(|TooMany| self.wrong("an event with pieces of too many texts"))?;
         self.queued += raw.len();
         self.queue.push_back(Event { raw, number });
         self.let_go(out, counts)?;
@@ -130,7 +131,7 @@ impl Events {
         let mut masked = Vec::with_capacity(payload.len());
         let start = payload.trim_ascii_start().first();
         if matches!(start, Some(b'{' | b'[')) && payload.trim_ascii() != b"[DONE]" {
-            let mut tried = Counts(counts.0.clone());
+            let mut tried = counts.clone();
             let mut json = Json::new(Arc::clone(&self.plan));
             let whole = json
                 .push(payload, &mut masked, &mut tried)
@@ -159,12 +160,16 @@ impl Format for Events {
             return Err(self.wrong("a zero byte"));
         }
         self.held.extend_from_slice(chunk);
-        while let Some(end) = event_end(&self.held, &mut self.scanned) {
-            let rest = self.held.split_off(end);
-            let raw = std::mem::replace(&mut self.held, rest);
+        // What is left is moved once, however many events there are.
+        let held = std::mem::take(&mut self.held);
+        let mut rest = held.as_slice();
+        while let Some(end) = event_end(rest, &mut self.scanned) {
+            let (raw, behind) = rest.split_at(end);
             self.offset += raw.len() as u64;
-            self.arrived(raw, out, counts)?;
+            self.arrived(raw.to_vec(), out, counts)?;
+            rest = behind;
         }
+        self.held = rest.to_vec();
         if self.held.len() > SSE_EVENT_BYTES_MAX {
             return Err(self.wrong("an event that is too long"));
         }

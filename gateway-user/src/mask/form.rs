@@ -49,7 +49,7 @@ impl Form {
         };
         let Some(rule) = self.plan.key_within(name) else { return Ok(State::Value) };
         counts.add(&rule.names);
-        let hidden = Hidden::new(rule.style);
+        let hidden = Hidden::new(rule.look);
         self.text.end(&self.plan, out, counts);
         Ok(State::Hidden(hidden, Vec::new()))
     }

@@ -17,11 +17,12 @@ impl Plan {
     #[must_use]
     pub fn header(&self, name: &str, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
         let rule = self.0.header(name)?;
-        let mut hidden = Hidden::new(rule.style);
+        let mut hidden = Hidden::new(rule.look);
         hidden.take(value);
         let mut shown = Vec::new();
         hidden.write(&self.0, false, &mut shown);
         let names = rule.names.iter().filter_map(|&index| self.0.names.get(index));
-        Some((shown, Hits(names.map(|name| (name.clone(), 1)).collect())))
+        let masks = names.map(|name| (name.clone(), 1)).collect();
+        Some((shown, Hits { masks, ..Hits::default() }))
     }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::MaskError;
 use super::find::{CARD_DIGITS_MIN, Span};
+use super::look::{Look, strictest};
 use super::path::{Edge, Trail};
-use super::plan::{Compiled, Rule, strictest};
+use super::plan::{Compiled, Rule};
 use super::scalar::{Content, is_card_number, is_number};
 use super::window::{Counts, Hidden, Window};
 use crate::limits::{JSON_DEPTH_MAX, MASK_HOLD_BACK_BYTES_MAX};
@@ -57,7 +58,7 @@ pub(super) struct Json {
     trail: Trail,
     expect: Expect,
     /// The style of the member's value that comes next, if it is to be hidden.
-    hide: Option<Style>,
+    hide: Option<Look>,
     /// Depth of the container that is being hidden.
     muted: Option<usize>,
     /// The last member name, decoded.
@@ -237,7 +238,7 @@ impl Json {
     }
 
     /// A value begins: whether it is to be hidden, and how. Asked once per value.
-    fn begin_value(&mut self, counts: &mut Counts) -> Option<Style> {
+    fn begin_value(&mut self, counts: &mut Counts) -> Option<Look> {
         if self.muted.is_some() {
             return None;
         }
@@ -294,7 +295,7 @@ impl Json {
         if let Some(style) = self.begin_value(tape.counts) {
             tape.pass(at);
             // A container has no last four characters to show, and no text to hash.
-            Hidden::new(strictest(style, Style::Stars)).write_value(&self.plan, tape.out);
+            Hidden::new(style.at_most(Style::Stars)).write_value(&self.plan, tape.out);
             self.muted = Some(self.frames.len());
         } else if self.muted.is_none() {
             self.trail.enter();
@@ -347,12 +348,12 @@ impl Json {
     }
 
     /// The style of a number that a detector finds: a card written as a number, or a value known by its name.
-    fn found_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Style> {
+    fn found_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Look> {
         let set = self.plan.set;
         if set.has(Detector::Card) && text.len() >= CARD_DIGITS_MIN && is_card_number(text) {
             let rule = self.plan.rule(Detector::Card)?;
-            counts.add(&rule.names);
-            return Some(rule.style);
+            counts.found(Detector::Card.into(), &rule.names);
+            return Some(rule.look);
         }
         if !self.is_named() {
             return None;
@@ -361,7 +362,7 @@ impl Json {
     }
 
     /// The style of a number that a rule by expression finds whole under its member's name: `"phone": 2125550123`.
-    fn found_in_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Style> {
+    fn found_in_number(&mut self, text: &[u8], counts: &mut Counts) -> Option<Look> {
         let set = self.plan.set.patterns();
         if set.is_empty() || text.len() < self.plan.least_digits() {
             return None;
@@ -369,8 +370,8 @@ impl Json {
         self.plan.find(text, 0, set, false, &self.name, &mut self.spans);
         let whole = self.spans.iter().find(|span| span.start == 0 && span.end == text.len())?;
         let rule = self.plan.rule(whole.detector)?;
-        counts.add(&rule.names);
-        Some(rule.style)
+        counts.found(whole.detector, &rule.names);
+        Some(rule.look)
     }
 
     fn literal(&mut self, tape: &mut Tape<'_>, at: usize, first: u8) -> Result<Token, MaskError> {
@@ -394,7 +395,7 @@ impl Json {
         let style = self.begin_value(tape.counts);
         self.after_value();
         if let Some(style) = style {
-            self.replace(tape, at, end, &Hidden::new(strictest(style, Style::Stars)));
+            self.replace(tape, at, end, &Hidden::new(style.at_most(Style::Stars)));
         }
         Ok(Token::Ends(end))
     }
@@ -408,8 +409,8 @@ impl Json {
     }
 }
 
-fn join(style: &mut Option<Style>, names: &mut Vec<usize>, rule: &Rule) {
-    *style = Some(style.map_or(rule.style, |style| strictest(style, rule.style)));
+fn join(style: &mut Option<Look>, names: &mut Vec<usize>, rule: &Rule) {
+    *style = Some(style.map_or(rule.look, |style| strictest(style, rule.look)));
     for &name in &rule.names {
         if !names.contains(&name) {
             names.push(name);

@@ -2,6 +2,8 @@
 //!
 //! Believes it only so far: what is called text and looks like JSON is read as JSON where that matters.
 
+use crate::wire::media_type::MediaType;
+
 /// The kind of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Media {
@@ -30,12 +32,23 @@ impl Media {
     #[must_use]
     pub fn of(content_type: Option<&str>) -> Self {
         let Some(content_type) = content_type else { return Self::Opaque };
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let read = MediaType::read(content_type);
+        let essence = match read.essence() {
+            Some(essence) => essence,
+            // Whoever takes the first of several words reads parts.
+            None if starts_with(content_type, "multipart/") => "multipart/",
+            None => return Self::Opaque,
+        };
         if essence.starts_with("multipart/") {
             // Without a boundary nobody can read it.
-            return Self::Multipart(boundary(content_type).unwrap_or_default());
+            return Self::Multipart(boundary(&read).unwrap_or_default());
         }
-        Self::of_essence(&essence)
+        match (Self::of_essence(essence), read.parameter("header")) {
+            (kind @ Self::Csv(_), Ok(header)) if header.is_none_or(|header| header == "present") => kind,
+            // Its first row names nothing (RFC 4180 section 3), so that no column is known.
+            (Self::Csv(_), _) => Self::Text,
+            (kind, _) => kind,
+        }
     }
 
     fn of_essence(essence: &str) -> Self {
@@ -76,13 +89,17 @@ impl Media {
     }
 }
 
+fn starts_with(text: &str, prefix: &str) -> bool {
+    text.trim_start().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
 /// The boundary of a multipart body (RFC 2046 section 5.1.1).
-fn boundary(content_type: &str) -> Option<Vec<u8>> {
-    let mut parameters = content_type.split(';').skip(1).filter_map(|part| part.split_once('='));
-    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))?;
-    let value = value.trim().trim_matches('"');
+fn boundary(read: &MediaType) -> Option<Vec<u8>> {
+    read.essence()?;
+    let value = read.parameter("boundary").ok()??;
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
-    (!value.is_empty() && value.len() <= 70 && value.bytes().all(fits)).then(|| value.as_bytes().to_vec())
+    let within = !value.is_empty() && value.len() <= 70 && !value.ends_with(' ');
+    (within && value.bytes().all(fits)).then(|| value.as_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -107,6 +124,27 @@ mod tests {
         for name in [None, Some(""), Some("image/png"), Some("application/octet-stream"), Some("nonsense")] {
             assert_eq!(Media::of(name), Media::Opaque, "{name:?}");
         }
+        let two = "application/x-www-form-urlencoded, application/a+json";
+        assert_eq!(Media::of(Some(two)), Media::Opaque, "one reader takes the first, another the last");
         assert_eq!(Media::of(Some("image/svg+xml")), Media::Xml);
+    }
+
+    #[test]
+    fn parts_between_unclear_boundaries_are_read_by_nobody() {
+        let boundary = |text: &str| match Media::of(Some(text)) {
+            Media::Multipart(boundary) => String::from_utf8(boundary).unwrap(),
+            other => panic!("{text:?} is {other:?}"),
+        };
+        assert_eq!(boundary("multipart/form-data; boundary=\"a b\"; charset=utf-8"), "a b");
+        for unclear in [
+            "multipart/form-data",
+            "multipart/form-data; x=\"; boundary=A\"; boundary=B; boundary=C",
+            "multipart/form-data; boundary=A; boundary=B",
+            "multipart/form-data; boundary=\"A",
+            "Multipart/form-data, text/plain; boundary=A",
+        ] {
+            assert_eq!(boundary(unclear), "", "{unclear:?}");
+        }
+        assert_eq!(boundary("multipart/form-data; x=\"; boundary=A\"; boundary=B"), "B");
     }
 }

@@ -13,6 +13,7 @@ mod form;
 mod hash;
 mod header;
 mod json;
+mod look;
 mod media;
 mod multipart;
 mod packing;

@@ -168,7 +168,10 @@ impl Multipart {
                 "content-length" | "content-md5" | "content-digest" => continue,
                 _ => {}
             }
-            shown.push(&self.plan.0, line, out, counts);
+            // What is read in another encoding is written in UTF-8.
+            let named = (field == "content-type").then(|| Packing::new(Some(value), []));
+            let renamed = named.as_ref().and_then(Packing::renamed).map(|to| format!("Content-Type: {to}"));
+            shown.push(&self.plan.0, renamed.as_deref().map_or(line, str::as_bytes), out, counts);
             shown.end(&self.plan.0, out, counts);
             out.extend_from_slice(b"\r\n");
         }
@@ -177,8 +180,8 @@ impl Multipart {
         let json = packing.media() == &Media::Json;
         if let Some(rule) = name.as_deref().and_then(|name| self.plan.0.key_within(name)) {
             counts.add(&rule.names);
-            let style = if json { crate::policy::nouns::Style::Stars } else { rule.style };
-            return Ok(Part::Hidden(Hidden::new(style), json));
+            let look = if json { rule.look.as_stars() } else { rule.look };
+            return Ok(Part::Hidden(Hidden::new(look), json));
         }
         if matches!(packing.media(), Media::Multipart(_)) {
             return Err(self.wrong("a multipart body in a part"));

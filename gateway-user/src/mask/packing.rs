@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::charset::Charset;
 use super::stream::{Hits, Stream};
 use super::{MaskError, Media, Plan};
+use crate::limits::DECODED_PIECE_BYTES;
 use crate::wire::coding::{Codings, Decoder, UnknownCoding};
+use crate::wire::media_type::{MediaType, Unclear};
 
 /// How a body is packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,25 +87,22 @@ impl Packing {
 
 /// The encoding that a Content-Type names, and its value with UTF-8 in that place, where that is another.
 fn charset(content_type: &str) -> (Charset, Option<String>) {
-    let mut found: Option<Charset> = None;
-    let mut renamed = Vec::new();
-    for (at, part) in content_type.split(';').enumerate() {
-        let named = part.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-        let Some((_, value)) = named.filter(|_| at > 0) else {
-            renamed.push(part.trim());
-            continue;
-        };
-        let charset = Charset::of_label(value.trim().trim_matches(['"', '\'']));
-        found = Some(match found {
-            None => charset,
-            Some(first) if first == charset => charset,
-            Some(_) => Charset::Unreadable("named twice".to_owned()),
-        });
-        renamed.push("charset=utf-8");
-    }
-    match found {
-        None | Some(Charset::Ascii) => (Charset::Ascii, None),
-        Some(charset) => (charset, Some(renamed.join("; "))),
+    let read = MediaType::read(content_type);
+    let charset = match read.parameter("charset") {
+        Ok(None) => Charset::Ascii,
+        Ok(Some(label)) => Charset::of_label(label.trim_matches('\'')),
+        Err(Unclear) if content_type.to_ascii_lowercase().contains("charset") => {
+            Charset::Unreadable("not clearly named".to_owned())
+        }
+        Err(Unclear) => Charset::Ascii,
+    };
+    match charset {
+        Charset::Ascii => (charset, None),
+        // What cannot be written again is not believed to be read.
+        _ => match read.with("charset", "utf-8") {
+            Some(renamed) => (charset, Some(renamed)),
+            None => (Charset::Unreadable("not clearly named".to_owned()), None),
+        },
     }
 }
 
@@ -115,7 +114,7 @@ pub struct Unpacker {
 }
 
 enum State {
-    /// No coding: what was given goes through in one piece.
+    /// No coding: what was given goes through in pieces as long as those of a coding.
     Plain(Bytes),
     Coded(Box<Decoder>),
     Refused(UnknownCoding),
@@ -176,8 +175,8 @@ impl Unpacker {
     pub fn take(&mut self, out: &mut Vec<u8>) -> Result<bool, MaskError> {
         match &mut self.state {
             State::Plain(at_hand) => {
-                let chunk = std::mem::take(at_hand);
-                self.stream.push(&chunk, out).map(|()| false)
+                let piece = at_hand.split_to(at_hand.len().min(DECODED_PIECE_BYTES));
+                self.stream.push(&piece, out).map(|()| !at_hand.is_empty())
             }
             State::Coded(decoder) => {
                 self.piece.clear();

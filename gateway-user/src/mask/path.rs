@@ -33,7 +33,7 @@ pub(super) enum Edge<'a> {
 
 impl Paths {
     pub(super) fn add(&mut self, path: &JsonPath, index: usize, style: Style) {
-        let rule = Rule { style, names: vec![index] };
+        let rule = Rule::new(index, style);
         let Some((last, before)) = path.steps.split_last() else {
             match &mut self.whole {
                 Some(whole) => whole.add(index, style),

@@ -9,6 +9,7 @@ use super::Media;
 use super::charset::Charset;
 use super::find::{Finder, SLOTS, Set, Slot, Span};
 use super::hash::HashKey;
+use super::look::{Look, strictest};
 use super::path::Paths;
 use super::stream::Stream;
 use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
@@ -41,6 +42,8 @@ pub(super) struct Compiled {
     declared: Vec<Arc<DetectorNoun>>,
     /// Without one, what should be hashed is starred.
     pub(super) hash_key: Option<HashKey>,
+    /// What approvers read in the place of what a name hides; empty where styles are written.
+    labels: Vec<String>,
     keys: Vec<Key>,
     /// Bit n: some key name has n bytes (bit 63: at least 63). Most keys of a body are passed over by this alone.
     key_lengths: u64,
@@ -52,7 +55,7 @@ pub(super) struct Compiled {
 /// How a find is written and where it is counted.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
-    pub(super) style: Style,
+    pub(super) look: Look,
     pub(super) names: Vec<usize>,
 }
 
@@ -74,6 +77,15 @@ impl Plan {
     #[must_use]
     pub fn everything(masks: &[Arc<Mask>], declared: &[Arc<DetectorNoun>]) -> Self {
         Self(Arc::new(Compiled::new(masks, Some(declared))))
+    }
+
+    /// The same as [`Plan::everything`] for people who decide: what is hidden reads `[masked: NAME]`, by the mask or else
+    /// the detector, whatever the style.
+    #[must_use]
+    pub fn labelled(masks: &[Arc<Mask>], declared: &[Arc<DetectorNoun>]) -> Self {
+        let mut compiled = Compiled::new(masks, Some(declared));
+        compiled.labels = compiled.names.iter().map(|name| label(name)).collect();
+        Self(Arc::new(compiled))
     }
 
     /// The same with the key of keyed hashes. A plan that streams already keeps the one it has.
@@ -105,10 +117,18 @@ impl Plan {
         let find = |span: &Span| Find {
             start: span.start,
             end: span.end,
-            detector: self.0.detector_name(span.detector),
+            detector: self.0.name_of(span.detector.index()),
             rule: span.rule,
         };
-        spans.iter().map(find).collect()
+        let mut finds: Vec<Find<'_>> = Vec::new();
+        for find in spans.iter().map(find) {
+            // What several rules of a detector find of one value is one find.
+            let inside = |known: &Find<'_>| known.detector == find.detector && known.end >= find.end;
+            if !finds.iter().rev().take(8).any(inside) {
+                finds.push(find);
+            }
+        }
+        finds
     }
 
     /// Starts on one body of this kind.
@@ -127,6 +147,7 @@ impl Compiled {
             rules: vec![None; SLOTS],
             declared: declared_by(masks, everything.unwrap_or_default()),
             hash_key: None,
+            labels: Vec::new(),
             keys: Vec::new(),
             key_lengths: 0,
             paths: Paths::default(),
@@ -197,13 +218,14 @@ impl Compiled {
         self.finder.least_digits()
     }
 
-    /// The name of a detector.
-    fn detector_name(&self, slot: Slot) -> &str {
-        if let Some(detector) = Detector::ALL.into_iter().find(|&detector| Slot::from(detector) == slot) {
+    /// The name of the detector of this number ([`Slot::index`]).
+    pub(super) fn name_of(&self, index: usize) -> &str {
+        let is = |slot: Slot| slot.index() == index;
+        if let Some(detector) = Detector::ALL.into_iter().find(|&detector| is(detector.into())) {
             return detector.name();
         }
         let mut declared = self.declared.iter().enumerate();
-        let found = declared.find(|(n, _)| Slot::declared(*n) == Some(slot));
+        let found = declared.find(|(n, _)| Slot::declared(*n).is_some_and(is));
         found.map_or("", |(_, noun)| noun.name.as_str())
     }
 
@@ -213,14 +235,14 @@ impl Compiled {
         if let Some(key) = self.keys.iter_mut().find(|key| key.lower == lower) {
             return key.rule.add(index, style);
         }
-        self.keys.push(Key { lower, rule: Rule { style, names: vec![index] } });
+        self.keys.push(Key { lower, rule: Rule::new(index, style) });
     }
 
     fn add_header(&mut self, name: &str, index: usize, style: Style) {
         let lower = name.to_ascii_lowercase();
         match self.headers.iter_mut().find(|key| key.lower == lower) {
             Some(key) => key.rule.add(index, style),
-            None => self.headers.push(Key { lower, rule: Rule { style, names: vec![index] } }),
+            None => self.headers.push(Key { lower, rule: Rule::new(index, style) }),
         }
     }
 
@@ -251,6 +273,16 @@ impl Compiled {
         !self.keys.is_empty()
     }
 
+    /// Whether people are told whose work a hidden value is. Such a text is read, never parsed.
+    pub(super) fn is_labelled(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// What stands for a value where people are told whose work it is.
+    pub(super) fn label(&self, look: Look) -> Option<&str> {
+        self.labels.get(look.name).map(String::as_str)
+    }
+
     /// The rule for a detector in the set.
     pub(super) fn rule(&self, detector: impl Into<Slot>) -> Option<&Rule> {
         self.rules.get(detector.into().index())?.as_ref()
@@ -274,8 +306,12 @@ impl Compiled {
 }
 
 impl Rule {
+    pub(super) fn new(index: usize, style: Style) -> Self {
+        Self { look: Look { style, name: index }, names: vec![index] }
+    }
+
     pub(super) fn add(&mut self, index: usize, style: Style) {
-        self.style = strictest(self.style, style);
+        self.look = strictest(self.look, Look { style, name: index });
         if !self.names.contains(&index) {
             self.names.push(index);
         }
@@ -294,20 +330,18 @@ fn declared_by(masks: &[Arc<Mask>], given: &[Arc<DetectorNoun>]) -> Vec<Arc<Dete
     all
 }
 
+/// Bytes of a name in a label; longer ones are cut.
+const LABEL_NAME_BYTES_MAX: usize = 64;
+
+/// A label that stays one word of plain text in every kind of body.
+fn label(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    format!("[masked: {}]", name.chars().take(LABEL_NAME_BYTES_MAX).map(plain).collect::<String>())
+}
+
 fn add(rule: &mut Option<Rule>, index: usize, style: Style) {
     match rule {
         Some(rule) => rule.add(index, style),
-        None => *rule = Some(Rule { style, names: vec![index] }),
+        None => *rule = Some(Rule::new(index, style)),
     }
-}
-
-/// The style that shows less. A hash shows whether two values are the same; nothing at all shows least.
-pub(super) fn strictest(one: Style, other: Style) -> Style {
-    let shows = |style: Style| match style {
-        Style::Drop => 0,
-        Style::Stars => 1,
-        Style::KeyedHash => 2,
-        Style::KeepLast4 => 3,
-    };
-    if shows(one) <= shows(other) { one } else { other }
 }

@@ -1,4 +1,5 @@
-//! Hides everything any detector finds in short text: header values, paths, queries, messages of errors.
+//! Hides everything any detector finds in short text: header values, paths, queries, messages of errors. A plan that
+//! records hides what its own detectors find as well.
 //!
 //! Looks at the text as it stands and as forms escape it. Credentials that only their place gives away (an
 //! `Authorization` header, `access_token=` in a query) are hidden whole.
@@ -7,8 +8,10 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use super::escape::{self, Piece};
-use super::find::{Finder, Set, Span};
-use super::window::STARS;
+use super::find::{Finder, Set, Slot, Span};
+use super::plan::Plan;
+
+const STARS: &str = "********";
 
 /// What the record hides whatever the policy says.
 static ALWAYS: LazyLock<(Finder, Set)> = LazyLock::new(|| (Finder::new(Set::always(), &[]), Set::always()));
@@ -66,13 +69,61 @@ const CREDENTIAL_PARAMETERS: [&str; 22] = [
 /// Text with stars in the place of everything that a detector finds which the record always hides, and of the values of parameters that are named like credentials.
 #[must_use]
 pub fn scrub(text: &str) -> Cow<'_, str> {
-    let bytes = text.as_bytes();
-    let mut hidden: Vec<(usize, usize)> = Vec::new();
-    let mut spans = Vec::new();
     let (finder, set) = &*ALWAYS;
-    finder.find(bytes, 0, *set, false, b"", &mut spans);
-    hidden.extend(spans.iter().map(|span| (span.start, span.end)));
-    find_escaped(bytes, &mut spans, &mut hidden);
+    let find = |text: &[u8], spans: &mut Vec<Span>| {
+        finder.find(text, 0, *set, false, b"", spans);
+    };
+    replace(text, &find, &|_| STARS)
+}
+
+/// The value of a header field: nothing of a credential field but its scheme, else what [`scrub`] leaves.
+#[must_use]
+pub fn scrub_header<'v>(name: &str, value: &'v str) -> Cow<'v, str> {
+    credential(name, value, STARS).unwrap_or_else(|| scrub(value))
+}
+
+impl Plan {
+    /// As [`scrub`], by the detectors of this plan, with what it writes for each.
+    #[must_use]
+    pub fn scrub<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let find = |text: &[u8], spans: &mut Vec<Span>| {
+            self.0.find(text, 0, self.0.set, false, b"", spans);
+        };
+        replace(text, &find, &|slot| match slot {
+            None => self.place_label(),
+            Some(slot) => self.0.rule(slot).and_then(|rule| self.0.label(rule.look)).unwrap_or(STARS),
+        })
+    }
+
+    /// As [`scrub_header`], by the detectors of this plan and the fields that its masks name.
+    #[must_use]
+    pub fn scrub_header<'v>(&self, name: &str, value: &'v str) -> Cow<'v, str> {
+        if let Some((shown, _)) = self.header(name, value.as_bytes()) {
+            return Cow::Owned(String::from_utf8_lossy(&shown).into_owned());
+        }
+        credential(name, value, self.place_label()).unwrap_or_else(|| self.scrub(value))
+    }
+
+    /// What stands for a credential that only its place gives away.
+    fn place_label(&self) -> &'static str {
+        if self.0.is_labelled() { "[masked: credential]" } else { STARS }
+    }
+}
+
+/// Finds in text, appending nothing but its finds.
+type Find<'f> = &'f dyn Fn(&[u8], &mut Vec<Span>);
+
+/// The first and the byte after the last of what is hidden, and the detector that found it.
+type Hidden = (usize, usize, Option<Slot>);
+
+/// Text with what is found replaced. Finds that touch are one, written for the first of them.
+fn replace<'t, 's>(text: &'t str, find: Find<'_>, shown: &dyn Fn(Option<Slot>) -> &'s str) -> Cow<'t, str> {
+    let bytes = text.as_bytes();
+    let mut hidden: Vec<Hidden> = Vec::new();
+    let mut spans = Vec::new();
+    find(bytes, &mut spans);
+    hidden.extend(spans.iter().map(|span| (span.start, span.end, Some(span.detector))));
+    find_escaped(bytes, find, &mut spans, &mut hidden);
     find_parameters(text, &mut hidden);
     if hidden.is_empty() {
         return Cow::Borrowed(text);
@@ -80,11 +131,11 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
     hidden.sort_unstable();
     let mut out = String::with_capacity(text.len());
     let mut covered: Option<usize> = None;
-    for (start, end) in hidden {
+    for (start, end, slot) in hidden {
         let (start, end) = (floor(text, start), ceil(text, end));
         if covered.is_none_or(|covered| start > covered) {
             out.push_str(&text[covered.unwrap_or(0)..start]);
-            out.push_str("********");
+            out.push_str(shown(slot));
         }
         covered = Some(end.max(covered.unwrap_or(0)));
     }
@@ -92,17 +143,15 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The value of a header field: nothing of a credential field but its scheme, else what [`scrub`] leaves.
-#[must_use]
-pub fn scrub_header<'v>(name: &str, value: &'v str) -> Cow<'v, str> {
+/// What is left of the value of a credential field: its scheme. `None`: it is another field.
+fn credential(name: &str, value: &str, shown: &'static str) -> Option<Cow<'static, str>> {
     if !CREDENTIAL_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name)) {
-        return scrub(value);
+        return None;
     }
-    let stars = String::from_utf8_lossy(STARS);
-    match value.split_once(' ') {
-        Some((scheme, _)) if is_scheme(scheme) => Cow::Owned(format!("{scheme} {stars}")),
-        _ => Cow::Owned(stars.into_owned()),
-    }
+    Some(match value.split_once(' ') {
+        Some((scheme, _)) if is_scheme(scheme) => Cow::Owned(format!("{scheme} {shown}")),
+        _ => Cow::Borrowed(shown),
+    })
 }
 
 fn is_scheme(word: &str) -> bool {
@@ -124,7 +173,7 @@ fn is_scheme(word: &str) -> bool {
 }
 
 /// Finds what shows once percent escapes are read, and again what shows once those are.
-fn find_escaped(bytes: &[u8], spans: &mut Vec<Span>, hidden: &mut Vec<(usize, usize)>) {
+fn find_escaped(bytes: &[u8], find: Find<'_>, spans: &mut Vec<Span>, hidden: &mut Vec<Hidden>) {
     let mut text = bytes.to_vec();
     // Where each byte of the text comes from.
     let mut from: Vec<(usize, usize)> = (0..bytes.len()).map(|at| (at, at + 1)).collect();
@@ -147,15 +196,15 @@ fn find_escaped(bytes: &[u8], spans: &mut Vec<Span>, hidden: &mut Vec<(usize, us
         if read == text {
             return;
         }
-        let (finder, set) = &*ALWAYS;
-        finder.find(&read, 0, *set, false, b"", spans);
-        hidden.extend(spans.iter().map(|span| (origin[span.start].0, origin[span.end - 1].1)));
+        find(&read, spans);
+        let place = |span: &Span| (origin[span.start].0, origin[span.end - 1].1, Some(span.detector));
+        hidden.extend(spans.iter().map(place));
         (text, from) = (read, origin);
     }
 }
 
 /// Finds the values of parameters that are named like credentials: `?access_token=...&`.
-fn find_parameters(text: &str, hidden: &mut Vec<(usize, usize)>) {
+fn find_parameters(text: &str, hidden: &mut Vec<Hidden>) {
     let bytes = text.as_bytes();
     for (equals, _) in text.match_indices('=') {
         let name_start =
@@ -175,7 +224,7 @@ fn find_parameters(text: &str, hidden: &mut Vec<(usize, usize)>) {
             bytes[equals + 1..].iter().position(|b| matches!(b, b'&' | b';' | b' ' | b'#' | b',' | b'"'));
         let end = end.map_or(bytes.len(), |n| equals + 1 + n);
         if end > equals + 1 {
-            hidden.push((equals + 1, end));
+            hidden.push((equals + 1, end, None));
         }
     }
 }

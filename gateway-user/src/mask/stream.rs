@@ -48,15 +48,20 @@ enum State {
     Failed(MaskError),
 }
 
-/// How many values were hidden, by the name of the mask (or of the detector, for what no mask names).
+/// How many values were hidden.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hits(pub Vec<(String, u64)>);
+pub struct Hits {
+    /// By the name of the mask (or of the detector, for what no mask names).
+    pub masks: Vec<(String, u64)>,
+    /// By the name of the detector that found them; what is hidden by its field is not among them.
+    pub detectors: Vec<(String, u64)>,
+}
 
 impl Hits {
     /// All of them together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.iter().map(|(_, count)| count).sum()
+        self.masks.iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -212,15 +217,17 @@ impl Stream {
     /// What was hidden so far.
     #[must_use]
     pub fn hits(&self) -> Hits {
-        let named = self.plan.names.iter().zip(&self.counts.0);
-        let mut hits: Vec<(String, u64)> = Vec::new();
+        let named = self.plan.names.iter().zip(&self.counts.names);
+        let mut masks: Vec<(String, u64)> = Vec::new();
         for (name, &count) in named.filter(|(_, count)| **count > 0) {
-            match hits.iter_mut().find(|(known, _)| known == name) {
+            match masks.iter_mut().find(|(known, _)| known == name) {
                 Some((_, sum)) => *sum += count,
-                None => hits.push((name.clone(), count)),
+                None => masks.push((name.clone(), count)),
             }
         }
-        Hits(hits)
+        let slots = self.counts.slots.iter().enumerate().filter(|(_, count)| **count > 0);
+        let detectors = slots.map(|(slot, &count)| (self.plan.name_of(slot).to_owned(), count)).collect();
+        Hits { masks, detectors }
     }
 }
 

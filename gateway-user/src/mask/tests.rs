@@ -198,7 +198,7 @@ fn the_strictest_style_wins_and_every_mask_is_counted() {
     stream.push(br#"{"c":"4111111111111111","d":"4111111111111111"}"#, &mut out).unwrap();
     let hits = stream.finish(&mut out).unwrap();
     assert_eq!(out, br#"{"c":"********","d":"********1111"}"#);
-    assert_eq!(hits.0, [("loose".to_owned(), 2), ("tight".to_owned(), 1), ("cards".to_owned(), 1)]);
+    assert_eq!(hits.masks, [("loose".to_owned(), 2), ("tight".to_owned(), 1), ("cards".to_owned(), 1)]);
 }
 
 #[test]
@@ -271,7 +271,53 @@ fn a_declared_detector_is_honoured_by_its_mask_and_by_every_record() {
     assert_eq!(text_of(&plan, text), "staff ********, EMP-4829130; staff ********");
     same_in_every_split(&plan, &Media::Text, text.as_bytes());
     assert_eq!(text_of(&Plan::new(&[]), text), text);
-    assert_eq!(text_of(&Plan::everything(&[], &[noun]), "staff EMP-482913"), "staff ********");
+    let recorded = Plan::everything(&[], &[noun]);
+    assert_eq!(text_of(&recorded, "staff EMP-482913"), "staff ********");
+    assert_eq!(recorded.scrub("/staff/EMP-482913?staff=EMP%2D482913"), "/staff/********?staff=********");
+    assert_eq!(recorded.scrub_header("Referer", "/staff/EMP-482913"), "/staff/********");
+    assert_eq!(scrub("/staff/EMP-482913"), "/staff/EMP-482913");
+}
+
+#[test]
+fn approvers_read_by_what_each_value_is_hidden_and_nothing_of_it() {
+    let masks = [
+        mask("pins", &[], &["$.p"], &["pin"], Style::Drop),
+        mask("cards \"]\n", &[Detector::Card], &[], &[], Style::KeepLast4),
+    ];
+    let mut named = (*mask("fields", &[], &[], &[], Style::KeyedHash)).clone();
+    named.headers = vec!["x-customer".to_owned()];
+    let plan = Plan::labelled(&[&masks[..], &[Arc::new(named)]].concat(), &[]);
+    let body =
+        r#"{"pin":"123","p":{"q":[1]},"x":"4111 1111 1111 1111 bob@x.io","n":4111111111111111,"PIN":null}"#;
+    let shown: Value = serde_json::from_str(&json_of(&plan, body)).unwrap();
+    let expected = json!({
+        "pin": "[masked: pins]", "p": "[masked: pins]", "x": "[masked: cards____] [masked: email]",
+        "n": "[masked: cards____]", "PIN": "[masked: pins]",
+    });
+    assert_eq!(shown, expected);
+    same_in_every_split(&plan, &Media::Json, body.as_bytes());
+    let form = Plan::labelled(&[mask("pins", &[], &[], &["pin"], Style::Stars)], &[]);
+    assert_eq!(whole(&form, &Media::Form, b"pin=1&x=bob%40x.io"), "pin=[masked: pins]&x=[masked: email]");
+    assert_eq!(
+        plan.scrub("/u/bob@x.io?token=abc&c=4111111111111111"),
+        "/u/[masked: email]?token=[masked: credential]&c=[masked: cards____]"
+    );
+    assert_eq!(plan.scrub_header("X-Customer", "ann"), "[masked: fields]");
+    assert_eq!(plan.scrub_header("Authorization", "Bearer abc"), "Bearer [masked: credential]");
+}
+
+#[test]
+fn what_detectors_found_is_counted_by_detector_too() {
+    let masks = [
+        mask("a", &[Detector::Card], &[], &["pin"], Style::Stars),
+        mask("b", &[Detector::Card, Detector::Email], &[], &[], Style::Stars),
+    ];
+    let mut out = Vec::new();
+    let mut stream = Plan::new(&masks).stream(Media::Json);
+    stream.push(br#"{"pin":1,"x":"4111111111111111 bob@x.io","y":4111111111111111}"#, &mut out).unwrap();
+    let hits = stream.finish(&mut out).unwrap();
+    assert_eq!(hits.masks, [("a".to_owned(), 3), ("b".to_owned(), 3)]);
+    assert_eq!(hits.detectors, [("card".to_owned(), 2), ("email".to_owned(), 1)]);
 }
 
 #[test]
@@ -282,7 +328,7 @@ fn the_record_hides_what_the_client_may_see() {
     stream.push(br#"{"pin":1,"x":"4111111111111111","y":"bob@x.io"}"#, &mut out).unwrap();
     let hits = stream.finish(&mut out).unwrap();
     assert_eq!(out, br#"{"pin":"********","x":"********1111","y":"********"}"#);
-    assert_eq!(hits.0, [("m".to_owned(), 2), ("email".to_owned(), 1)]);
+    assert_eq!(hits.masks, [("m".to_owned(), 2), ("email".to_owned(), 1)]);
     assert!(Plan::new(&[]).is_empty() && !Plan::everything(&[], &[]).is_empty());
 }
 

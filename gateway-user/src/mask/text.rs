@@ -108,6 +108,9 @@ impl Text {
 pub(super) fn write_hidden(plan: &Compiled, hidden: &Hidden, coding: Coding, out: &mut Vec<u8>) {
     let start = out.len();
     hidden.write(plan, false, out);
+    if plan.is_labelled() {
+        return;
+    }
     let plain = |b: u8| match coding {
         Coding::Backslash | Coding::Bare => true,
         Coding::Percent => b.is_ascii_alphanumeric() || b"*-._".contains(&b),

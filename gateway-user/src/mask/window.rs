@@ -8,7 +8,8 @@ use std::fmt;
 use aws_lc_rs::digest;
 
 use super::find::{LOOK_BEHIND, Run, Set, Slot, Span};
-use super::plan::{Compiled, strictest};
+use super::look::{Look, strictest};
+use super::plan::Compiled;
 use crate::policy::nouns::Style;
 
 /// What stands in the place of a hidden value.
@@ -16,24 +17,40 @@ pub(super) const STARS: &[u8] = b"********";
 /// Characters a value must have before the last four of it may be shown.
 const KEEP_LAST_4_MIN: usize = 12;
 
-/// Values hidden so far, by index into the plan's names.
-#[derive(Debug, Default)]
-pub(super) struct Counts(pub(super) Vec<u64>);
+/// Values hidden so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    /// By index into the plan's names.
+    pub(super) names: Vec<u64>,
+    /// By the number of the detector that found them.
+    pub(super) slots: Vec<u64>,
+}
 
 impl Counts {
+    /// A value that is hidden under these names.
     pub(super) fn add(&mut self, names: &[usize]) {
         for &name in names {
-            if self.0.len() <= name {
-                self.0.resize(name + 1, 0);
-            }
-            self.0[name] += 1;
+            count(&mut self.names, name);
         }
     }
+
+    /// The same, for a value that a detector found.
+    pub(super) fn found(&mut self, detector: Slot, names: &[usize]) {
+        count(&mut self.slots, detector.index());
+        self.add(names);
+    }
+}
+
+fn count(counts: &mut Vec<u64>, index: usize) {
+    if counts.len() <= index {
+        counts.resize(index + 1, 0);
+    }
+    counts[index] += 1;
 }
 
 /// A hidden value of which more may come: what its replacement needs, nothing else.
 pub(super) struct Hidden {
-    style: Style,
+    look: Look,
     characters: usize,
     tail: Vec<u8>,
     digest: digest::Context,
@@ -41,26 +58,26 @@ pub(super) struct Hidden {
 
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hidden").field("style", &self.style).finish_non_exhaustive()
+        f.debug_struct("Hidden").field("look", &self.look).finish_non_exhaustive()
     }
 }
 
 impl Hidden {
-    pub(super) fn new(style: Style) -> Self {
-        Self { style, characters: 0, tail: Vec::new(), digest: digest::Context::new(&digest::SHA256) }
+    pub(super) fn new(look: Look) -> Self {
+        Self { look, characters: 0, tail: Vec::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
-    pub(super) fn restrict(&mut self, style: Style) {
-        self.style = strictest(self.style, style);
+    pub(super) fn restrict(&mut self, look: Look) {
+        self.look = strictest(self.look, look);
     }
 
     pub(super) fn is_dropped(&self) -> bool {
-        self.style == Style::Drop
+        self.look.is_drop()
     }
 
     /// Takes more of the value.
     pub(super) fn take(&mut self, text: &[u8]) {
-        if matches!(self.style, Style::Stars | Style::Drop) {
+        if matches!(self.look.style, Style::Stars | Style::Drop) {
             return;
         }
         // Also where the last four are to be kept: a stricter mask may yet ask for the hash of all.
@@ -73,7 +90,7 @@ impl Hidden {
 
     /// Writes the replacement of a whole JSON value.
     pub(super) fn write_value(&self, plan: &Compiled, out: &mut Vec<u8>) {
-        if self.style == Style::Drop {
+        if self.look.is_drop() && plan.label(self.look).is_none() {
             return out.extend_from_slice(b"null");
         }
         out.push(b'"');
@@ -83,7 +100,10 @@ impl Hidden {
 
     /// Writes the replacement.
     pub(super) fn write(&self, plan: &Compiled, json: bool, out: &mut Vec<u8>) {
-        match (self.style, &plan.hash_key) {
+        if let Some(label) = plan.label(self.look) {
+            return out.extend_from_slice(label.as_bytes());
+        }
+        match (self.look.style, &plan.hash_key) {
             (Style::Drop, _) => return,
             (Style::KeyedHash, Some(key)) => {
                 let digest = self.digest.clone().finish();
@@ -91,7 +111,7 @@ impl Hidden {
             }
             _ => out.extend_from_slice(STARS),
         }
-        if self.style != Style::KeepLast4 || self.characters < KEEP_LAST_4_MIN {
+        if self.look.style != Style::KeepLast4 || self.characters < KEEP_LAST_4_MIN {
             return;
         }
         let starts = self.tail.iter().enumerate().rev().filter(|(_, b)| **b & 0xC0 != 0x80);
@@ -217,11 +237,11 @@ impl Window {
             }
             let Some(rule) = plan.rule(span.detector) else { continue };
             if self.is_another(span) {
-                counts.add(&rule.names);
+                counts.found(span.detector, &rule.names);
             }
             let (start, end) = (self.between_escapes(span.start).max(self.from), self.after_escape(span.end));
             self.let_go(plan, start, out);
-            self.hidden.get_or_insert_with(|| Hidden::new(rule.style)).restrict(rule.style);
+            self.hidden.get_or_insert_with(|| Hidden::new(rule.look)).restrict(rule.look);
             self.covered = self.covered.max(end);
             if let Some(kind) = span.run {
                 // Of two open runs of a kind, the later one ends no sooner.

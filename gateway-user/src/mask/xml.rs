@@ -222,7 +222,7 @@ impl Xml {
             && let Some(rule) = named(&self.plan, name)
         {
             counts.add(&rule.names);
-            self.hidden = Some((self.open.len(), Hidden::new(crate::policy::nouns::Style::Stars)));
+            self.hidden = Some((self.open.len(), Hidden::new(rule.look.as_stars())));
         }
         self.open.push(name.to_vec());
         Ok(())
@@ -263,7 +263,7 @@ impl Xml {
             match named(&plan, name).filter(|_| self.hidden.is_none()) {
                 Some(rule) => {
                     counts.add(&rule.names);
-                    let mut hidden = Hidden::new(rule.style);
+                    let mut hidden = Hidden::new(rule.look);
                     escape::entities(value, true, false, |piece| match piece {
                         Piece::Plain(text) | Piece::Escaped { text, .. } => hidden.take(text),
                     });

@@ -98,8 +98,13 @@ pub(super) fn resolve(draft: &mut Draft, problems: &RefCell<Problems>) {
     if let Some(first) = draft.detectors.get(DETECTORS_MAX) {
         let many = format!("there are more than {DETECTORS_MAX} detectors");
         report(Problem::at(&first.at, many).help("join several patterns with `|` into one"));
-    } else if !declared.is_empty()
-        && let Err(why) = Engine::new(declared.iter().map(|noun| noun.rule()).collect())
+        return;
+    }
+    // One that cannot be used alone is told already.
+    let sound: Vec<_> =
+        declared.iter().filter(|noun| engine_of(noun).is_ok()).map(|noun| noun.rule()).collect();
+    if !sound.is_empty()
+        && let Err(why) = Engine::new(sound)
     {
         let at = &draft.detectors[0].at;
         report(Problem::at(at, format!("these detectors cannot be used together: {why}")));

@@ -5,19 +5,23 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
+use super::cases::CaseResult;
 use super::files::Files;
-use super::{cases, read};
+use super::{Answer, cases, read};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn judge(dir: &Path, name: &str) {
+fn judge(dir: &Path, name: &str) -> Vec<CaseResult> {
     let set = read(dir).unwrap_or_else(|problems| panic!("{name}:\n{}", problems.render(false)));
     assert!(set.notes().is_empty(), "{name}: {:?}", set.notes());
     let files = Files::read(dir).unwrap();
     let run = cases::run(&files, &set).unwrap();
     assert!(!run.is_empty(), "{name} has no case");
+    run
 }
 
 fn directories(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -34,8 +38,58 @@ fn every_directory_that_ships_is_sound_and_does_what_its_cases_say() {
     directories(&root().join("policies"), &mut found);
     assert!(found.len() >= 2, "{found:?}");
     for dir in found {
-        judge(&dir, &dir.display().to_string());
+        drop(judge(&dir, &dir.display().to_string()));
+        let notices = read(&dir).unwrap().notices(Timestamp::now());
+        assert!(!notices.iter().any(|notice| notice.warning), "{}: {notices:?}", dir.display());
     }
+}
+
+/// The examples, whatever they are called: every directory below `policies/examples`.
+fn examples() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("policies/examples")).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+#[test]
+fn every_example_shows_what_goes_through_and_what_does_not() {
+    let examples = examples();
+    assert!(examples.len() >= 11, "{examples:?}");
+    for dir in examples {
+        let name = dir.display().to_string();
+        let run = judge(&dir, &name);
+        let answers = |wanted: fn(&Answer) -> bool| run.iter().any(|case| wanted(&case.decision.answer));
+        assert!(answers(|answer| *answer == Answer::Allow), "{name}: no case is allowed");
+        assert!(answers(|answer| *answer == Answer::Deny), "{name}: no case is refused");
+    }
+}
+
+#[test]
+fn every_file_of_an_example_says_what_it_is_for_what_to_change_and_how_to_try_it() {
+    for dir in examples() {
+        for file in fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()) {
+            let text = fs::read_to_string(&file).unwrap();
+            let comment = |line: &&str| line.starts_with('#') || line.starts_with("//");
+            let top: String = text.lines().take_while(comment).map(|line| format!("{line}\n")).collect();
+            for word in ["For: ", "Change: ", "Try: tidegate policy "] {
+                assert!(top.contains(word), "{}: no `{word}` at its top", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_list_of_examples_names_every_one_and_no_other() {
+    let text = fs::read_to_string(root().join("policies/examples/README.md")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    let mut named: Vec<&str> = rows.map(|(_, command)| command).collect();
+    let mut there: Vec<String> = examples()
+        .iter()
+        .map(|dir| dir.file_name().unwrap().to_string_lossy().into_owned())
+        .map(|name| format!("tidegate policy check policies/examples/{name}"))
+        .collect();
+    named.sort_unstable();
+    there.sort_unstable();
+    assert_eq!(named, there);
 }
 
 /// The fenced blocks of a section: nouns, rules and cases, each kind as one text.
@@ -94,7 +148,7 @@ fn every_example_of_the_reference_is_sound_and_does_what_its_cases_say() {
                 fs::write(dir.path().join(name), &section.files[index]).unwrap();
             }
         }
-        judge(dir.path(), &section.title);
+        drop(judge(dir.path(), &section.title));
     }
 }
 

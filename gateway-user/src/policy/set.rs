@@ -18,7 +18,7 @@ use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
     Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun,
-    PathPart, PathPattern, Person, Rewrite, Role, Target,
+    PathPart, PathPattern, Person, Rewrite, Role, Source, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -382,6 +382,17 @@ impl Set {
     #[must_use]
     pub fn key_headers(&self) -> BTreeSet<&str> {
         self.roles.iter().filter_map(|role| role.key_header.as_deref()).collect()
+    }
+
+    /// The header fields that extracts of a target look at, in lower case.
+    #[must_use]
+    pub fn headers_looked_at(&self, target: &str) -> Vec<String> {
+        let sources = self.extracts_of(target).iter().flat_map(|extract| &extract.from);
+        let header = |source: &Source| match source {
+            Source::Header(name) => Some(name.clone()),
+            Source::Body(_) | Source::Query(_) => None,
+        };
+        sources.filter_map(header).collect()
     }
 
     /// All masks of a target, in the order of their files.

@@ -9,7 +9,6 @@ use tracing::{error, info, warn};
 
 use super::desk::Shared;
 use super::entry::Micros;
-use super::head::SignedHead;
 use super::journal::Journal;
 use super::retention::{Pressure, Removed, Wanted, before};
 use super::witness::WitnessState;
@@ -141,7 +140,7 @@ impl House {
         let mut desk = shared.desk();
         (desk.upkeep.signed_commits, desk.upkeep.signed_at) = (head.commits, Some(head.at));
         drop(desk);
-        shared.witness.offer(head.clone());
+        shared.witness.offer(head);
     }
 
     /// At the end: signs and shows what is left.
@@ -149,7 +148,6 @@ impl House {
         if let Err(cause) = journal.sign_now(now) {
             warn!(%cause, "the end of the record stays unsigned");
         } else if let Some(head) = &journal.signed {
-            let head: SignedHead = head.clone();
             shared.witness.offer(head);
         }
     }

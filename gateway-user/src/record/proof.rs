@@ -7,7 +7,7 @@ use super::RecordError;
 use super::chain::{Link, META_HEAD, meta};
 use super::entry::Event;
 use super::frame::{Commit, Frame, HEADER_BYTES, frame_hash, seal};
-use super::head::SignedHead;
+use super::head::{SignedHead, listed, vouched};
 use super::read::Reader;
 use super::summary::{entry_positions, intent_of};
 use super::tree;
@@ -127,6 +127,18 @@ impl Reader {
                 new.store, new.commits
             );
             return Err(StoreError::damaged(what, detail).into());
+        }
+        let keys = listed(&snapshot)?;
+        let unlisted = [old, &new].into_iter().find(|head| !keys.iter().any(|key| key.public == head.key));
+        let wrong = match (vouched(&new.store, &keys), unlisted) {
+            (Err(wrong), _) => Some(wrong),
+            (Ok(()), Some(head)) => {
+                Some(format!("{} is none of the signing keys that the record lists", head.key))
+            }
+            (Ok(()), None) => None,
+        };
+        if let Some(wrong) = wrong {
+            return Err(StoreError::damaged("the list of signing keys", wrong).into());
         }
         let path = tree::consistency(old.commits, new.commits, |at| snapshot.node(at))?;
         Ok(Continued { old: old.clone(), new, path })

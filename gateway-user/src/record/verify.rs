@@ -64,6 +64,8 @@ pub struct Report {
     pub witnessed: u64,
     /// Checkpoints of the witness about what is pruned: not compared.
     pub witnessed_pruned: u64,
+    /// How many commits the last checkpoint of the witness covers, and when it was signed.
+    pub witness_reaches: Option<(u64, Micros)>,
     /// The seal of the last commit: two reports with the same one saw the same record.
     pub seal: Sha256,
     /// How many things do not hold.
@@ -274,7 +276,7 @@ impl Walk<'_> {
         match frame {
             Frame::Event(Event::SessionOpened(_)) => self.report.sessions += 1,
             Frame::Event(Event::Intent(_)) => self.report.entries += 1,
-            Frame::Event(Event::Kept(kept)) => self.evidence.kept(kept),
+            Frame::Event(Event::Kept(kept)) => self.evidence.kept(kept, self.link.number),
             Frame::Event(_) => {}
             Frame::Body(body) => {
                 self.evidence.segment = self.evidence.segment.max(body.placed.segment);

@@ -2,7 +2,7 @@
 //! loud, and stops nothing.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -75,98 +75,115 @@ pub struct WitnessState {
     pub fault: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inbox {
     head: Option<SignedHead>,
-    states: Vec<WitnessState>,
+    state: WitnessState,
+    /// Since when it is being shown one.
+    shown_since: Option<Instant>,
     closing: bool,
     closed: bool,
 }
 
-/// A handle on the thread that shows checkpoints.
+/// The box of one witness.
+type Desk = Arc<(Mutex<Inbox>, Condvar)>;
+
+/// A handle on the threads that show checkpoints, one for each witness: one that hangs keeps none from another.
 #[derive(Debug, Clone)]
-pub(super) struct Witness(Arc<(Mutex<Inbox>, Condvar)>);
+pub(super) struct Witness(Arc<[Desk]>);
 
 impl Witness {
     pub(super) fn start(kinds: Vec<Kind>) -> Result<Self, StoreError> {
-        let state = |kind: &Kind| WitnessState {
-            witness: kind.to_string(),
-            commits: 0,
-            at: None,
-            failures: 0,
-            fault: None,
-        };
-        let states = kinds.iter().map(state).collect();
-        let closed = kinds.is_empty();
-        let inbox = Inbox { states, closed, ..Inbox::default() };
-        let witness = Self(Arc::new((Mutex::new(inbox), Condvar::new())));
-        if !kinds.is_empty() {
-            let mine = witness.clone();
+        let mut desks = Vec::new();
+        for kind in kinds {
+            let state =
+                WitnessState { witness: kind.to_string(), commits: 0, at: None, failures: 0, fault: None };
+            let inbox = Inbox { head: None, state, shown_since: None, closing: false, closed: false };
+            let desk = Desk::new((Mutex::new(inbox), Condvar::new()));
+            desks.push(Arc::clone(&desk));
             let thread = thread::Builder::new().name("record-witness".to_owned());
-            thread.spawn(move || mine.run(&kinds)).map_err(StoreError::io("start the record's witnesses"))?;
+            thread
+                .spawn(move || run(&desk, &kind))
+                .map_err(StoreError::io("start the record's witnesses"))?;
         }
-        Ok(witness)
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self(desks.into()))
     }
 
     /// Has this checkpoint shown. One that still waits gives way: the later one covers it.
-    pub(super) fn offer(&self, head: SignedHead) {
-        self.inbox().head = Some(head);
-        self.0.1.notify_all();
-    }
-
-    pub(super) fn states(&self) -> Vec<WitnessState> {
-        self.inbox().states.clone()
-    }
-
-    /// Shows what still waits and ends the thread, within the time one witness has.
-    pub(super) fn close(&self) {
-        let mut inbox = self.inbox();
-        inbox.closing = true;
-        self.0.1.notify_all();
-        let bound = Instant::now() + WITNESS_TIMEOUT;
-        while !inbox.closed {
-            let Some(left) = bound.checked_duration_since(Instant::now()) else { break };
-            inbox = self.0.1.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
+    pub(super) fn offer(&self, head: &SignedHead) {
+        for desk in self.0.iter() {
+            inbox(desk).head = Some(head.clone());
+            desk.1.notify_all();
         }
     }
 
-    fn run(&self, kinds: &[Kind]) {
-        loop {
-            let head = {
-                let mut inbox = self.inbox();
-                loop {
-                    if let Some(head) = inbox.head.take() {
-                        break head;
-                    }
-                    if inbox.closing {
-                        inbox.closed = true;
-                        self.0.1.notify_all();
-                        return;
-                    }
-                    inbox = self.0.1.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+    /// How they are doing. One that has not come back in time has failed for now.
+    pub(super) fn states(&self) -> Vec<WitnessState> {
+        let state = |desk: &Desk| {
+            let inbox = inbox(desk);
+            let mut state = inbox.state.clone();
+            let late = inbox.shown_since.map(|since| since.elapsed()).filter(|late| *late > WITNESS_TIMEOUT);
+            if let Some(late) = late {
+                state.fault = Some(format!("it has not taken a checkpoint for {} s", late.as_secs()));
+            }
+            state
+        };
+        self.0.iter().map(state).collect()
+    }
+
+    /// Shows what still waits and ends the threads, within the time that one witness has.
+    pub(super) fn close(&self) {
+        let bound = Instant::now() + WITNESS_TIMEOUT;
+        for desk in self.0.iter() {
+            inbox(desk).closing = true;
+            desk.1.notify_all();
+        }
+        for desk in self.0.iter() {
+            let mut inbox = inbox(desk);
+            while !inbox.closed {
+                let Some(left) = bound.checked_duration_since(Instant::now()) else { break };
+                inbox = desk.1.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+fn inbox(desk: &Desk) -> MutexGuard<'_, Inbox> {
+    desk.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shows checkpoints to one witness, until the record is closed.
+fn run(desk: &Desk, kind: &Kind) {
+    loop {
+        let head = {
+            let mut inbox = inbox(desk);
+            loop {
+                if let Some(head) = inbox.head.take() {
+                    inbox.shown_since = Some(Instant::now());
+                    break head;
                 }
-            };
-            for (index, kind) in kinds.iter().enumerate() {
-                let shown = show(kind, &head);
-                let mut inbox = self.inbox();
-                let Some(state) = inbox.states.get_mut(index) else { continue };
-                match shown {
-                    Ok(()) => {
-                        if state.fault.take().is_some() {
-                            info!(witness = %kind, "the witness takes checkpoints again");
-                        }
-                        (state.commits, state.at) = (head.commits, Some(head.at));
-                    }
-                    Err(fault) => {
-                        error!(witness = %kind, %fault, "a checkpoint was not witnessed");
-                        state.failures += 1;
-                        state.fault = Some(fault.to_string());
-                    }
+                if inbox.closing {
+                    inbox.closed = true;
+                    desk.1.notify_all();
+                    return;
                 }
+                inbox = desk.1.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        let shown = show(kind, &head);
+        let mut inbox = inbox(desk);
+        inbox.shown_since = None;
+        match shown {
+            Ok(()) => {
+                if inbox.state.fault.take().is_some() {
+                    info!(witness = %kind, "the witness takes checkpoints again");
+                }
+                (inbox.state.commits, inbox.state.at) = (head.commits, Some(head.at));
+            }
+            Err(fault) => {
+                error!(witness = %kind, %fault, "a checkpoint was not witnessed");
+                inbox.state.failures += 1;
+                inbox.state.fault = Some(fault.to_string());
             }
         }
     }
@@ -176,14 +193,30 @@ fn show(kind: &Kind, head: &SignedHead) -> io::Result<()> {
     let line = serde_json::to_string(head).map_err(io::Error::other)?;
     match kind {
         Kind::File(path) => {
-            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-            // A line that a crash cut short is ended first.
-            file.write_all(format!("{line}\n").as_bytes())?;
+            let mut options = OpenOptions::new();
+            let mut file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is no regular file"));
+            }
+            // A line that a crash or a full disk cut short is ended first.
+            let end = if ends_a_line(&mut file)? { "" } else { "\n" };
+            file.write_all(format!("{end}{line}\n").as_bytes())?;
             file.sync_all()
         }
         Kind::Journald => journald(Path::new(JOURNAL), &line),
         Kind::Command(words) => command(words, &line, WITNESS_TIMEOUT),
     }
+}
+
+/// Whether what is written next begins a line.
+fn ends_a_line(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 /// The journal's native protocol: fields, one a line. The checkpoint has no line break in it.
@@ -230,11 +263,11 @@ fn await_end(child: &mut Child, patience: Duration) -> io::Result<std::process::
     }
 }
 
-/// Reads the checkpoints that a witness kept, one a line. A last line without an end was cut short by a crash, and counts
-/// only where it is whole.
+/// Reads the checkpoints that a witness kept, one a line. A line that a crash cut short, and that is therefore no whole JSON
+/// object, counts as none: the checkpoint after it covers what it would have.
 ///
 /// # Errors
-/// The file cannot be read, or a line of it is no checkpoint; says which.
+/// The file cannot be read, or a line of it is whole and no checkpoint; says which.
 pub fn read(path: &Path) -> Result<Vec<SignedHead>, String> {
     let failed = |cause: io::Error| format!("the witness {}: {cause}", path.display());
     let file = File::open(path).map_err(failed)?;
@@ -242,9 +275,9 @@ pub fn read(path: &Path) -> Result<Vec<SignedHead>, String> {
     file.take(WITNESS_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
     let mut heads = Vec::new();
     for (line, number) in text.split_inclusive('\n').zip(1..) {
-        match serde_json::from_str(line) {
+        match serde_json::from_str(line.trim_end()) {
             Ok(head) => heads.push(head),
-            Err(_) if !line.ends_with('\n') => {}
+            Err(cause) if cause.is_eof() || line.trim().is_empty() => {}
             Err(cause) => {
                 return Err(format!("the witness {}, line {number}: {cause}", path.display()));
             }

@@ -89,6 +89,12 @@ impl Plan {
         !self.fields.is_empty()
     }
 
+    /// The header fields that it sets or removes, in lower case.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.headers.iter().map(|header| header.name.to_ascii_lowercase()).collect()
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -381,6 +381,15 @@ fn edit<K: redb::Key>(
     transaction.commit().unwrap();
 }
 
+/// Removes every signed checkpoint, as who can write all files and has no signing key.
+#[cfg(test)]
+pub(crate) fn forget_checkpoints(disk: &dyn Disk) {
+    let store = super::Store::open(disk).unwrap();
+    let transaction = store.database.begin_write().unwrap();
+    transaction.open_table(super::HEADS).unwrap().retain(|_, _| false).unwrap();
+    transaction.commit().unwrap();
+}
+
 /// Cuts the last commits off and makes every row that names the end fit, as somebody would who knows the layout.
 pub(crate) fn cut_end(disk: &dyn Disk, commits: u64) {
     use crate::record::chain::{Base, Checkpoint, Link, Problem, examine, meta};

@@ -4,4 +4,5 @@ pub mod coding;
 pub mod fault;
 pub mod field;
 pub mod http1;
+pub mod media_type;
 pub mod uri;

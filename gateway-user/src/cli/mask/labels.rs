@@ -182,6 +182,35 @@ fn read(bytes: &[u8]) -> Result<Vec<Labelled>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::nouns::{Detector, Mask, On, Style};
+
+    #[test]
+    fn everything_that_is_labelled_in_the_sample_is_found_and_nothing_else() {
+        let sample = include_bytes!("../../../rules/sample.jsonl");
+        let find = Detector::ALL.to_vec();
+        let plan = Plan::new(&[std::sync::Arc::new(Mask {
+            name: "test".to_owned(),
+            find,
+            declared: Vec::new(),
+            targets: Vec::new(),
+            paths: Vec::new(),
+            keys: Vec::new(),
+            columns: Vec::new(),
+            headers: Vec::new(),
+            on: On::Both,
+            style: Style::Stars,
+        })]);
+        let (mut labels, mut texts) = (0, 0);
+        for labelled in read(sample).unwrap() {
+            let mut tallies = BTreeMap::new();
+            spans(&labelled, &plan.finds(labelled.text.as_bytes()), &mut tallies);
+            let perfect = |tally: &Tally| tally.found == tally.labelled && tally.wrong == 0;
+            assert!(tallies.values().all(perfect), "{:?}: {tallies:?}", labelled.text);
+            labels += labelled.spans.len();
+            texts += usize::from(labelled.spans.is_empty());
+        }
+        assert!(labels >= 45 && texts >= 15, "{labels} labels, {texts} texts without one");
+    }
 
     #[test]
     fn a_find_that_nobody_marked_is_wrong_and_half_a_find_is_none() {

@@ -14,6 +14,9 @@ use crate::mask::window::{Counts, Window};
 const QUIET_EVENTS_MAX: u64 = 32;
 /// Texts of one stream at once. Beyond, the one that was quiet longest has ended.
 const TEXTS_MAX: usize = 64;
+/// Texts that one event adds to, and entries of its lists: an answer in 128 variants (the most that is offered) with a
+/// call of a tool in each.
+const PIECES_MAX: usize = 256;
 /// What a marker of a piece begins with: no UTF-8 has this byte.
 const MARK: u8 = 0xFF;
 const MARK_BYTES: usize = 9;
@@ -34,6 +37,8 @@ struct Open {
     window: Window,
     /// The event that has what comes out next.
     at: u64,
+    /// Its pieces in events before this one are decided.
+    decided: u64,
     touched: u64,
 }
 
@@ -53,9 +58,16 @@ struct Piece {
     decided: bool,
 }
 
+/// An event has pieces of more texts than any model sends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TooMany;
+
 impl Texts {
     /// Takes the data of the next event; gives its number.
-    pub(super) fn add(&mut self, plan: &Compiled, data: &[u8], counts: &mut Counts) -> u64 {
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub(super) fn add(&mut self, plan: &Compiled, data: &[u8], counts: &mut Counts) -> Result<u64, TooMany> {
         self.next += 1;
         let number = self.next;
         let value = if plan.set.is_empty() || !may_have_pieces(data) {
@@ -63,7 +75,7 @@ impl Texts {
         } else {
             serde_json::from_slice::<Value>(data).ok()
         };
-        let found = value.as_ref().map(pieces).unwrap_or_default();
+        let found = value.as_ref().map(pieces).transpose()?.unwrap_or_default();
         let ends = data.trim_ascii() == b"[DONE]" || value.as_ref().is_some_and(ends_texts);
         if let Some(value) = value.filter(|_| !found.is_empty()) {
             let texts: Vec<(String, String)> = found
@@ -86,7 +98,7 @@ impl Texts {
         for at in quiet.into_iter().rev() {
             self.end_one(plan, at, counts);
         }
-        number
+        Ok(number)
     }
 
     fn push(&mut self, plan: &Compiled, key: &str, text: &[u8], number: u64, counts: &mut Counts) {
@@ -98,7 +110,13 @@ impl Texts {
                     self.end_one(plan, quietest, counts);
                 }
                 let window = Window::default();
-                self.open.push(Open { key: key.to_owned(), window, at: number, touched: number });
+                self.open.push(Open {
+                    key: key.to_owned(),
+                    window,
+                    at: number,
+                    decided: number,
+                    touched: number,
+                });
                 self.open.len() - 1
             }
         };
@@ -127,11 +145,11 @@ impl Texts {
                 break;
             };
             open.at = u64::from_be_bytes(mark);
-            decide(&mut self.events, &open.key, open.at);
+            decide(&mut self.events, open, open.at);
             rest = &rest[end + MARK_BYTES..];
         }
         if all {
-            decide(&mut self.events, &open.key, u64::MAX);
+            decide(&mut self.events, open, u64::MAX);
         }
     }
 
@@ -179,12 +197,16 @@ fn piece_of<'e>(events: &'e mut VecDeque<Pieces>, number: u64, key: &str) -> Opt
     events[at].pieces.iter_mut().find(|piece| piece.key == key)
 }
 
-/// The pieces of this text before this event are decided.
-fn decide(events: &mut VecDeque<Pieces>, key: &str, before: u64) {
+/// The pieces of this text before this event are decided. Looks at each event once for each of its texts.
+fn decide(events: &mut VecDeque<Pieces>, open: &mut Open, before: u64) {
+    let last = events.back().map_or(0, |event| event.number + 1);
+    let from = events.partition_point(|event| event.number < open.decided);
     let until = events.partition_point(|event| event.number < before);
-    for event in events.range_mut(..until) {
-        event.pieces.iter_mut().filter(|piece| piece.key == key).for_each(|piece| piece.decided = true);
+    for event in events.range_mut(from..until.max(from)) {
+        let pieces = event.pieces.iter_mut();
+        pieces.filter(|piece| piece.key == open.key).for_each(|piece| piece.decided = true);
     }
+    open.decided = open.decided.max(before.min(last));
 }
 
 fn may_have_pieces(data: &[u8]) -> bool {
@@ -195,7 +217,18 @@ fn may_have_pieces(data: &[u8]) -> bool {
 }
 
 /// The pieces of texts in an event: which text, and where the piece stands.
-fn pieces(value: &Value) -> Vec<(String, String)> {
+fn pieces(value: &Value) -> Result<Vec<(String, String)>, TooMany> {
+    let entries = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let nested = |lists: &Value, inner: fn(&Value) -> &Value| {
+        list(lists).take(PIECES_MAX).map(|(_, outer)| entries(inner(outer))).max().unwrap_or(0)
+    };
+    let most = entries(&value["choices"])
+        .max(entries(&value["candidates"]))
+        .max(nested(&value["choices"], |choice| &choice["delta"]["tool_calls"]))
+        .max(nested(&value["candidates"], |candidate| &candidate["content"]["parts"]));
+    if most > PIECES_MAX {
+        return Err(TooMany);
+    }
     let mut found = Vec::new();
     let mut add = |key: String, pointer: String| {
         let is_new = found.iter().all(|(known, _)| *known != key);
@@ -228,7 +261,7 @@ fn pieces(value: &Value) -> Vec<(String, String)> {
     let (kind, item) = (&value["type"], &value["item_id"]);
     let (output, content) = (&value["output_index"], &value["content_index"]);
     add(format!("{kind} {item} {output} {content}"), "/delta".to_owned());
-    found
+    if found.len() > PIECES_MAX { Err(TooMany) } else { Ok(found) }
 }
 
 fn list(value: &Value) -> impl Iterator<Item = (u64, &Value)> {

@@ -4,6 +4,8 @@
 //! One pass of an automaton over all literals, then a check of the few places it names. A private key block without
 //! an end is hidden for [`PEM_BYTES_MAX`] bytes, no further.
 
+mod command;
+
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -11,7 +13,9 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use super::class::{
     ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WIDE, WORD, is, run_end, run_start,
 };
-use super::shapes::{Announced, KEYS, LITERAL_BYTES_MAX, Mixed, Shape, VARIED_FROM, VARIED_MIN};
+use super::shapes::{
+    Announced, KEYS, LITERAL_BYTES_MAX, Mixed, REPEATED_MAX, Shape, VARIED_FROM, VARIED_MIN,
+};
 use super::{Run, RunKind, Set, Span, is_ssn};
 use crate::expression::entropy_milli;
 use crate::policy::nouns::Detector;
@@ -27,7 +31,23 @@ const GAP_BYTES_MAX: usize = 40;
 /// The part of any match that must stand in the text before it can be found: bytes a window keeps behind itself.
 pub(super) const LOOK_BEHIND: usize = LITERAL_BYTES_MAX + GAP_BYTES_MAX;
 
-const AUTHORIZATION_WORDS: [&str; 3] = ["uthorization", "UTHORIZATION", "Api-Token"];
+const AUTHORIZATION_WORDS: [&str; 10] = [
+    "uthorization",
+    "UTHORIZATION",
+    "Api-Token",
+    "apikey:",
+    "ApiKey:",
+    "api-key:",
+    "Api-Key:",
+    "API-Key:",
+    "API-KEY:",
+    "Token:",
+];
+/// What stands before a user's name and password on a command line.
+const USER_WORDS: [&str; 3] = [" -u ", "--user ", "--user\\"];
+/// What the environment variable ends in that holds the name and password of a private gem source (Bundler's and
+/// Sidekiq's documentation).
+const PAIR_WORDS: [&str; 1] = ["__CONTRIBSYS__COM"];
 /// Words after which a value of high entropy is a secret.
 const SECRET_WORDS: [&str; 24] = [
     "password",
@@ -67,6 +87,12 @@ enum What {
     /// A word of this many bytes announces a credential of any shape.
     Authorization(usize),
     SsnWord(usize),
+    /// A word of this many bytes announces a name, a colon and a password.
+    User(usize),
+    /// What ends the scheme of an address, which may have a name and a password.
+    Address,
+    /// A word of this many bytes announces two words of eight hexadecimal digits.
+    Pair(usize),
     /// A word of this many bytes announces a value of high entropy.
     SecretWord(usize),
 }
@@ -101,6 +127,13 @@ static LITERALS: LazyLock<Literals> = LazyLock::new(|| {
     for word in SSN_WORDS {
         add(word, What::SsnWord(word.len()), Detector::UsSsn);
     }
+    for word in USER_WORDS {
+        add(word, What::User(word.len()), Detector::ApiKey);
+    }
+    add("://", What::Address, Detector::ApiKey);
+    for word in PAIR_WORDS {
+        add(word, What::Pair(word.len()), Detector::ApiKey);
+    }
     for word in SECRET_WORDS {
         add(word, What::SecretWord(word.len()), Detector::Secret);
     }
@@ -126,6 +159,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
     let literals = &*LITERALS;
     let start = from.saturating_sub(LOOK_BEHIND);
     let mut run = KnownRun { class: 0, start: 0, end: 0 };
+    let (mut dotted, mut block) = (KnownDotted::default(), KnownBlock::default());
     for hit in literals.automaton.find_overlapping_iter(&text[start..]) {
         let (what, detector) = literals.what[hit.pattern().as_usize()];
         if !set.has(detector) {
@@ -134,11 +168,14 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
         let at = start + hit.start();
         let seen = match what {
             What::Shape(shape) => self::shape(text, at, shape, more, &mut run),
-            What::Jwt => jwt(text, at, more, &mut run),
-            What::Pem => pem(text, at, more),
+            What::Jwt => jwt(text, at, more, (&mut run, &mut dotted)),
+            What::Pem => pem(text, at, more, &mut block),
             What::Announced(long, secret) => announced(text, at + long, secret, more),
             What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
+            What::User(long) => command::user(text, at + long, more),
+            What::Address => command::address(text, at + "://".len(), more),
+            What::Pair(long) => command::pair(text, at + long, more),
             What::SecretWord(long) => secret_after(text, at + long, more),
         };
         match seen {
@@ -198,7 +235,8 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
     if open && (long < shape.min || shape.max > 0) {
         return Seen::Undecided(start);
     }
-    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) {
+    let others = || shape.unless.iter().any(|word| text[body..].starts_with(word.as_bytes()));
+    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) || others() {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(shape.class));
@@ -206,7 +244,7 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
 }
 
 fn tells(text: &[u8], mixed: Mixed) -> bool {
-    if text.len() >= VARIED_FROM && !is_varied(text) {
+    if text.len() >= VARIED_FROM && (!is_varied(text) || is_filled_in(text)) {
         return false;
     }
     match mixed {
@@ -233,12 +271,17 @@ fn is_varied(text: &[u8]) -> bool {
     false
 }
 
+/// Whether somebody wrote `XXXXXXXX` where a key would stand.
+fn is_filled_in(text: &[u8]) -> bool {
+    text.chunk_by(|a, b| a == b).any(|same| same.len() > REPEATED_MAX && same[0] != b'A')
+}
+
 fn is_mixed(text: &[u8]) -> bool {
     text.iter().any(|&b| is(b, DIGIT)) && text.iter().any(|&b| is(b, ALPHA))
 }
 
 /// `header.payload` and what follows of `.signature` or the five parts of a JWE, all base64url (RFC 7515, RFC 7516).
-fn jwt(text: &[u8], at: usize, more: bool, run: &mut KnownRun) -> Seen {
+fn jwt(text: &[u8], at: usize, more: bool, (run, dotted): (&mut KnownRun, &mut KnownDotted)) -> Seen {
     if at > 0 && is(text[at - 1], ALNUM) {
         return Seen::Nothing;
     }
@@ -259,8 +302,26 @@ fn jwt(text: &[u8], at: usize, more: bool, run: &mut KnownRun) -> Seen {
     if !text[at..].starts_with(b"eyJ") && !names_an_algorithm(&text[at..header]) {
         return Seen::Nothing;
     }
-    let (end, open) = dotted_end(text, payload, more);
+    let (end, open) = dotted.end(text, payload, more);
     Seen::Found(Span { run: open.then_some(RunKind::Dotted), ..Span::new(at, end, Detector::Jwt) })
+}
+
+/// The last parts between dots that were measured, for the same reason.
+#[derive(Default)]
+struct KnownDotted {
+    start: usize,
+    end: usize,
+    open: bool,
+}
+
+impl KnownDotted {
+    fn end(&mut self, text: &[u8], from: usize, more: bool) -> (usize, bool) {
+        if !(self.start..self.end).contains(&from) {
+            let (end, open) = dotted_end(text, from, more);
+            *self = Self { start: from, end, open };
+        }
+        (self.end, self.open)
+    }
 }
 
 /// Whether base64url text decodes to JSON that has `"alg"`, as every JOSE header does.
@@ -284,7 +345,7 @@ fn dotted_end(text: &[u8], from: usize, more: bool) -> (usize, bool) {
     }
 }
 
-fn pem(text: &[u8], at: usize, more: bool) -> Seen {
+fn pem(text: &[u8], at: usize, more: bool, block: &mut KnownBlock) -> Seen {
     let label = at + b"-----BEGIN ".len();
     let limit = text.len().min(label + PEM_LABEL_BYTES_MAX);
     let end = text[label..limit].iter().position(|b| !is_label(b)).map_or(limit, |n| label + n);
@@ -297,27 +358,58 @@ fn pem(text: &[u8], at: usize, more: bool) -> Seen {
         return Seen::Nothing;
     }
     let inside = end + 5;
-    let (end, open) = pem_end(text, inside, PEM_BYTES_MAX, more);
+    let (end, open) = pem_end(text, inside, PEM_BYTES_MAX, more, block);
     let kind = open.then_some(RunKind::Pem { inside, left: PEM_BYTES_MAX.saturating_sub(end - inside) });
     Seen::Found(Span { run: kind, ..Span::new(at, end, Detector::PrivateKey) })
 }
 
 /// The end of a block whose inside is looked at from `from`, and whether it may go on.
-fn pem_end(text: &[u8], from: usize, left: usize, more: bool) -> (usize, bool) {
-    const LAST: &[u8] = b"-----END ";
+fn pem_end(text: &[u8], from: usize, left: usize, more: bool, block: &mut KnownBlock) -> (usize, bool) {
     let limit = text.len().min(from.saturating_add(left));
-    let inside = &text[from..limit];
-    let stop = inside.iter().position(|&b| is(b, CONTROL)).unwrap_or(inside.len());
-    let Some(last) = inside[..stop].windows(LAST.len()).position(|bytes| bytes == LAST) else {
-        // At the bound it ends with a whole character.
-        let end = if stop == inside.len() { run_end(text, limit, WIDE) } else { from + stop };
-        return (end, more && end == text.len());
+    let last = match block.stop(text, from, limit) {
+        Some((last, true)) => last,
+        Some((control, false)) => return (control, more && control == text.len()),
+        None => {
+            // At the bound it ends with a whole character.
+            let end = run_end(text, limit, WIDE);
+            return (end, more && end == text.len());
+        }
     };
-    let label = from + last + LAST.len();
+    let label = last + PEM_LAST.len();
     let cap = text.len().min(label + PEM_LABEL_BYTES_MAX);
     let dashes = text[label..cap].iter().position(|b| !is_label(b)).map_or(cap, |n| label + n);
     let end = dashes + text[dashes..].iter().take(5).take_while(|&&b| b == b'-').count();
     (end, more && end == text.len() && end < label + PEM_LABEL_BYTES_MAX)
+}
+
+/// What the last line of a block begins with.
+const PEM_LAST: &[u8] = b"-----END ";
+
+/// What stops the block that was last looked through: its last line (`true`), or a byte that no block has. A text with many
+/// beginnings of blocks is looked through once.
+#[derive(Default)]
+struct KnownBlock {
+    start: usize,
+    /// How far it was looked through.
+    seen: usize,
+    stop: Option<(usize, bool)>,
+}
+
+impl KnownBlock {
+    fn stop(&mut self, text: &[u8], from: usize, limit: usize) -> Option<(usize, bool)> {
+        let known = self.start <= from && self.stop.map_or(from < self.seen, |(at, _)| from <= at);
+        if !known {
+            *self = Self { start: from, seen: from, stop: None };
+        }
+        if self.stop.is_none() && self.seen < limit {
+            // A last line that was cut off where the looking ended begins before it.
+            let start = self.seen.saturating_sub(PEM_LAST.len() - 1).max(from);
+            let stops = |at: &usize| is(text[*at], CONTROL) || text[*at..limit].starts_with(PEM_LAST);
+            self.stop = (start..limit).find(stops).map(|at| (at, !is(text[at], CONTROL)));
+            self.seen = limit;
+        }
+        self.stop.filter(|(at, last)| at + if *last { PEM_LAST.len() } else { 1 } <= limit)
+    }
 }
 
 /// Whether a byte may stand in the label of a PEM block.
@@ -379,13 +471,29 @@ fn authorization(text: &[u8], word_end: usize, more: bool) -> Seen {
     let end = run_end(text, start, CREDENTIAL);
     let open = more && end == text.len();
     if end - start < SCHEME_BYTES_MAX {
-        return if open { Seen::Undecided(after) } else { Seen::Nothing };
+        return if open { Seen::Undecided(after) } else { odd_credential(text, start, (after, more)) };
     }
     if !is_mixed(&text[start..start + SCHEME_BYTES_MAX]) {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(CREDENTIAL));
     Seen::Found(Span { run: kind, ..Span::by_rule(start, end, Detector::ApiKey.into(), "authorization") })
+}
+
+/// A credential that has characters no scheme allows, to the next quote or blank.
+fn odd_credential(text: &[u8], start: usize, (held, more): (usize, bool)) -> Seen {
+    let cap = text.len().min(start + SECRET_VALUE_BYTES_MAX + 1);
+    let end = text[start..cap].iter().position(|&b| !is_secret_byte(b)).map_or(cap, |n| start + n);
+    if more && end == text.len() && end - start <= SECRET_VALUE_BYTES_MAX {
+        return Seen::Undecided(held);
+    }
+    let value = &text[start..end];
+    let drawn = is_mixed(value) && entropy_milli(value) >= SECRET_ENTROPY_MILLI;
+    let reference = value.windows(3).any(|three| three == b"://");
+    if !(16..=SECRET_VALUE_BYTES_MAX).contains(&value.len()) || !drawn || reference {
+        return Seen::Nothing;
+    }
+    Seen::Found(Span::by_rule(start, end, Detector::ApiKey.into(), "authorization"))
 }
 
 /// Nine digits in one group, after a word that says what they are.
@@ -478,6 +586,7 @@ fn is_high_entropy(text: &[u8]) -> bool {
         && letters >= 4
         && !uuid
         && !reference
+        && !is_filled_in(text)
         && entropy_milli(text) >= SECRET_ENTROPY_MILLI
 }
 
@@ -529,7 +638,7 @@ pub(super) fn grow(text: &[u8], run: &mut Run, more: bool) -> bool {
         RunKind::Pem { inside, left } => {
             // The last line may have begun before: look at the end of what is already hidden again.
             let from = inside.max(run.at.saturating_sub(PEM_LABEL_BYTES_MAX + 16)).min(run.at);
-            let (end, open) = pem_end(text, from, left + (run.at - from), more);
+            let (end, open) = pem_end(text, from, left + (run.at - from), more, &mut KnownBlock::default());
             let end = end.max(run.at);
             run.kind = RunKind::Pem { inside, left: left.saturating_sub(end - run.at) };
             (end, open)

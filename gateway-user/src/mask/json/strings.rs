@@ -7,9 +7,9 @@ use crate::limits::MASK_HOLD_BACK_BYTES_MAX;
 use crate::mask::MaskError;
 use crate::mask::escape::{self, Piece};
 use crate::mask::find::named;
+use crate::mask::look::Look;
 use crate::mask::scalar::Content;
 use crate::mask::window::{Counts, Hidden, Window};
-use crate::policy::nouns::Style;
 
 impl Json {
     pub(super) fn string(
@@ -87,10 +87,11 @@ impl Json {
     }
 
     /// The style of a value that a detector knows by the name of its member.
-    pub(super) fn named_style(&self, text: &[u8], counts: &mut Counts) -> Option<Style> {
-        let rule = self.plan.rule(named(&self.name, text, self.plan.set)?)?;
-        counts.add(&rule.names);
-        Some(rule.style)
+    pub(super) fn named_style(&self, text: &[u8], counts: &mut Counts) -> Option<Look> {
+        let detector = named(&self.name, text, self.plan.set)?;
+        let rule = self.plan.rule(detector)?;
+        counts.found(detector.into(), &rule.names);
+        Some(rule.look)
     }
 
     /// Writes a string of the style in the place of `bytes[at..end]`.
@@ -141,7 +142,7 @@ impl Json {
             self.long = Some(Long::Muted);
         } else {
             // What is dropped loses its quotes, too.
-            tape.pass(if style == Some(Style::Drop) { at } else { at + 1 });
+            tape.pass(if style.is_some_and(Look::is_drop) { at } else { at + 1 });
             self.long = Some(style.map_or(Long::Searched, |style| Long::Hidden(Hidden::new(style))));
         }
         Token::Ends(at + 1)

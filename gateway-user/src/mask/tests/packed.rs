@@ -67,7 +67,76 @@ fn unpack<'b>(
     Ok((String::from_utf8(out).unwrap(), hits.total()))
 }
 
-/// Content types, bodies, and what becomes of them.
+/// As [`unpack`]; at no moment more is out than the start of what is expected.
+fn unpack_watched<'b>(
+    plan: &Plan,
+    packing: &Packing,
+    pieces: impl IntoIterator<Item = &'b [u8]>,
+    (expected, hits): &(String, u64),
+    how: &dyn std::fmt::Display,
+) {
+    let mut unpacker = plan.unpack(packing);
+    let mut out = Vec::new();
+    let clean =
+        |out: &[u8]| assert!(expected.as_bytes().starts_with(out), "{how}: {}", String::from_utf8_lossy(out));
+    for piece in pieces {
+        unpacker.give(Bytes::copy_from_slice(piece));
+        while unpacker.take(&mut out).unwrap() {
+            clean(&out);
+        }
+        clean(&out);
+    }
+    let found = unpacker.finish(&mut out).unwrap();
+    assert_eq!((String::from_utf8(out).unwrap(), found.total()), (expected.clone(), *hits), "{how}");
+}
+
+/// Content that has no fields, or none that a mask by field could name: detectors alone look at it.
+fn texts() -> Vec<(&'static str, String, String)> {
+    let both = |kind, body: &str, masked: &str| (kind, body.to_owned(), masked.to_owned());
+    vec![
+        both(
+            "text/plain",
+            "to bob@x.io, 4111 1111 1111 1111; t=ghp_abcdefghijklmnopqrstuvwxyz0123456789\n",
+            "to ********, ********; t=********\n",
+        ),
+        both(
+            "text/html",
+            "<p title=\"bob&#64;x.io\">&#52;111111111111111 \\u0062ob@x.io &amp; é</p>",
+            "<p title=\"********\">******** ******** &amp; é</p>",
+        ),
+        both("text/yaml", "pin: 4111-1111-1111-1111\nto: [bob@x.io]\n", "pin: ********\nto: [********]\n"),
+        both(
+            "application/javascript",
+            "f(\"bob\\u0040x.io\", 4111111111111111)",
+            "f(\"********\", ********)",
+        ),
+        both(
+            "application/octet-stream",
+            "GIF\u{1} bob@example.com 4111111111111111 \u{2}",
+            "GIF\u{1} ******** ******** \u{2}",
+        ),
+        both(
+            "application/problem+json",
+            "[\"bob\\u0040x.io\",4111111111111111]",
+            "[\"********\",\"********\"]",
+        ),
+        both("application/json-seq", "\u{1e}[\"bob@x.io\"]\n\u{1e}1\n", "\u{1e}[\"********\"]\n\u{1e}1\n"),
+        both("text/csv", "a,b\nbob@x.io,\"4111 1111 1111 1111\"\n", "a,b\n********,\"********\"\n"),
+        both(
+            "application/x-www-form-urlencoded",
+            "a=bob%40x.io&c=4111+1111+1111+1111",
+            "a=********&c=********",
+        ),
+        both("image/svg+xml", "<a b='bob&#64;x.io'>4111111111111111</a>", "<a b='********'>********</a>"),
+        both(
+            "text/event-stream",
+            ": hi\n\ndata: to bob@x.io\n\ndata: [\"bob@x.io\"]\n\n",
+            ": hi\n\ndata: to ********\n\ndata: [\"********\"]\n\n",
+        ),
+    ]
+}
+
+/// Content types, bodies, and what becomes of them under a mask by field.
 fn samples() -> Vec<(&'static str, String, String)> {
     let both = |kind, body: &str, masked: &str| (kind, body.to_owned(), masked.to_owned());
     vec![
@@ -119,33 +188,54 @@ fn samples() -> Vec<(&'static str, String, String)> {
 
 #[test]
 fn every_kind_of_content_is_masked_the_same_in_any_coding_encoding_and_split() {
-    let plan = fields();
-    for (kind, body, masked) in samples() {
+    everywhere(&fields(), &samples());
+}
+
+#[test]
+fn every_kind_of_text_is_searched_the_same_in_any_coding_encoding_and_split() {
+    everywhere(&all_detectors(Style::Stars), &texts());
+}
+
+fn everywhere(plan: &Plan, samples: &[(&str, String, String)]) {
+    for (kind, body, masked) in samples {
         for charset in ["utf-8", "utf-16le", "utf-16", "iso-8859-1", "windows-1252", "shift_jis", "gbk"] {
-            let multipart = kind.starts_with("multipart");
-            let Some(text) = written(charset, &body).filter(|_| !multipart || charset == "utf-8") else {
+            // Their parts, or nobody, say how their characters are coded.
+            let bare = kind.starts_with("multipart") || *kind == "application/octet-stream";
+            let Some(text) = written(charset, body).filter(|_| !bare || charset == "utf-8") else {
                 continue;
             };
-            let named = if multipart { kind.to_owned() } else { format!("{kind}; charset={charset}") };
+            let named = if bare { (*kind).to_owned() } else { format!("{kind}; charset={charset}") };
             let expected = if charset == "utf-16" { format!("\u{feff}{masked}") } else { masked.clone() };
             for coding in ["identity", "gzip", "deflate", "br", "zstd", "gzip, br"] {
                 let coded = coding.split(", ").fold(text.clone(), |text, coding| encode(coding, &text));
                 let packing = Packing::new(Some(&named), [coding.as_bytes()]);
                 let what = format!("{named} in {coding}");
-                let whole = unpack(&plan, &packing, [&coded[..]]).unwrap();
+                let whole = unpack(plan, &packing, [&coded[..]]).unwrap();
                 assert_eq!(whole.0, expected, "{what}");
                 for secret in [CARD, "bob@", "secret", "1234"] {
                     assert!(!whole.0.contains(secret), "{what}: {}", whole.0);
                 }
-                // Cutting in every place is dear where it says nothing new about the content itself.
-                let step = if coding == "identity" { 1 } else { 3 };
-                for cut in (0..=coded.len()).step_by(step) {
+                for cut in 0..=coded.len() {
                     let cuts = [&coded[..cut], &coded[cut..]];
-                    assert_eq!(unpack(&plan, &packing, cuts).unwrap(), whole, "{what} cut at {cut}");
+                    unpack_watched(plan, &packing, cuts, &whole, &format_args!("{what} cut at {cut}"));
                 }
-                assert_eq!(unpack(&plan, &packing, coded.chunks(1)).unwrap(), whole, "{what} byte by byte");
-                assert_eq!(packing.renamed().is_some(), charset != "utf-8" && !multipart, "{what}");
+                unpack_watched(plan, &packing, coded.chunks(1), &whole, &format_args!("{what} byte by byte"));
+                if coding == "identity" && charset == "utf-8" {
+                    two_cuts(plan, &packing, &coded, &whole, &what);
+                }
+                assert_eq!(packing.renamed().is_some(), charset != "utf-8" && !bare, "{what}");
             }
+        }
+    }
+}
+
+/// Two cuts at every pair of places that lie within the longest value of a sample of each other.
+fn two_cuts(plan: &Plan, packing: &Packing, body: &[u8], whole: &(String, u64), what: &str) {
+    const APART_MAX: usize = 48;
+    for first in 0..=body.len() {
+        for second in first + 1..=body.len().min(first + APART_MAX) {
+            let cuts = [&body[..first], &body[first..second], &body[second..]];
+            unpack_watched(plan, packing, cuts, whole, &format_args!("{what} cut at {first} and {second}"));
         }
     }
 }
@@ -176,6 +266,13 @@ fn what_has_two_readings_or_none_is_refused_under_a_mask_by_field() {
         ("multipart/form-data; boundary=b", "--b--after"),
         ("multipart/form-data", "--b--"),
         ("text/csv", "a,pin\n1,2,3\n"),
+        ("text/csv", "id|uuid,pin\n7|a,1\n"),
+        ("text/csv", "sep=,\na,pin\n1,2\n"),
+        ("text/csv; header=absent", "a,pin\n1,2\n"),
+        ("text/tab-separated-values", "a,pin\n1,2\n"),
+        ("application/x-www-form-urlencoded, text/csv", "a,pin\n1,2\n"),
+        ("multipart/form-data; boundary=b; boundary=c", "--b--"),
+        ("application/json; charset=utf-16le", "{\"pin\": 1234}"),
         ("text/csv", "a,pin\n1\"2\",3\n"),
         ("text/csv", "a,pin\n\"1\"2,3\n"),
         ("text/csv", "a,pin\n\"1,2"),
@@ -312,6 +409,57 @@ fn an_event_waits_only_for_what_is_undecided_and_a_text_that_went_quiet_has_ende
         give(&format!("data: {{\"n\":{n}}}\n\n"), &mut out);
     }
     assert!(String::from_utf8_lossy(&out).contains("bob"), "nothing was added for a while");
+}
+
+#[test]
+fn text_that_calls_itself_utf_16_is_refused_and_not_read_past() {
+    let plan = all_detectors(Style::Stars);
+    for name in ["utf-16le", "utf-16be"] {
+        let packing = Packing::new(Some(&format!("text/plain; charset={name}")), []);
+        for text in ["4111 1111 1111 1111", &"write to bob@example.com. ".repeat(400)] {
+            assert!(unpack(&plan, &packing, [text.as_bytes()]).is_err(), "{name}");
+            assert!(unpack(&plan, &packing, text.as_bytes().chunks(1)).is_err(), "{name}");
+        }
+        let bytes = |text: &str| -> Vec<u8> {
+            let wide = text.encode_utf16();
+            wide.flat_map(if name == "utf-16le" { u16::to_le_bytes } else { u16::to_be_bytes }).collect()
+        };
+        let long = format!("{} bob@example.com", "\u{6f6e}\u{9580}".repeat(400));
+        let (shown, hits) = unpack(&plan, &packing, bytes(&long).chunks(3)).unwrap();
+        assert_eq!((shown.ends_with(" ********"), hits), (true, 1), "what is UTF-16 is read");
+    }
+}
+
+#[test]
+fn a_part_that_is_read_in_another_encoding_is_relabelled() {
+    let plan = fields();
+    let packing = Packing::new(Some("multipart/form-data; boundary=b"), []);
+    let body = b"--b\r\nContent-Disposition: form-data; name=f; filename=x\r\nContent-Type: text/csv; charset=iso-8859-1\r\n\r\n\
+                 a,pin\nzo\xEB,1234\n\r\n--b--";
+    let (shown, _) = unpack(&plan, &packing, [&body[..]]).unwrap();
+    assert!(
+        shown.contains("Content-Type: text/csv; charset=utf-8\r\n\r\na,pin\nzo\u{eb},********\n"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn many_short_events_and_events_with_many_texts_are_no_burden() {
+    let plan = all_detectors(Style::Stars);
+    let packing = Packing::new(Some("text/event-stream"), []);
+    let blank = "\n".repeat(1024 * 1024);
+    assert_eq!(unpack(&plan, &packing, [blank.as_bytes()]).unwrap(), (blank, 0));
+    let choices = |count: usize| {
+        let choices: Vec<Value> = (0..count).map(|n| json!({"index": n, "text": "x"})).collect();
+        format!("data: {}\n\n", json!({ "choices": choices }))
+    };
+    assert!(unpack(&plan, &packing, [choices(256).as_bytes()]).is_ok());
+    let refused = unpack(&plan, &packing, [choices(20_000).as_bytes()]);
+    assert!(matches!(refused, Err(MaskError::Unreadable { kind: "an event stream", .. })), "{refused:?}");
+    // Many events that wait for one another: each is looked at once.
+    let key = format!("data: {}\n\n", json!({"delta": {"text": "-----BEGIN PRIVATE KEY-----\n"}}));
+    let waiting = key + &format!("data: {}\n\n", json!({"delta": {"text": "A"}})).repeat(20_000);
+    assert!(unpack(&plan, &packing, [waiting.as_bytes()]).is_ok());
 }
 
 #[test]

@@ -65,8 +65,30 @@ fn text_is_masked_the_same_in_any_split() {
 fn random_text_of_secrets_and_noise_is_masked_the_same_in_any_split() {
     let plan = all_detectors(Style::KeepLast4);
     let noise = [
-        " ", ".", "-", "@", "4", "1111", "eyJ", "sk-", "secret", "\\", "\\n", "%40", "é", "-----", "END",
-        "a", "_", ":", "\n",
+        " ",
+        ".",
+        "-",
+        "@",
+        "4",
+        "1111",
+        "eyJ",
+        "sk-",
+        "secret",
+        "\\",
+        "\\n",
+        "%40",
+        "é",
+        "-----",
+        "END",
+        "a",
+        "_",
+        ":",
+        "\n",
+        "://",
+        "ann:",
+        "S3cretword@",
+        " -u ",
+        "XXXXXXXXXX",
     ];
     let mut random = Random(3);
     for _ in 0..40 {
@@ -166,6 +188,93 @@ fn numbers_of_people_are_masked_the_same_in_any_split() {
             same_in_every_split(&plan, &media, text.as_bytes());
         }
     }
+}
+
+#[test]
+fn credentials_on_command_lines_are_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for (text, expected) in [
+        ("curl -u elastic:P@ssw0rd$1 https://h", "curl -u elastic:******** https://h"),
+        ("curl --user 'd2LkV78zLx!t:' x", "curl --user '********:' x"),
+        ("curl --user \"{ab3c-08}\":\"{ZqL5kVrX1n8tA2}\" -v", "curl --user \"{ab3c-08}\":\"********\" -v"),
+        (
+            "-H 'Token: 3fea6af1349166ea' -H \"X-ApiKey: 3a16750d-d363-41a4\"",
+            "-H 'Token: ********' -H \"X-ApiKey: ********\"",
+        ),
+        ("-H \"Authorization: bRLFnzd5@=-.a+/hgdS\"", "-H \"Authorization: ********\""),
+        (
+            "BUNDLE_GEMS__CONTRIBSYS__COM=\"cafe1234:dead5678\"; x",
+            "BUNDLE_GEMS__CONTRIBSYS__COM=\"********\"; x",
+        ),
+        (
+            "docker run -u 1000:10000000 curl -u test:test -u user:password --user $NAME:$PASSWORD -u <user:password>",
+            "docker run -u 1000:10000000 curl -u test:test -u user:password --user $NAME:$PASSWORD -u <user:password>",
+        ),
+    ] {
+        assert_eq!(text_of(&plan, text), expected);
+        for media in [Media::Text, Media::Form, Media::Opaque] {
+            same_in_every_split(&plan, &media, text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn passwords_in_addresses_are_masked_the_same_in_any_split() {
+    let plan = all_detectors(Style::Stars);
+    for (text, expected) in [
+        ("https://cafe1234:d3adb33f@gems.example.com:80/x", "https://cafe1234:********:80/x"),
+        ("postgres://app:S3cret:with/colon@db", "postgres://app:S3cret:with/colon@db"),
+        (
+            "redis://:k3Jx9pQ2vW7z@cache:6379/0 amqp://u:%70%61ss1234@mq",
+            "redis://:********@cache:6379/0 amqp://u:********@mq",
+        ),
+        (
+            "http://h:8080/a@b https://user:password@h https://$USER:$PASSWORD@h https://u:<token>@h ftp://ann@h http://[::1]:80/",
+            "http://h:8080/a@b https://user:password@h https://$USER:$PASSWORD@h https://u:<token>@h ftp://ann@h http://[::1]:80/",
+        ),
+    ] {
+        assert_eq!(text_of(&plan, text), expected);
+        for media in [Media::Text, Media::Form, Media::Opaque] {
+            same_in_every_split(&plan, &media, text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn what_stands_where_a_key_would_is_left_alone() {
+    let plan = all_detectors(Style::Stars);
+    for text in [
+        "oc login sha256~XXXXXXXXXXXX_the_one_you_were_given_XXXXXXX",
+        "token = \"sha256~XXXXXXXXXXXX_the_one_you_were_given_XXXXXXX\"",
+        "AIzaQ7w8E9r0T1y2U3i4O5p6A7s8D9f0G1h2J3k4L5z6",
+        "sk-ant-api03-tooShort-toBeOneOfTheirs-0a1b2c3d4e",
+        "ntn_098765432109876543210987654321098765432109876543",
+    ] {
+        assert_eq!(text_of(&plan, text), text);
+        same_in_every_split(&plan, &Media::Text, text.as_bytes());
+    }
+}
+
+#[test]
+fn a_text_full_of_beginnings_is_looked_through_once() {
+    let plan = all_detectors(Style::Stars);
+    for (beginning, rest) in [
+        (".eyJhbGciOi", ""),
+        ("-----BEGIN PRIVATE KEY-----", ""),
+        ("-----BEGIN PRIVATE KEY-----\n", "QUJD\n-----END PRIVATE KEY-----"),
+    ] {
+        let text = beginning.repeat(1024 * 1024 / beginning.len()) + rest;
+        let shown = text_of(&plan, &text);
+        assert!(!shown.contains("QUJD") && shown.contains("********"), "{beginning}");
+    }
+    // A block that begins inside another, near the other's bound, is hidden to its own end.
+    let filling = "A".repeat(64 * 1024 - 100);
+    let nested = format!(
+        "-----BEGIN PRIVATE KEY-----\n{filling}\n-----BEGIN PRIVATE KEY-----\n{}Q\n-----END PRIVATE KEY-----\nbye",
+        "B".repeat(300)
+    );
+    let shown = text_of(&plan, &nested);
+    assert!(!shown.contains("BBB") && shown.ends_with("bye"), "{}", &shown[shown.len().min(400)..]);
 }
 
 #[test]

@@ -192,6 +192,7 @@ impl<'a> Reader<'a> {
             self.child(Edge::Index(index));
         }
         self.values.push(Begun { start: at, kind, hits: std::mem::take(&mut self.hits) });
+        self.uncalled |= !matches!(kind, Kind::Object | Kind::Null) && self.hides_call();
         if matches!(kind, Kind::Object | Kind::Array) {
             let object = kind == Kind::Object;
             let open = std::mem::take(&mut self.next);
@@ -204,6 +205,15 @@ impl<'a> Reader<'a> {
             let call = (object && open.iter().any(says_call)).then_some(false);
             self.frames.push(Frame { object, index: 0, names: HashSet::new(), open, call });
         }
+    }
+
+    /// Whether the value that begins, which is no object, stands where one should say a call and leads to none.
+    fn hides_call(&self) -> bool {
+        let calls = || self.next.iter().filter(|(path, _)| self.wanted[*path].call);
+        let step = |&(path, step): &Open| &self.wanted[path].path.steps[step];
+        let ends = |open: &&Open| open.1 + 1 == self.wanted[open.0].path.steps.len();
+        calls().filter(ends).any(|open| matches!(step(open), JsonStep::Member(_)))
+            && calls().all(|open| matches!(step(open), JsonStep::Member(_)))
     }
 
     fn end(&mut self, end: usize) {

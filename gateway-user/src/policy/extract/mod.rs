@@ -11,6 +11,7 @@ mod tests;
 
 use crate::limits::{EXTRACTED_TEXT_BYTES_MAX, EXTRACTED_VALUES_MAX};
 use crate::operation::{Attribute, Extracted, HttpRequest};
+use crate::wire::media_type::MediaType;
 
 use self::body::{Found, Wanted};
 use super::nouns::{AttributeType, Extract, Gives, JsonStep, Source};
@@ -164,19 +165,19 @@ pub fn readable(request: &HttpRequest) -> Result<(), Unread> {
     ))
 }
 
-/// Whether a content type, in lower case, means one JSON text in UTF-8.
+/// Whether a content type means one JSON text in UTF-8, whoever reads it.
 fn is_json(content_type: &str) -> bool {
-    let mut parts = content_type.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let named = matches!(essence, "application/json" | "text/json" | "application/x-json")
-        || (essence.starts_with("application/") && essence.ends_with("+json"));
-    let in_utf8 = |part: &str| match part.split_once('=') {
-        Some((name, value)) if name.trim() == "charset" => {
-            matches!(value.trim().trim_matches('"'), "utf-8" | "utf8" | "us-ascii")
-        }
-        _ => true,
+    let read = MediaType::read(content_type);
+    let named = read.essence().is_some_and(|essence| {
+        matches!(essence, "application/json" | "text/json" | "application/x-json")
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+    });
+    let in_utf8 = |charset: Option<&str>| {
+        charset.is_none_or(|charset| {
+            ["utf-8", "utf8", "us-ascii"].iter().any(|name| charset.eq_ignore_ascii_case(name))
+        })
     };
-    named && parts.all(in_utf8)
+    named && read.parameter("charset").is_ok_and(in_utf8)
 }
 
 /// The values that the sources of some extracts lead to, each body path read once.

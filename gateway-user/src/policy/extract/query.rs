@@ -9,13 +9,31 @@ use super::body::Found;
 /// When the query has no single reading.
 pub(super) fn values(query: &str, wanted: &str) -> Result<Vec<Found>, Unread> {
     let mut found = Vec::new();
+    if query.contains(';') {
+        return Err(Unread::twofold("some readers part the query at `;`"));
+    }
     for part in query.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        if decoded(name)? == wanted {
+        let name = decoded(name)?;
+        if name == wanted {
             found.push(Found::Word(decoded(value)?));
+        } else if is_like(&name, wanted) {
+            let name = name.escape_debug();
+            return Err(Unread::twofold(format!("some readers take the parameter `{name}` for `{wanted}`")));
         }
     }
     Ok(found)
+}
+
+/// Whether readers that pass over case, or for whom brackets make a list, a dot or a blank another name, take one for the
+/// other.
+fn is_like(name: &str, wanted: &str) -> bool {
+    let read = |name: &str| {
+        let name = name.trim().to_lowercase();
+        let list = name.find('[').filter(|end| *end > 0 && !wanted.contains('['));
+        name[..list.unwrap_or(name.len())].replace(['.', ' '], "_")
+    };
+    read(name) == read(wanted)
 }
 
 fn decoded(text: &str) -> Result<String, Unread> {

@@ -192,6 +192,10 @@ fn a_body_that_is_called_something_else_than_json_is_refused() {
         "application/json; charset=utf-16",
         "application/json; charset=utf-7",
         "application/json, text/plain",
+        "application/x-www-form-urlencoded, application/a+json",
+        "application/x-www-form-urlencoded application/a+json",
+        "application/json; charset=utf-8; charset=latin1",
+        "application/json; x=\"",
         "",
     ] {
         assert_eq!(of(&[("content-type", name)]), Err(415), "{name}");
@@ -220,6 +224,10 @@ fn parameters_and_header_fields_are_read_once() {
     assert_eq!(of(Some("dry+run=1"), &[]), Ok(vec![]));
     assert_eq!(of(Some("dry+run=true&dry%20run=false"), &[]), Err(400));
     assert_eq!(of(Some("dry+run=%zz"), &[]), Err(400));
+    for alike in ["Dry+Run=false", "dry+run[]=false", "dry_run=false", "dry.run=false", "x=1;dry+run=false"] {
+        assert_eq!(of(Some(&format!("dry+run=true&{alike}")), &[]), Err(400), "{alike}");
+    }
+    assert_eq!(of(Some("dry+run=true&dry=false"), &[]), dry);
     assert_eq!(of(Some("dry+run=%ff"), &[]), Err(400));
     assert_eq!(of(Some("dry%00run=true"), &[]), Err(400));
     assert_eq!(of(None, &[("X-Cost", " 12 ")]), Ok(vec![("cost".to_owned(), Attribute::Long(12))]));
@@ -323,6 +331,8 @@ fn each_call_of_a_batch_is_judged_and_the_strictest_verdict_wins() {
         (1, r#"[{"method": "balance"}, {"id": 1}]"#, "deny"),
         (1, r#"[{"method": "balance"}, {"method": 1}]"#, "deny"),
         (1, r#"{"method": ["balance"]}"#, "deny"),
+        (7, r#"[[{"method": "transfer"}], {"method": "balance"}]"#, "deny"),
+        (7, r#"["transfer", {"method": "balance"}]"#, "deny"),
         (1, "{}", "deny"),
         (1, "[]", "deny"),
         (1, r#""balance""#, "deny"),

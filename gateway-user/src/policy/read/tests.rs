@@ -1,5 +1,6 @@
 //! Every mistake of a policy directory, each with its place. None is let through, and none hides another.
 
+mod detectors;
 mod proof;
 mod rules;
 mod time;

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use tokio::sync::{mpsc, oneshot};
 
-use super::body::{AnyBody, AskBody, Gate};
+use super::body::{AnyBody, AskBody, Gate, Trailing};
 use super::exchange::{Exchange, Sending, close, empty};
 use super::forward;
 use super::source::Source;
@@ -94,7 +94,7 @@ impl Exchange {
         let sealed = whole.sealed(|bytes| {
             let packing = forward::packing(headers);
             let (bytes, hits) = duties.asks.mask_whole(&packing, bytes, HELD_BODY_BYTES_MAX)?;
-            entry.masked(Side::Request, hits.0);
+            entry.masked(Side::Request, hits);
             Ok(judge::Whole { bytes: bytes.into(), packing: packing.unpacked() })
         });
         sealed.map(Ask::Whole).map_err(|error: MaskError| Denial::unreadable(&error))
@@ -117,6 +117,10 @@ impl Exchange {
                 opener = Some(open);
                 gate
             })
+        };
+        let trailing = || {
+            let late = plan.names().into_iter().chain(duties.judged.iter().chain(&duties.stripped).cloned());
+            Trailing::new(&duties.asks, late.collect())
         };
         let masked = !duties.asks.is_empty();
         let chunked = match &ask {
@@ -141,13 +145,13 @@ impl Exchange {
             }
             Ask::Streaming(body) if body.is_end_stream() && !chunked => empty(),
             Ask::Streaming(body) => {
-                AskBody::passing(Source::of(body, &plan, entry), None, capture(&packing), gate())
+                AskBody::passing(Source::of(body, &plan, entry), None, trailing(), capture(&packing), gate())
             }
             Ask::Masking(body, packing) => {
                 forward::shed(&mut parts.headers, &packing);
                 let capture = capture(&packing.unpacked()).unpacked_from(&packing);
                 let body = Source::of(body, &plan, entry);
-                AskBody::passing(body, Some((&duties.asks, &packing)), capture, gate())
+                AskBody::passing(body, Some((&duties.asks, &packing)), trailing(), capture, gate())
             }
         };
         if plan.has_fields() && asked.request.body_length != Some(0) {
@@ -164,13 +168,9 @@ impl Exchange {
             forward::Changed { masked: !duties.answers.is_empty(), rewritten: duties.rewrites.has_fields() },
             safe,
         );
-        for name in &duties.stripped {
-            parts.headers.remove(name.as_str());
-        }
+        duties.stripped.iter().for_each(|name| drop(parts.headers.remove(name.as_str())));
         if chunked {
-            // Said, because the engine takes a GET of unknown length for one without a body.
-            parts.headers.remove(header::CONTENT_LENGTH);
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            say_chunked(&mut parts.headers);
         }
         parts.uri =
             http::Uri::from(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
@@ -179,6 +179,12 @@ impl Exchange {
         let interim = listening(&mut request, asked, duties);
         Ok(Outgoing { request, interim, gate: opener })
     }
+}
+
+/// Says that a body comes in chunks, because the engine takes a GET of unknown length for one without a body.
+fn say_chunked(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
 }
 
 impl Denial {

@@ -35,6 +35,7 @@ type Failure = (BodyError, Ending);
 pub(super) struct AskBody {
     client: Source,
     masking: Option<Masking>,
+    trailing: Trailing,
     capture: Capture,
     /// What follows the last bytes.
     state: Asking,
@@ -52,14 +53,13 @@ enum Asking {
 struct Masking {
     unpacker: Unpacker,
     packing: Packing,
-    plan: Plan,
     /// More may be had of what was given.
     has_more: bool,
 }
 
 impl Masking {
     fn new(plan: &Plan, packing: &Packing) -> Self {
-        Self { unpacker: plan.unpack(packing), packing: packing.clone(), plan: plan.clone(), has_more: false }
+        Self { unpacker: plan.unpack(packing), packing: packing.clone(), has_more: false }
     }
 
     fn give(&mut self, data: Bytes) {
@@ -73,13 +73,39 @@ impl Masking {
         self.has_more = self.unpacker.take(&mut out)?;
         Ok(out.into())
     }
+}
 
-    /// Trailers without what no longer holds and what is hidden.
-    fn trailers(&self, trailers: Frame<Bytes>, entry: &Entry, side: Side) -> Frame<Bytes> {
+/// What becomes of the trailers of a message.
+pub(super) struct Trailing {
+    /// Hides the values of fields that masks name.
+    plan: Plan,
+    /// Fields that were judged, set or removed in the head: they come too late to be either, and end here
+    /// (RFC 9110 section 6.5.1 lets anybody on the way drop them).
+    late: Vec<String>,
+}
+
+impl Trailing {
+    /// Trailers under the masks of `plan`, without the fields that `late` names in lower case.
+    #[must_use]
+    pub(super) fn new(plan: &Plan, late: Vec<String>) -> Self {
+        Self { plan: plan.clone(), late }
+    }
+
+    /// Trailers without what no longer holds, what comes too late and what is hidden.
+    fn pass(
+        &self,
+        trailers: Frame<Bytes>,
+        unpacked: Option<&Packing>,
+        entry: &Entry,
+        side: Side,
+    ) -> Frame<Bytes> {
         trailers.into_trailers().map_or_else(
             |other| other,
             |mut fields| {
-                forward::shed(&mut fields, &self.packing);
+                if let Some(packing) = unpacked {
+                    forward::shed(&mut fields, packing);
+                }
+                self.late.iter().for_each(|name| drop(fields.remove(name)));
                 entry.masked(side, forward::hide(&mut fields, &self.plan));
                 Frame::trailers(fields)
             },
@@ -119,23 +145,24 @@ impl AskBody {
     pub(super) fn passing(
         client: Source,
         mask: Option<(&Plan, &Packing)>,
+        trailing: Trailing,
         capture: Capture,
         gate: Option<Gate>,
     ) -> AnyBody {
         let masking = mask.map(|(plan, packing)| Masking::new(plan, packing));
-        Self { client, masking, capture, state: Asking::Streaming, gate }.boxed_unsync()
+        Self { client, masking, trailing, capture, state: Asking::Streaming, gate }.boxed_unsync()
     }
 
     /// The client sent everything: what the masker held back comes last, before any trailers.
     fn finish(&mut self, trailers: Option<Frame<Bytes>>) -> Result<(), BodyError> {
         let mut rest = VecDeque::new();
-        let mut trailers = trailers;
+        let unpacked = self.masking.as_ref().map(|masking| &masking.packing);
+        let entry = self.capture.entry();
+        let trailers = trailers.map(|trailers| self.trailing.pass(trailers, unpacked, entry, Side::Request));
         if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
-            let entry = self.capture.entry();
-            entry.masked(Side::Request, hits.0);
-            trailers = trailers.map(|trailers| masking.trailers(trailers, entry, Side::Request));
+            self.capture.entry().masked(Side::Request, hits);
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
             rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));
@@ -202,6 +229,7 @@ impl Body for AskBody {
 pub(super) struct AnswerBody {
     upstream: Source,
     masking: Option<Masking>,
+    trailing: Trailing,
     capture: Capture,
     entry: Arc<Entry>,
     /// Bytes still to come, where the length is known and stays.
@@ -236,17 +264,17 @@ impl AnswerBody {
     #[must_use]
     pub(super) fn passing(
         upstream: Source,
-        mask: Option<(&Plan, &Packing)>,
+        (mask, trailing): (Option<(&Plan, &Packing)>, Trailing),
         capture: Capture,
-        entry: Arc<Entry>,
         length: Option<u64>,
         answering: Answering,
     ) -> Self {
         Self {
             upstream,
             masking: mask.map(|(plan, packing)| Masking::new(plan, packing)),
+            trailing,
+            entry: Arc::clone(capture.entry()),
             capture,
-            entry,
             left: length,
             sent: None,
             ahead: None,
@@ -302,12 +330,13 @@ impl AnswerBody {
     fn finish(&mut self, last: Option<Bytes>, trailers: Option<Frame<Bytes>>) -> Result<(), BodyError> {
         let mut rest: VecDeque<Frame<Bytes>> =
             last.filter(|bytes| !bytes.is_empty()).map(Frame::data).into_iter().collect();
-        let mut trailers = trailers;
+        let unpacked = self.masking.as_ref().map(|masking| &masking.packing);
+        let trailers =
+            trailers.map(|trailers| self.trailing.pass(trailers, unpacked, &self.entry, Side::Response));
         if let Some(mut masking) = self.masking.take() {
             let mut tail = Vec::new();
             let hits = masking.unpacker.finish(&mut tail)?;
-            self.entry.masked(Side::Response, hits.0);
-            trailers = trailers.map(|trailers| masking.trailers(trailers, &self.entry, Side::Response));
+            self.entry.masked(Side::Response, hits);
             let tail = Bytes::from(tail);
             self.capture.saw(&tail)?;
             rest.extend((!tail.is_empty()).then(|| Frame::data(tail)));

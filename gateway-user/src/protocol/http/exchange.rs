@@ -11,14 +11,13 @@ use hyper::body::{Body, Incoming};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::ask::Ask;
-use super::body::{AnswerBody, AnyBody};
+use super::body::{AnswerBody, AnyBody, Trailing};
 use super::forward;
 use super::io::{Answering, Wire};
 use super::source::Source;
 use super::whole::{self, Whole};
 use crate::judge::{
-    Allowed, Asked, Begun, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, recorded_head,
-    rewrite_shown,
+    Allowed, Asked, Begun, BodyRoom, Capture, Denial, Duties, Entry, Judge, Verdict, rewrite_shown,
 };
 use crate::limits::{APPROVAL_RETRY_AFTER, HELD_BODY_BYTES_MAX, WHOLE_ANSWER_BYTES_MAX};
 use crate::mask::{MaskError, Packing};
@@ -85,6 +84,8 @@ impl Exchange {
             let fault = Fault::bad("the request target has two readings");
             return Err(self.judge.refuse_fault(&fault, &asked.head.line).await);
         }
+        // What the client said of its own connection ends before anything is set for the target.
+        forward::end_named(&mut parts.headers);
         let begun = self.judge.begin(&mut asked).await?;
         let plan = begun.rewrites();
         plan.headers(&mut parts.headers);
@@ -350,14 +351,9 @@ impl Exchange {
         entry.rewrote(duties.rewrites.headers(&mut parts.headers));
         let status = parts.status.as_u16();
         // What the client may see the record still may not.
-        let mut hidden = duties.recorded.has_headers().then(|| parts.headers.clone());
-        hidden.as_mut().map(|hidden| forward::hide(hidden, &duties.recorded));
+        let fields = parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
+        let head = forward::recorded(&duties.recorded, parts.status, fields);
         entry.masked(Side::Response, forward::hide(&mut parts.headers, &duties.answers));
-        let line = format!("HTTP/1.1 {} {}", status, parts.status.canonical_reason().unwrap_or_default());
-        let head = recorded_head(
-            line.trim_end(),
-            hidden.as_ref().unwrap_or(&parts.headers).iter().map(|(n, v)| (n.as_str(), v.as_bytes())),
-        );
         entry.responded(status, head);
         if bodiless {
             close(entry, &mut recorded, status, Ending::Finished).await?;
@@ -368,10 +364,11 @@ impl Exchange {
             Capture::new(entry.clone(), Side::Response, &duties.recorded, &seen).unpacked_from(&packing);
         let mask = masked.then_some((&duties.answers, &packing));
         let coded = masked && packing != seen;
+        let trailing = Trailing::new(&duties.answers, duties.rewrites.names());
         let told = body.size_hint().exact();
         let length = if masked || rewritten { None } else { told };
         let body = Source::of(body, &duties.rewrites, entry);
-        let mut answer = AnswerBody::passing(body, mask, capture, entry.clone(), length, answering);
+        let mut answer = AnswerBody::passing(body, (mask, trailing), capture, length, answering);
         // What cannot be unpacked or is no JSON object where one must be mostly shows at its start: it is refused there,
         // before the head has gone, and not broken off.
         if (coded || rewritten || told.is_some_and(|length| length <= WHOLE_ANSWER_BYTES_MAX))

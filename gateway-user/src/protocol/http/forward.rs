@@ -1,11 +1,14 @@
 //! Header fields on their way through: hop-by-hop fields end here (RFC 9110 section 7.6.1), forwarding fields are
 //! the gate's own, and a masked answer sheds what would no longer be true. Refuses responses with two lengths.
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::intercept::Flow;
-use crate::mask::{Packing, Plan};
+use crate::judge::recorded_by;
+use crate::mask::{Hits, Packing, Plan};
 use crate::operation::Direction;
+use crate::record::entry::Head;
 use crate::wire::coding::Codings;
 use crate::wire::fault::Fault;
 use crate::wire::field::{self, FORWARDED, HOP_BY_HOP, TO_THE_GATE};
@@ -120,17 +123,27 @@ pub(super) fn shed(headers: &mut HeaderMap, packing: &Packing) {
 }
 
 /// Hides the values of header fields that masks name.
-pub(super) fn hide(headers: &mut HeaderMap, plan: &Plan) -> Vec<(String, u64)> {
-    let mut all = Vec::new();
+pub(super) fn hide(headers: &mut HeaderMap, plan: &Plan) -> Hits {
+    let mut all = Hits::default();
     if !plan.has_headers() {
         return all;
     }
     for (name, value) in headers.iter_mut() {
         let Some((shown, hits)) = plan.header(name.as_str(), value.as_bytes()) else { continue };
         *value = HeaderValue::try_from(shown).unwrap_or_else(|_| HeaderValue::from_static("********"));
-        all.extend(hits.0);
+        all.masks.extend(hits.masks);
     }
     all
+}
+
+/// An answer's head as the record may hold it.
+pub(super) fn recorded<'a>(
+    plan: &Plan,
+    status: StatusCode,
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Head {
+    let line = format!("HTTP/1.1 {} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    recorded_by(plan, line.trim_end(), fields)
 }
 
 /// How the body of a message with these fields is packed.
@@ -170,7 +183,7 @@ pub(super) struct Unfit(pub &'static str);
 /// # Errors
 /// [`Unfit`] for a response with two lengths, and for one whose content cannot be read where it must be masked.
 pub(super) fn response(
-    status: http::StatusCode,
+    status: StatusCode,
     headers: &mut HeaderMap,
     packing: &Packing,
     changed: Changed,
@@ -184,7 +197,7 @@ pub(super) fn response(
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
         _ => return Err(Unfit("the upstream used a transfer coding that was not asked for")),
     }
-    if status == http::StatusCode::SWITCHING_PROTOCOLS {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Unfit("the upstream switched to another protocol"));
     }
     strip(headers);
@@ -198,7 +211,7 @@ pub(super) fn response(
     if packing.codings().is_err() {
         return Err(Unfit("the upstream coded a body that must be masked in a way that cannot be undone"));
     }
-    if status == http::StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
+    if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE) {
         return Err(Unfit("the upstream sent a part of a body that must be masked whole"));
     }
     if changed.masked {
@@ -211,6 +224,14 @@ pub(super) fn response(
 
 /// Removes hop-by-hop fields and those that `Connection` names.
 fn strip(headers: &mut HeaderMap) {
+    end_named(headers);
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Removes `Connection` and the fields that it names, but for those of the connection itself, which are still to be read.
+pub(super) fn end_named(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -219,12 +240,10 @@ fn strip(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
         .collect();
-    for name in named {
+    for name in named.iter().filter(|name| !HOP_BY_HOP.contains(&name.as_str())) {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    headers.remove(header::CONNECTION);
 }
 
 #[cfg(test)]

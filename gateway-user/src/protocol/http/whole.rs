@@ -4,10 +4,11 @@
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
+use tokio::time::{Instant, timeout_at};
 
 use super::io::Wire;
 use crate::judge::{self, BodyRoom, Denial};
-use crate::limits::HELD_BODY_BYTES_MAX;
+use crate::limits::{HELD_BODY_BYTES_MAX, WHOLE_BODY_TIMEOUT};
 use crate::mask::Packing;
 use crate::wire::fault::Fault;
 
@@ -48,7 +49,7 @@ impl Whole {
 /// Reads a body whole. `length` is what its head says, `packing` how it is packed.
 ///
 /// # Errors
-/// The refusal: too large, no room, or broken off.
+/// The refusal: too large, too slow, no room, or broken off.
 pub(super) async fn read(
     wire: &Wire,
     length: Option<u64>,
@@ -60,7 +61,9 @@ pub(super) async fn read(
     if length.is_some_and(|length| length > HELD_BODY_BYTES_MAX as u64) {
         return Err(Denial::too_large(HELD_BODY_BYTES_MAX));
     }
-    while let Some(frame) = body.frame().await {
+    let late = || Denial::malformed(&Fault::new(408, "the request body took too long"));
+    let deadline = Instant::now() + WHOLE_BODY_TIMEOUT;
+    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| late())? {
         let data = match frame.map(Frame::into_data) {
             Ok(Ok(data)) => data,
             Ok(Err(_trailers)) => continue,

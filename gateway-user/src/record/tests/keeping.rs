@@ -247,7 +247,7 @@ fn a_segment_that_is_removed_without_a_tombstone_is_named() {
     let (disk, entries) = sim(2);
     disk.remove_segment(1).unwrap();
     let report = verify(&disk, &Trust::default());
-    assert!(says(&report, "no tombstone says why"), "{:?}", report.first);
+    assert!(says(&report, "says why"), "{:?}", report.first);
     assert!(report.first[0].about.as_ref().unwrap().contains(&entries[0].to_string()));
 }
 
@@ -297,6 +297,92 @@ fn a_beginning_that_no_tombstone_names_is_found() {
     });
     let report = verify(&disk, &Trust::default());
     assert!(says(&report, "no tombstone in the chain says so"), "{:?}", report.first);
+}
+
+/// Whoever has no signing key can write a tombstone, and cannot sign it.
+#[test]
+fn a_tombstone_that_nobody_signed_explains_no_gap() {
+    let (disk, _) = sim(3);
+    let mut open = journal(&disk, &keys());
+    assert!(!prune(&mut open, &everything(now() + 2_000_000)).is_nothing());
+    crate::store::close(open).unwrap();
+    assert!(verify(&disk, &Trust::default()).is_clean());
+    crate::store::sim::forget_checkpoints(&disk);
+    let report = verify(&disk, &Trust::default());
+    assert!(says(&report, "under no signed checkpoint"), "{:?}", report.first);
+
+    let (disk, _) = sim(3);
+    let mut open = journal(&disk, &keys());
+    assert!(!prune(&mut open, &bodies(now() + 1)).is_nothing());
+    crate::store::close(open).unwrap();
+    crate::store::sim::forget_checkpoints(&disk);
+    let report = verify(&disk, &Trust::default());
+    assert!(says(&report, "no tombstone under a signed checkpoint says why"), "{:?}", report.first);
+}
+
+#[test]
+fn a_witness_all_of_whose_checkpoints_are_pruned_vouches_for_nothing() {
+    let (disk, _) = sim(3);
+    let reader = Reader::open_on(Arc::new(disk.clone())).unwrap();
+    let seen = Trust { witnessed: vec![reader.signed_head().unwrap().unwrap()], key: None };
+    drop(reader);
+    let recorder = Recorder::open_on(Arc::new(disk.clone()), Tuning::default()).unwrap();
+    write(&recorder, 2);
+    std::thread::sleep(Duration::from_millis(1100));
+    let cut = now();
+    write(&recorder, 2);
+    let done = recorder.order(Order::Prune(everything(cut))).unwrap();
+    assert!(matches!(done, Done::Removed(removed) if !removed.is_nothing()), "{done:?}");
+    recorder.close();
+    assert!(verify(&disk, &Trust::default()).is_clean());
+    let report = verify(&disk, &seen);
+    assert_eq!((report.witnessed, report.witnessed_pruned), (0, 1));
+    assert!(says(&report, "nothing of what is left can be compared"), "{:?}", report.first);
+}
+
+#[test]
+fn a_line_that_was_cut_short_spoils_no_line_after_it() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("witness");
+    run_witnessed(state.path(), &file, 2);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let lines = witness::read(&file).unwrap().len();
+    std::fs::write(&file, format!("{whole}{}", &whole[..40])).unwrap();
+    run_witnessed(state.path(), &file, 2);
+    let after = witness::read(&file).unwrap();
+    assert!(after.len() > lines, "{}", std::fs::read_to_string(&file).unwrap());
+    assert!(against(state.path(), &file).is_clean());
+    std::fs::write(&file, format!("{whole}{{}}\n")).unwrap();
+    assert!(
+        witness::read(&file).unwrap_err().contains("line"),
+        "a whole line that is no checkpoint is named"
+    );
+}
+
+#[test]
+fn a_witness_that_hangs_keeps_no_other_from_its_checkpoints_and_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    let (file, script) = (state.path().join("witness"), state.path().join("hangs.sh"));
+    std::fs::write(&script, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let keys = Keys::open(state.path(), &Place::below(state.path())).unwrap();
+    let hangs = witness::Kind::Command(vec![script.display().to_string()]);
+    let kinds = vec![hangs, witness::Kind::File(file.clone())];
+    let recorder = Recorder::open_with(state.path(), keys, Retention::default(), kinds).unwrap();
+    write(&recorder, 2);
+    let rotated = recorder.order(Order::RotateSigningKey { by: "uid 0".into() }).unwrap();
+    assert!(matches!(rotated, Done::SigningKey(_)));
+    let since = std::time::Instant::now();
+    while !witness::read(&file).is_ok_and(|heads| !heads.is_empty()) {
+        assert!(since.elapsed() < Duration::from_secs(5), "the file waits for the command");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = || recorder.upkeep().witnesses[0].fault.clone();
+    while told().is_none() {
+        assert!(since.elapsed() < Duration::from_secs(60), "nobody is told");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    recorder.close();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What was signed, what a witness saw, and what tombstones say is gone. Believes no checkpoint of a key that the record
 //! does not list, and no gap without a tombstone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::super::chain::{Base, Link, META_BASE, META_KEYS, META_SEGMENT, Problem, meta};
 use super::super::entry::{Kept, Upkeep};
@@ -35,11 +35,13 @@ pub(super) struct Evidence<'a> {
     heads: u64,
     next_head: Option<(u64, Vec<u8>)>,
     keys: Vec<ListedKey>,
-    shed: BTreeSet<u32>,
+    /// Segments that a tombstone says are shed, and the commit it stands in.
+    shed: BTreeMap<u32, u64>,
     gone: BTreeMap<u32, (Stands, u64)>,
     /// The greatest segment that a body lies in.
     pub(super) segment: u32,
-    pruned: Option<(u64, Sha256)>,
+    /// What the last tombstone of commits says, and the commit it stands in.
+    pruned: Option<(u64, Sha256, u64)>,
 }
 
 impl<'a> Evidence<'a> {
@@ -55,18 +57,21 @@ impl<'a> Evidence<'a> {
             heads: 0,
             next_head: None,
             keys: Vec::new(),
-            shed: BTreeSet::new(),
+            shed: BTreeMap::new(),
             gone: BTreeMap::new(),
             segment: 0,
             pruned: None,
         }
     }
 
-    pub(super) fn kept(&mut self, kept: &Kept) {
+    /// Takes what was done to the record, said in this commit.
+    pub(super) fn kept(&mut self, kept: &Kept, commit: u64) {
         match &kept.what {
             Upkeep::SigningKey(key) => self.keys.push(key.clone()),
-            Upkeep::Shed { segments, .. } => self.shed.extend(segments),
-            Upkeep::Pruned { to, base, .. } => self.pruned = Some((*to, *base)),
+            Upkeep::Shed { segments, .. } => {
+                self.shed.extend(segments.iter().map(|segment| (*segment, commit)));
+            }
+            Upkeep::Pruned { to, base, .. } => self.pruned = Some((*to, *base, commit)),
             Upkeep::Rekeyed { .. } => {}
         }
     }
@@ -225,13 +230,14 @@ impl Walk<'_> {
     fn judge_tombstones(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
         if self.base.link.number > 0 {
             let row = snapshot.meta(META_BASE)?.unwrap_or_default();
-            let wanted = Some((self.base.link.number, Sha256::of(&row)));
-            if self.evidence.pruned != wanted {
-                let begins = self.base.link.number;
-                self.report.say(
-                    None,
-                    format!("it begins with commit {begins}, and no tombstone in the chain says so"),
-                );
+            let (begins, base) = (self.base.link.number, Sha256::of(&row));
+            let wrong = match self.evidence.pruned {
+                Some((to, said, commit)) if (to, said) == (begins, base) => (!self.is_signed(commit))
+                    .then_some("the tombstone that says so is under no signed checkpoint"),
+                _ => Some("no tombstone in the chain says so"),
+            };
+            if let Some(wrong) = wrong {
+                self.report.say(None, format!("it begins with commit {begins}, and {wrong}"));
             }
         }
         let given = self.row::<u32>(meta(snapshot, META_SEGMENT))?;
@@ -242,13 +248,14 @@ impl Walk<'_> {
             if let Some(damage) = SegmentRow::read(number, &row).err() {
                 self.report.say(None, damage);
             }
-            if self.evidence.shed.contains(&number) {
+            if self.evidence.shed.contains_key(&number) {
                 self.report
                     .say(None, format!("segment {number:08}.seg is there, and a tombstone says it is shed"));
             }
         }
         for (segment, ((commit, sequence, about), stretches)) in std::mem::take(&mut self.evidence.gone) {
-            if self.evidence.shed.contains(&segment) {
+            let said = self.evidence.shed.get(&segment).copied();
+            if said.is_some_and(|commit| self.is_signed(commit)) {
                 self.report.shed_stretches += stretches;
             } else {
                 self.report.add(Problem {
@@ -256,7 +263,7 @@ impl Walk<'_> {
                     sequence: Some(sequence),
                     about: Some(about.to_string()),
                     what: format!(
-                        "body segment {segment:08}.seg is missing and no tombstone says why; {stretches} stretches of bodies were in it"
+                        "body segment {segment:08}.seg is missing and no tombstone under a signed checkpoint says why; {stretches} stretches of bodies were in it"
                     ),
                 });
             }
@@ -264,8 +271,14 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Whether a valid signed checkpoint covers this commit: whoever removes from a record signs that at once.
+    fn is_signed(&self, commit: u64) -> bool {
+        self.report.signed_commits > commit
+    }
+
     fn judge_witness(&mut self, head: &Link) {
         let trust = self.evidence.trust;
+        self.report.witness_reaches = trust.witnessed.iter().map(|seen| (seen.commits, seen.at)).max();
         for seen in &trust.witnessed {
             if !self.evidence.keys.iter().any(|key| key.public == seen.key) || !seen.is_signed() {
                 let what = format!(
@@ -288,6 +301,17 @@ impl Walk<'_> {
                 // A commit before it does not verify, and is named.
                 self.report.say(commits.checked_sub(1), "what the witness saw of it cannot be compared");
             }
+        }
+        // Otherwise whoever replaces all that the witness saw by a gap would only have to say that it is pruned.
+        let all_pruned = self.report.witnessed_pruned == trust.witnessed.len() as u64;
+        if let Some((commits, _)) =
+            self.report.witness_reaches.filter(|(commits, _)| all_pruned && *commits < head.number)
+        {
+            let what = format!(
+                "everything that the witness saw, {commits} commits, is pruned, so that nothing of what is left can be \
+                 compared: show it a newer checkpoint before pruning"
+            );
+            self.report.say(None, what);
         }
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn shipped() -> Vec<(String, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/react-and-crm");
     let mut files: Vec<(String, String)> = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
