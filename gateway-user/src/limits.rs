@@ -248,8 +248,15 @@ pub const CAPTURE_FLOWS_MAX: usize = 4 * 1024;
 pub const CAPTURE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
 /// Interfaces of one section of a capture.
 pub const CAPTURE_INTERFACES_MAX: usize = 1024;
-/// Messages to people that wait to be taken, over all channels. Hours of a busy desk.
-pub const NOTIFY_QUEUE_MAX: usize = 4096;
+/// Bytes of one text (path, query, reason, comment, name) in the list of demands: a line of a wide terminal. All demands that
+/// the gate may hold are one answer of some tens of MiB with it; the whole is shown one by one.
+pub const LISTED_TEXT_BYTES_MAX: usize = 256;
+/// Units of one process in the list of demands: its own and the slices around it, as deep as they are in practice.
+pub const LISTED_UNITS_MAX: usize = 4;
+/// Messages to people that wait to be taken by one channel. Hours of a busy desk.
+pub const NOTIFY_QUEUE_MAX: usize = 1024;
+/// Of those, messages about one subject: twice the demands it may have, so that it cannot take the room of others.
+pub const NOTIFY_QUEUE_PER_SUBJECT_MAX: usize = 200;
 /// Messages that nobody took and that are kept for operators; beyond it the oldest go.
 pub const NOTIFY_DEAD_MAX: usize = 1024;
 /// Tries of one message, about half an hour in all: longer than most demands wait.

@@ -1,5 +1,5 @@
 """Receives signed webhooks as a stranger would: checks each by the published specification with nothing but the standard
-library, and writes down what came. Answers what the file of answers says, 200 where it says nothing."""
+library, and writes down what came. Answers what the file of answers says, 200 where it says nothing; with a word after it, only what has that word in it."""
 
 import base64
 import hashlib
@@ -31,7 +31,8 @@ class Receiver(BaseHTTPRequestHandler):
                 "body": json.loads(body),
             }) + "\n")
         try:
-            status = int(open(ANSWER).read())
+            said, *word = open(ANSWER).read().split()
+            status = int(said) if not word or word[0].encode() in body else 200
         except (OSError, ValueError):
             status = 200
         self.send_response(status)

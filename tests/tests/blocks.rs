@@ -297,6 +297,51 @@ fn neither_a_guarded_process_nor_an_ordinary_user_nor_a_person_can_block_or_unbl
 }
 
 #[test]
+fn a_guarded_process_neither_votes_nor_commands_the_gate_whoever_it_runs_as() {
+    let world = World::new();
+    // As an operator lets people in, and so whatever runs under their uids.
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(world.gate.admin_socket(), everybody).unwrap();
+    let mut client = world.seat("asking.service").login(1001).connect(HOST.parse().unwrap()).unwrap();
+    client.send(format!("GET /held/guarded HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).unwrap();
+    let demand = eventually("a demand", || {
+        let listed = world.gate.tidegate(&["--json", "approvals", "list"]).success().json();
+        Some(listed.as_array()?.first()?["id"].as_str()?.to_owned())
+    });
+    // An agent under the uid of an approver, and one that is root and gave itself an approver's login.
+    let (as_lea, as_root) = (world.host.agent().uid(1002).login(1002), world.host.agent().login(1002));
+    for seat in [&as_lea, &as_root] {
+        for word in ["approve", "reject", "withdraw"] {
+            let tried = world.gate.tidegate_at(seat, &["approvals", word, &demand]);
+            assert!(matches!(tried.code(), Some(1 | 3)), "{word}: {:?} {}", tried.code(), tried.text());
+            assert!(tried.errors().contains("guard agents"), "{word}: {}", tried.errors());
+        }
+    }
+    for words in [
+        &["record", "prune", "--older-than", "1s"][..],
+        &["record", "rekey"],
+        &["record", "rotate-signing-key"],
+        &["notify", "test", "nobody"],
+    ] {
+        let tried = world.gate.tidegate_at(&as_root, words);
+        assert!(matches!(tried.code(), Some(1 | 3)), "{words:?}: {:?} {}", tried.code(), tried.text());
+        assert!(tried.errors().contains("guard agents"), "{words:?}: {}", tried.errors());
+    }
+    let socket = world.gate.admin_socket().display().to_string();
+    let reload = ["-s", "-X", "POST", "--unix-socket", &socket, "http://gate/v1/policy/reload"];
+    let reload = as_root.run("curl", &reload);
+    assert!(reload.text().contains("guard agents"), "{}", reload.text());
+    assert_eq!(world.reached("/held/guarded"), 0);
+    // The approver's own process, and the operator's, may.
+    let lea = world.host.client().uid(1002).login(1002);
+    drop(world.gate.tidegate_at(&lea, &["approvals", "approve", &demand]).success());
+    assert_eq!(client.response("GET").unwrap().status, 200);
+    drop(world.gate.tidegate_as(1002, &["record", "rotate-signing-key"]).success());
+    let rotated = world.gate.record().last(10_000).unwrap();
+    assert!(rotated.iter().any(|line| format!("{:?}", line.frame).contains("by: \"lea\"")), "by her login");
+}
+
+#[test]
 fn what_cannot_be_blocked_is_refused_before_anything_is_asked() {
     let world = &WORLD;
     for words in [

@@ -242,6 +242,24 @@ fn what_a_receiver_refuses_for_good_is_listed_and_can_be_sent_again() {
 }
 
 #[test]
+fn a_requester_whose_demands_a_receiver_refuses_turns_no_safe_mode_on() {
+    let world = World::new();
+    fs::write(world.folder.join("answer"), "413 poison").unwrap();
+    for n in 0..3 {
+        // It is held, and not allowed by the safe mode.
+        let (_client, demand) = world.held(&format!("/v1/models/poison{n}"));
+        eventually("a dead message", || {
+            let list = world.gate.tidegate(&["--json", "notify", "dead"]).success().json();
+            list.to_string().contains(&demand).then_some(())
+        });
+        assert_eq!(world.channel()["failing"], false);
+    }
+    let (_client, demand) = world.held("/v1/models/fine");
+    drop(world.await_event("approval.requested", &demand));
+    assert!(world.upstream.requests().is_empty());
+}
+
+#[test]
 fn where_no_approver_can_be_reached_only_what_the_safe_mode_and_the_live_rules_both_allow_runs() {
     let mut world = World::new();
     world.receive(false);

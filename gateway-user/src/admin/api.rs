@@ -41,6 +41,14 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// Refuses whoever is no operator outside of every guard; `what` says what it may not do.
+pub(super) fn command(admin: &Admin, peer: &Peer, what: &str) -> Result<(), Refusal> {
+    peer.may_command(admin.shelf.current().guards(), what).map_err(|why| {
+        tracing::warn!(uid = peer.uid, %why, "refused at the admin socket");
+        Refusal::new(StatusCode::FORBIDDEN, why)
+    })
+}
+
 /// Everything at the admin socket. Each connection adds its [`Peer`].
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
@@ -118,10 +126,7 @@ async fn reload(
     State(admin): State<Arc<Admin>>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<Reload>, Refusal> {
-    if !peer.is_operator() {
-        let detail = "only root or the gate's own user may have the policy read again";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
-    }
+    command(&admin, &peer, "have the policy read again")?;
     let shelf = admin.shelf.clone();
     let reloaded = tokio::task::spawn_blocking(move || shelf.reload())
         .await

@@ -139,9 +139,8 @@ async fn vote(
     let id = demand_id(id)?;
     let said = ballot(body)?;
     let comment = said.comment.map(|comment| (admin.scrub)(&comment).into_owned());
-    let unknown =
-        "the kernel cannot say beyond doubt whose process this is; vote again from a shell of your own";
-    let account = peer.account.ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, unknown))?;
+    let account = peer.outside(admin.shelf.current().guards(), "vote");
+    let account = account.map_err(|why| Refusal::new(StatusCode::FORBIDDEN, why))?;
     let electorate = (admin.electorate)();
     let person = account.person(&*electorate)?.name.clone();
     let ballot = Ballot { approve, once: said.once, comment };
@@ -174,8 +173,14 @@ async fn revoke(
 
 async fn call_off(admin: &Admin, peer: Peer, id: &str, revoke: bool) -> Result<Json<Ended>, Refusal> {
     let id = demand_id(id)?;
-    let caller = Caller { uid: peer.uid, account: peer.account, operator: peer.is_operator() };
-    let by = admin.desk.call_off(id, revoke, caller, (admin.electorate)()).await?;
+    let outside = peer.outside(admin.shelf.current().guards(), "take back what it did not ask");
+    let (account, operator, free) = (peer.account, peer.is_operator(), outside.is_ok());
+    let caller = Caller { uid: peer.uid, account, operator, free };
+    let by = admin.desk.call_off(id, revoke, caller, (admin.electorate)()).await;
+    let by = by.map_err(|error| match (error, outside) {
+        (VoteError::NotYours(_), Err(why)) => Refusal::new(StatusCode::FORBIDDEN, why),
+        (error, _) => error.into(),
+    })?;
     tracing::info!(demand = %id, %by, revoke, "a demand was taken back");
     Ok(Json(Ended { id: id.to_string(), by }))
 }

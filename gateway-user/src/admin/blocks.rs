@@ -75,7 +75,7 @@ pub(super) async fn unblock(
 /// The name of the operator who asks.
 fn operator(admin: &Admin, peer: &Peer) -> Result<String, Refusal> {
     let set = admin.shelf.current();
-    peer.may_block(set.guards()).map_err(|why| {
+    peer.may_command(set.guards(), "block and unblock").map_err(|why| {
         tracing::warn!(uid = peer.uid, %why, "refused to block or unblock");
         Refusal::new(StatusCode::FORBIDDEN, why)
     })?;

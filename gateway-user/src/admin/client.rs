@@ -21,7 +21,7 @@ use crate::operation::DemandId;
 use crate::record::Done;
 
 /// Bytes of an answer. Ten thousand demands without their bodies, or one with the largest.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

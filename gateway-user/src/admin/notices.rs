@@ -1,4 +1,5 @@
-//! The outbox at the admin socket: how each channel does, what nobody took, and trying again. Only operators send anything.
+//! The outbox at the admin socket: how each channel does, what nobody took, and trying again. Only operators outside of
+//! every guard send anything.
 
 use std::sync::Arc;
 
@@ -8,10 +9,13 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 
 use super::Admin;
-use super::api::Refusal;
+use super::api::{Refusal, command};
 use super::peer::Peer;
 use super::view::{ChannelView, DeadView, Resent, Tested};
 use crate::notify::PostError;
+
+/// What only operators may do here.
+const SEND: &str = "have messages sent";
 
 /// Everything below `/v1/notify`.
 pub(super) fn routes() -> Router<Arc<Admin>> {
@@ -27,7 +31,7 @@ impl From<PostError> for Refusal {
         let status = match &error {
             PostError::NoChannel(_) | PostError::NoMessage(_) => StatusCode::NOT_FOUND,
             PostError::Undelivered(_) => StatusCode::CONFLICT,
-            PostError::Full | PostError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PostError::Full(_) | PostError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }
@@ -46,7 +50,7 @@ async fn retry(
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
 ) -> Result<Json<Resent>, Refusal> {
-    operators_only(peer)?;
+    command(&admin, &peer, SEND)?;
     let messages = admin.post.retry(&id).await?;
     Ok(Json(Resent { id, messages }))
 }
@@ -56,12 +60,7 @@ async fn test(
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
 ) -> Result<Json<Tested>, Refusal> {
-    operators_only(peer)?;
+    command(&admin, &peer, SEND)?;
     admin.post.test(&name).await?;
     Ok(Json(Tested { channel: name }))
-}
-
-fn operators_only(peer: Peer) -> Result<(), Refusal> {
-    let detail = "only root or the gate's own user may have messages sent";
-    peer.is_operator().then_some(()).ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, detail))
 }

@@ -45,22 +45,30 @@ impl Peer {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
 
-    /// Operators whose process is known, and is not one that a guard holds.
+    /// An operator whose process is known, and is not one that a guard holds, may do this.
     ///
     /// # Errors
     /// Why it may not, for the caller.
-    pub(super) fn may_block(&self, guards: &[Guard]) -> Result<(), String> {
+    pub(super) fn may_command(&self, guards: &[Guard], what: &str) -> Result<(), String> {
         if !self.is_operator() {
-            return Err("only root or the gate's own user may block and unblock".into());
+            return Err(format!("only root or the gate's own user may {what}"));
         }
+        self.outside(guards, what).map(drop)
+    }
+
+    /// Its account, where its process is known, and is not one that a guard holds: what a guard is there to hold back
+    /// decides nothing at the gate, whoever it runs as.
+    ///
+    /// # Errors
+    /// Why it may not do this, for the caller.
+    pub(super) fn outside(&self, guards: &[Guard], what: &str) -> Result<Account, String> {
         let unknown =
             "the kernel cannot say beyond doubt whose process this is; ask again from a shell of your own";
-        let (Some(_), Some(cgroup)) = (self.account, &self.cgroup) else { return Err(unknown.into()) };
-        match guards.iter().find(|guard| holds(guard, self.uid, cgroup)) {
-            Some(guard) => {
-                Err(format!("a process that guard {} holds may not block and unblock", guard.name))
-            }
-            None => Ok(()),
+        let (Some(account), Some(cgroup)) = (self.account, &self.cgroup) else { return Err(unknown.into()) };
+        let held = |guard: &&Guard| [self.uid, account.uid].iter().any(|uid| holds(guard, *uid, cgroup));
+        match guards.iter().find(held) {
+            Some(guard) => Err(format!("a process that guard {} holds may not {what}", guard.name)),
+            None => Ok(account),
         }
     }
 
@@ -236,15 +244,37 @@ mod tests {
         assert!(holds(&container, 0, &format!("/system.slice/docker-0123456789ab{}.scope", "0".repeat(52))));
     }
 
-    #[test]
-    fn who_cannot_be_established_or_is_no_operator_blocks_nobody() {
+    fn me() -> Peer {
         let (pid, uid) = here();
         let (account, cgroup) = account(pid, uid, uptime_ticks().unwrap()).unwrap();
-        let me = Peer { uid, account: Some(account), cgroup };
-        assert_eq!(me.may_block(&[]), Ok(()));
-        assert!(Peer { account: None, ..me.clone() }.may_block(&[]).is_err());
-        assert!(Peer { cgroup: None, ..me.clone() }.may_block(&[]).is_err());
-        assert!(Peer { uid: uid + 1, ..me }.may_block(&[]).is_err());
+        Peer { uid, account: Some(account), cgroup }
+    }
+
+    #[test]
+    fn who_cannot_be_established_or_is_no_operator_commands_nothing() {
+        let me = me();
+        assert_eq!(me.may_command(&[], "block"), Ok(()));
+        assert!(Peer { account: None, ..me.clone() }.may_command(&[], "block").is_err());
+        assert!(Peer { cgroup: None, ..me.clone() }.may_command(&[], "block").is_err());
+        assert!(Peer { uid: me.uid + 1, ..me }.may_command(&[], "block").is_err());
+    }
+
+    #[test]
+    fn a_guarded_process_decides_nothing_by_its_real_uid_or_the_one_it_took_on() {
+        let guard = Guard {
+            name: "agents".into(),
+            units: Vec::new(),
+            containers: Vec::new(),
+            uids: vec![1700],
+            cgroups: Vec::new(),
+            dns: Vec::new(),
+        };
+        let guards = [guard];
+        let me = me();
+        assert!(me.outside(&guards, "vote").is_ok());
+        let real = Peer { account: me.account.map(|account| Account { uid: 1700, ..account }), ..me.clone() };
+        assert!(real.outside(&guards, "vote").unwrap_err().contains("guard agents"));
+        assert!(Peer { uid: 1700, ..me }.outside(&guards, "vote").is_err());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What operators may have done to the record while the gate runs. Nobody else may, and each act is an event of its own.
+//! What operators outside of every guard may have done to the record while the gate runs. Nobody else may, and each act
+//! is an event of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 
 use super::Admin;
-use super::api::Refusal;
+use super::api::{Refusal, command};
 use super::peer::Peer;
 use super::view::RecordOrder;
 use crate::record::{Done, Order, RecordError, Wanted};
@@ -19,12 +20,9 @@ pub(super) async fn order(
     Extension(peer): Extension<Peer>,
     Json(order): Json<RecordOrder>,
 ) -> Result<Json<Done>, Refusal> {
-    if !peer.is_operator() {
-        let detail = "only root or the gate's own user may change the record's keys or remove from it";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
-    }
+    command(&admin, &peer, "change the record's keys or remove from it")?;
     let failed = |error: RecordError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
-    let order = order_of(order, &format!("uid {}", peer.uid), &admin.state).map_err(failed)?;
+    let order = order_of(order, &peer.name(&*(admin.electorate)()), &admin.state).map_err(failed)?;
     let recorder = admin.recorder.clone();
     let done = tokio::task::spawn_blocking(move || recorder.order(order)).await;
     let done = done.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;

@@ -9,6 +9,7 @@ use crate::approval::{
     Asker, Demand, Electorate, Prior, Queue, Share, Shown, ShownBody, State, Vote, owners,
 };
 use crate::block::Block;
+use crate::limits::{LISTED_TEXT_BYTES_MAX, LISTED_UNITS_MAX};
 use crate::notify::{ChannelState, Dead, Message};
 use crate::policy::Notice;
 use crate::record::Upkept;
@@ -152,7 +153,7 @@ impl From<&Block> for BlockView {
     }
 }
 
-/// A held operation. Lists leave out header fields and body.
+/// A held operation. Lists leave out header fields and body, and of long texts they have the beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemandView {
     /// Its id, for `show`, `approve` and `reject`.
@@ -309,7 +310,7 @@ impl From<ChannelState> for ChannelView {
 impl From<Dead> for DeadView {
     fn from(dead: Dead) -> Self {
         let Dead { message, at, why } = dead;
-        let Message { id, channel, event, body, created, attempts: _, next: _ } = message;
+        let Message { id, channel, event, subject: _, body, created, attempts: _, next: _ } = message;
         Self { id, channel, event, created, at, why, body }
     }
 }
@@ -430,23 +431,44 @@ impl DemandView {
         }
     }
 
-    /// Without header fields and body.
+    /// Without header fields and body, and with only the beginning of what whoever asks has said.
     pub(super) fn brief(demand: &Demand, shares: &[Share], people: &dyn Electorate, now: Timestamp) -> Self {
         let shown = &demand.shown;
         let head = Shown {
-            method: shown.method.clone(),
-            host: shown.host.clone(),
-            path: shown.path.clone(),
-            query: shown.query.clone(),
+            method: beginning(&shown.method),
+            host: beginning(&shown.host),
+            to: beginning(&shown.to),
+            path: beginning(&shown.path),
+            query: shown.query.as_deref().map(beginning),
             ..Shown::default()
         };
-        Self::whole(&Demand { shown: head, ..demand.clone() }, shares, people, now)
+        let mut asker = demand.asker.clone();
+        asker.key = beginning(&asker.key);
+        asker.user = asker.user.map(|(provider, subject)| (beginning(&provider), beginning(&subject)));
+        if let Some(process) = &mut asker.process {
+            process.key = beginning(&process.key);
+            process.executable = process.executable.as_deref().map(beginning);
+            process.units.truncate(LISTED_UNITS_MAX);
+            process.units.iter_mut().for_each(|unit| *unit = beginning(unit));
+        }
+        let reason = demand.reason.as_deref().map(beginning);
+        let mut votes = demand.votes.clone();
+        votes.iter_mut().for_each(|vote| vote.comment = vote.comment.as_deref().map(beginning));
+        Self::whole(&Demand { shown: head, asker, reason, votes, ..demand.clone() }, shares, people, now)
     }
 
     /// The same with this body.
     pub(super) fn with_body(mut self, body: Option<ShownBody>) -> Self {
         self.operation.body = body;
         self
+    }
+}
+
+/// The beginning of a text in a list; what is longer ends in `…`.
+fn beginning(text: &str) -> String {
+    match text.len() <= LISTED_TEXT_BYTES_MAX {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(LISTED_TEXT_BYTES_MAX)]),
     }
 }
 
@@ -499,4 +521,94 @@ pub enum RecordOrder {
     ForgetKeys,
     /// Sign with a new key.
     RotateSigningKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::client::ANSWER_BYTES_MAX;
+    use crate::approval::Process;
+    use crate::limits::DEMANDS_MAX;
+    use crate::operation::{DemandId, EntryId, SessionId, Sha256};
+
+    struct Nobody;
+
+    impl Electorate for Nobody {
+        fn digest(&self) -> Sha256 {
+            Sha256::default()
+        }
+        fn persons(&self) -> &[crate::policy::nouns::Person] {
+            &[]
+        }
+        fn approval(&self, _name: &str) -> Option<&crate::policy::nouns::Approval> {
+            None
+        }
+        fn rule(&self, _id: &str) -> Option<Sha256> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_list_of_as_many_demands_as_there_may_be_is_an_answer_that_a_client_takes() {
+        let long = || "\u{e9}".repeat(16 << 10);
+        let process = Process {
+            key: long(),
+            pid: u32::MAX,
+            uid: u32::MAX,
+            login_uid: Some(u32::MAX),
+            command: "fifteen bytes..".into(),
+            executable: Some(long()),
+            units: vec![long(); 64],
+            container: Some("0".repeat(64)),
+        };
+        let vote = Vote {
+            person: "ann".into(),
+            at: Timestamp::MAX,
+            policy: Sha256::default(),
+            once: false,
+            comment: Some(long()),
+        };
+        let demand = Demand {
+            id: DemandId::now(),
+            entry: EntryId::now(),
+            session: SessionId::now(),
+            asker: Asker {
+                key: long(),
+                user: Some((long(), long())),
+                peer: "[2001:db8::1]:65535".into(),
+                process: Some(process),
+                guard: Some("agents".into()),
+            },
+            reason: Some(long()),
+            target: "react".into(),
+            operations: vec!["update".into()],
+            digest: Sha256::default(),
+            rules: vec!["a.cedar#models".into()],
+            basis: Sha256::default(),
+            message: Some("needs a lead".into()),
+            approvals: vec!["leads".into()],
+            window: None,
+            retry: false,
+            created: Timestamp::MAX,
+            expires: Timestamp::MAX,
+            shown: Shown {
+                method: long(),
+                host: long(),
+                to: long(),
+                path: long(),
+                query: Some(long()),
+                headers: vec![(long(), long())],
+                body: Some(ShownBody::of(2, b"{}".to_vec())),
+            },
+            votes: vec![vote; 3],
+            state: State::Pending,
+        };
+        let view = DemandView::brief(&demand, &[], &Nobody, Timestamp::UNIX_EPOCH);
+        assert!(view.operation.path.ends_with('…') && view.operation.path.starts_with("\u{e9}\u{e9}"));
+        assert!(view.operation.headers.is_empty() && view.operation.body.is_none());
+        let listed = serde_json::to_string(&view).unwrap().len();
+        assert!(listed * DEMANDS_MAX <= ANSWER_BYTES_MAX, "{listed}");
+        let whole = DemandView::whole(&demand, &[], &Nobody, Timestamp::UNIX_EPOCH);
+        assert_eq!(whole.operation.path, long(), "one by one each is shown whole");
+    }
 }

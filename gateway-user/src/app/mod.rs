@@ -58,6 +58,8 @@ pub use table::of as kernel_table;
 const LAST_GOOD: &str = "last-good";
 /// How often blocks that have run out are forgotten. They refuse nothing meanwhile.
 const BLOCKS_SWEPT_EVERY: Duration = Duration::from_secs(1);
+/// How often demands that have run out are ended, with or without a flow that waits: until then their bodies can be read.
+const DEMANDS_SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// What of the enforcer is decided when it starts, and only then.
 #[derive(Debug, Default)]
@@ -189,6 +191,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     work.spawn(follower.follow());
     work.spawn(post.work());
     work.spawn(sweep(blocks));
+    work.spawn(end_demands(bench.desk.clone()));
     work.spawn(weigher.weigh());
     work.spawn(alarm::tell(recorder.clone(), surges));
     let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
@@ -243,6 +246,14 @@ async fn sweep(blocks: Blocks) {
     loop {
         tokio::time::sleep(BLOCKS_SWEPT_EVERY).await;
         blocks.sweep().await;
+    }
+}
+
+/// Ends demands, grants and windows as they run out, until the task is dropped.
+async fn end_demands(desk: Desk) {
+    loop {
+        tokio::time::sleep(DEMANDS_SWEPT_EVERY).await;
+        desk.sweep().await;
     }
 }
 

@@ -170,9 +170,11 @@ impl Book {
             }
             self.bytes = self.bytes - kept.weight + weight;
             kept.weight = weight;
-            if matches!(demand.state, State::Window { .. }) {
-                self.windows.insert(demand.id);
-            }
+            // A window that was rejected covers nothing any more.
+            match demand.state {
+                State::Window { .. } => self.windows.insert(demand.id),
+                _ => self.windows.remove(&demand.id),
+            };
             kept.demand = Arc::new(demand);
             kept.tell_grant();
         }

@@ -187,6 +187,8 @@ pub struct Shown {
     pub method: String,
     /// Host, or address and port.
     pub host: String,
+    /// Where it goes: host or address, and port.
+    pub to: String,
     /// Path; empty for a connection.
     pub path: String,
     /// Query, without `?`.
@@ -219,6 +221,7 @@ impl Shown {
         let body = self.body.as_ref().map_or(0, |body| usize::try_from(body.length).unwrap_or(usize::MAX));
         self.method.len()
             + self.host.len()
+            + self.to.len()
             + self.path.len()
             + self.query.as_ref().map_or(0, String::len)
             + fields

@@ -107,8 +107,8 @@ impl fmt::Debug for Desk {
 }
 
 impl Desk {
-    /// Opens the desk on what an earlier run left. What expired meanwhile ends, and so does what can no longer be shown
-    /// whole; what cannot be read stays where it is, is named in the log, and can be neither voted on nor used. Blocks.
+    /// Opens the desk on what an earlier run left. What expired meanwhile loses its body now and ends, told to whoever
+    /// listens, with the next [`Desk::sweep`]. What can no longer be shown whole ends; what cannot be read stays where it is, is named in the log, and can be neither voted on nor used. Blocks.
     ///
     /// # Errors
     /// The ledger or the spool cannot be read.
@@ -119,10 +119,10 @@ impl Desk {
             |key: String| drop(parts.ledger.write(Change { remove: vec![key], ..Change::default() }));
         for (key, bytes) in parts.ledger.scan(PREFIX)? {
             match decode(&bytes) {
-                Ok(demand) if demand.is_over(now) => forget(key),
                 Ok(demand) if key_of(demand.id) != key => {
                     tracing::error!(%key, "a kept demand has another name than its key; it is ignored");
                 }
+                Ok(demand) if demand.is_over(now) => book.restore(demand),
                 Ok(demand) => match demand.shown.body.as_ref().map(|_| parts.spool.read(demand.id)) {
                     Some(Err(error)) => {
                         tracing::error!(%key, %error, "a demand that cannot be shown whole is void");
@@ -155,9 +155,7 @@ impl Desk {
         draft: DemandDraft<'_>,
         electorate: Arc<dyn Electorate>,
     ) -> Result<Place, DeskError> {
-        if !self.book().over(self.now()).is_empty() {
-            self.sweep().await;
-        }
+        self.sweep().await;
         let demand = make(draft, &*electorate, self.now())?;
         let desk = self.clone();
         tokio::spawn(async move { desk.take_in(demand, &*electorate).await })

@@ -30,7 +30,7 @@ const VOLATILE: [&str; 12] = [
 /// The key's file in the state directory.
 const FILE: &str = "approval.key";
 /// Versions the canonical form: another form gives other digests.
-const FORM: &[u8] = b"tidegate operation 1";
+const FORM: &[u8] = b"tidegate operation 2";
 
 /// Why the key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,12 +85,13 @@ impl Key {
         }
     }
 
-    /// The digest of this operation with this body, asked by this subject. The subject stands in the place of its own
-    /// token, so that a fresh token of the same user names the same operation.
+    /// The digest of this operation with this body, asked by this subject, sent to this place. The subject stands in the
+    /// place of its own token, so that a fresh token of the same user names the same operation.
     #[must_use]
-    pub fn digest(&self, subject: &Subject, operation: &Operation, body: &[u8]) -> Sha256 {
+    pub fn digest(&self, subject: &Subject, place: &str, operation: &Operation, body: &[u8]) -> Sha256 {
         let mut form = Form(hmac::Context::with_key(&self.0));
         form.part(FORM);
+        form.part(place.as_bytes());
         form.part(subject.key().as_bytes());
         form.part(operation.target.as_bytes());
         form.part(match operation.direction {
@@ -109,7 +110,9 @@ impl Key {
                 form.part(request.host.as_bytes());
                 form.part(request.path.as_bytes());
                 form.optional(request.query.as_deref().map(str::as_bytes));
-                form.headers(&request.headers, subject.user.is_some());
+                // Who is known by a static key is not known by what else stands in that field.
+                let by_token = subject.user.as_ref().is_some_and(|user| user.proof.key.is_none());
+                form.headers(&request.headers, by_token);
                 form.part(body);
             }
         }
@@ -235,13 +238,15 @@ mod tests {
         }
     }
 
+    const PLACE: &str = "127.0.0.1:80";
+
     fn digest(subject: &Subject, request: &HttpRequest, body: &[u8]) -> Sha256 {
         let operation = Operation {
             target: "react".into(),
             direction: Direction::Inbound,
             kind: Kind::Http(request.clone()),
         };
-        key().digest(subject, &operation, body)
+        key().digest(subject, PLACE, &operation, body)
     }
 
     #[test]
@@ -281,7 +286,7 @@ mod tests {
         }
         let elsewhere =
             Operation { target: "crm".into(), direction: Direction::Inbound, kind: Kind::Http(request()) };
-        assert!(!seen.contains(&key().digest(&ann, &elsewhere, b"body")));
+        assert!(!seen.contains(&key().digest(&ann, PLACE, &elsewhere, b"body")));
     }
 
     #[test]
@@ -316,11 +321,33 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_static_key_every_other_credential_counts() {
+        let keyed = Subject { user: Some(User::of_key(Sha256::of(b"key"))), ..subject(None) };
+        let mut other = request();
+        for credential in [&b"Basic two"[..], b"Digest three"] {
+            other.headers[1].1 = credential.to_vec();
+            assert_ne!(digest(&keyed, &request(), b"body"), digest(&keyed, &other, b"body"));
+        }
+        other.headers.remove(1);
+        assert_ne!(digest(&keyed, &request(), b"body"), digest(&keyed, &other, b"body"));
+    }
+
+    #[test]
+    fn the_same_request_to_another_place_is_another_operation() {
+        let operation =
+            Operation { target: "react".into(), direction: Direction::Inbound, kind: Kind::Http(request()) };
+        let at = |place: &str| key().digest(&subject(None), place, &operation, b"");
+        assert_eq!(at("127.0.0.1:8000"), at("127.0.0.1:8000"));
+        assert_ne!(at("127.0.0.1:8000"), at("127.0.0.1:8001"));
+        assert_ne!(at("127.0.0.1:8000"), at("127.0.0.2:8000"));
+    }
+
+    #[test]
     fn another_gates_key_gives_other_digests() {
         let [a, b] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let operation =
             Operation { target: "react".into(), direction: Direction::Inbound, kind: Kind::Http(request()) };
-        let of = |dir: &Path| Key::open(dir).unwrap().digest(&subject(None), &operation, b"");
+        let of = |dir: &Path| Key::open(dir).unwrap().digest(&subject(None), PLACE, &operation, b"");
         assert_eq!(of(a.path()), of(a.path()));
         assert_ne!(of(a.path()), of(b.path()));
     }

@@ -2,6 +2,7 @@
 //! kernel says; this command cannot.
 
 mod diff;
+mod lines;
 mod watch;
 
 use std::fmt::Write as _;
@@ -226,6 +227,7 @@ fn describe(demand: &DemandView) -> String {
     field("left", &format!("{} (until {})", left(demand), moment(demand.ends)));
     field("held", &moment(demand.created));
     field("target", &escape_line(&demand.target));
+    field("goes to", &escape_line(&demand.operation.to));
     field("asked by", &asker(&demand.asker));
     if demand.asker.process.is_some() {
         let owners = demand.owners.join(", ");
@@ -289,6 +291,9 @@ fn asker(asker: &Asker) -> String {
     escape_line(&text).into_owned()
 }
 
+/// Levels of nesting that a line of JSON is moved in by: deeper ones would be all space.
+const INDENT_MAX: usize = 16;
+
 /// Text without colours.
 fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
@@ -297,15 +302,65 @@ fn plain(text: &str) -> String {
 /// The request line by line, with a JSON body laid out member by member, for comparing. Every line is escaped.
 fn laid_out(operation: &Shown) -> Vec<String> {
     let query = operation.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let mut lines = vec![format!("{} {}{query} (host {})", operation.method, operation.path, operation.host)];
+    let mut lines = vec![format!(
+        "{} {}{query} (host {}, to {})",
+        operation.method, operation.path, operation.host, operation.to
+    )];
     lines.extend(operation.headers.iter().map(|(name, value)| format!("{name}: {value}")));
     if let Some(body) = &operation.body {
-        let json = serde_json::from_str::<serde_json::Value>(&body.text).ok();
-        let text = json.and_then(|json| serde_json::to_string_pretty(&json).ok());
         lines.push(String::new());
-        lines.extend(text.as_deref().unwrap_or(&body.text).split('\n').map(str::to_owned));
+        match serde_json::from_str::<serde::de::IgnoredAny>(&body.text) {
+            Ok(_) => lines.extend(members(&body.text)),
+            Err(_) => lines.extend(body.text.split('\n').map(str::to_owned)),
+        }
     }
     lines.iter().map(|line| escape_line(line).into_owned()).collect()
+}
+
+/// JSON line by line. Nothing but the space between its parts is changed: a name that stands twice, the order of names,
+/// and the digits of a number stay as they will be sent.
+fn members(json: &str) -> Vec<String> {
+    let (mut lines, mut line, mut depth) = (Vec::new(), String::new(), 0_usize);
+    let (mut text, mut escaped) = (false, false);
+    let mut next = |line: &mut String, depth: usize| {
+        let indent = " ".repeat(2 * depth.min(INDENT_MAX));
+        let whole = std::mem::replace(line, indent);
+        // Between the brackets of what is empty stands nothing.
+        if !whole.trim_ascii().is_empty() {
+            lines.push(whole);
+        }
+    };
+    for c in json.chars() {
+        if text {
+            line.push(c);
+            (text, escaped) = (escaped || c != '"', !escaped && c == '\\');
+            continue;
+        }
+        match c {
+            ' ' | '\t' | '\n' | '\r' => {}
+            '{' | '[' => {
+                line.push(c);
+                depth += 1;
+                next(&mut line, depth);
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                next(&mut line, depth);
+                line.push(c);
+            }
+            ',' => {
+                line.push(c);
+                next(&mut line, depth);
+            }
+            ':' => line.push_str(": "),
+            c => {
+                text = c == '"';
+                line.push(c);
+            }
+        }
+    }
+    lines.push(line);
+    lines
 }
 
 /// The request as it would run, indented, so that no line of it can pass for one of ours.
@@ -328,7 +383,7 @@ mod tests {
     use super::*;
     use crate::approval::{Process, ShownBody};
 
-    fn demand() -> DemandView {
+    pub(super) fn demand() -> DemandView {
         let process = Process {
             key: "unit:agent.service".into(),
             pid: 77,
@@ -371,6 +426,7 @@ mod tests {
             operation: Shown {
                 method: "PUT".into(),
                 host: "react".into(),
+                to: "192.0.2.7:8001".into(),
                 path: "/v1/models/a".into(),
                 query: Some("dry=1".into()),
                 headers: vec![("X-Note".into(), "a\r\ndemand     forged".into())],
@@ -393,6 +449,7 @@ mod tests {
             "019ab2c4-8f1e-7d63-b7a5-5f2f0c6f4c11",
             "4m 12s",
             "user:corp/ann",
+            "192.0.2.7:8001",
             "process 77",
             "uid 1000",
             "logged in as uid 1004",
@@ -424,6 +481,27 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().filter(|line| line.starts_with("demand")).count(), 1, "{text}");
+    }
+
+    #[test]
+    fn what_is_compared_is_what_will_be_sent_and_not_what_a_reader_makes_of_it() {
+        let json = |text: &str| members(text).join("\n");
+        assert_eq!(
+            json("{\"a\":1, \"b\":[true,{}]}"),
+            "{\n  \"a\": 1,\n  \"b\": [\n    true,\n    {\n    }\n  ]\n}"
+        );
+        for (one, other) in [
+            ("{\"amount\":10}", "{\"amount\":1000000,\"amount\":10}"),
+            ("[18446744073709551616]", "[18446744073709551617]"),
+            ("[1.0]", "[1]"),
+            ("{\"a\":1,\"b\":2}", "{\"b\":2,\"a\":1}"),
+        ] {
+            assert_ne!(json(one), json(other), "{one}");
+        }
+        let strings = "[\"a\\\"],{ \", \"b\\\\\", \"c  d\"]";
+        assert_eq!(json(strings), "[\n  \"a\\\"],{ \",\n  \"b\\\\\",\n  \"c  d\"\n]");
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        assert!(json(&deep).len() < 1000 * 2 * (2 * INDENT_MAX + 2));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use ratatui::text::Span;
 use serde::Serialize;
 
 use crate::record::entry::Micros;
@@ -261,11 +262,21 @@ fn render(report: &miette::Report, color: bool) -> String {
 }
 
 /// Makes captured text safe to show: control characters (except line feed and tab), bidi controls, invisible and
-/// tag characters, private-use and unassigned-looking separators become `\u{..}`. Nothing can move the cursor, hide
-/// or reorder what an approver reads.
+/// tag characters, private-use and unassigned-looking separators, and marks that pile up on one character become
+/// `\u{..}`. Nothing can move the cursor, hide or reorder what an approver reads.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     escape_where(text, |c| c != '\n' && c != '\t' && is_deceptive(c))
+}
+
+/// Captured text of many lines behind a mark on each, so that none of them can pass for one of ours.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for (n, line) in escape(text).split('\n').enumerate() {
+        let _ = write!(out, "{}  | {line}", if n == 0 { "" } else { "\n" });
+    }
+    out
 }
 
 /// As [`escape`], with line feed and tab escaped too: for one table cell or one line.
@@ -274,14 +285,38 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
     escape_where(text, is_deceptive)
 }
 
+/// Marks that may stand on one character: more than any script needs.
+const MARKS_MAX: usize = 4;
+
+/// Finds the marks that pile up on one character, or stand on none of the text's own.
+struct Marks(usize);
+
+impl Marks {
+    fn new() -> Self {
+        Self(MARKS_MAX)
+    }
+
+    fn piles_up(&mut self, c: char) -> bool {
+        let is_mark = !c.is_ascii() && Span::raw(c.encode_utf8(&mut [0; 4]) as &str).width() == 0;
+        self.0 = match c {
+            '\n' | '\t' => MARKS_MAX,
+            _ if is_mark => self.0 + 1,
+            _ => 0,
+        };
+        is_mark && self.0 > MARKS_MAX
+    }
+}
+
 fn escape_where(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.chars().any(&hidden) {
+    let mut marks = Marks::new();
+    if !text.chars().any(|c| marks.piles_up(c) || hidden(c)) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
+    let mut marks = Marks::new();
     for c in text.chars() {
         match c {
-            c if !hidden(c) => out.push(c),
+            c if !marks.piles_up(c) && !hidden(c) => out.push(c),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
@@ -381,6 +416,24 @@ mod tests {
         for text in ["plain", "Grüße, 世界\n\tשלום مرحبا", "emoji 🦀"] {
             assert!(matches!(escape(text), Cow::Borrowed(_)), "{text}");
         }
+    }
+
+    #[test]
+    fn marks_that_pile_up_or_stand_on_our_own_text_are_shown_as_what_they_are() {
+        let some = "e\u{301}\u{323}";
+        assert!(matches!(escape(some), Cow::Borrowed(_)));
+        let shown = escape("\u{301}a\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}b\n\u{301}").into_owned();
+        assert_eq!(shown, "\\u{301}a\u{301}\u{301}\u{301}\u{301}\\u{301}\\u{301}b\n\\u{301}");
+        let flood = "\u{301}".repeat(1 << 20);
+        assert!(escape(&flood).is_ascii());
+    }
+
+    #[test]
+    fn no_line_of_a_quoted_text_begins_like_one_of_ours() {
+        let text = quoted("{}\n     vote approved by bob at 2026\u{1b}[2J\r\n");
+        assert!(text.lines().all(|line| line.starts_with("  | ")), "{text}");
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::order_of;
 use crate::admin::view::RecordOrder;
+use crate::identity::account_name;
 use crate::limits::PROOF_BYTES_MAX;
 use crate::operation::EntryId;
 use crate::record::read::Reader;
@@ -290,13 +291,20 @@ fn would_prune(older_than: Duration, bodies_only: bool, context: &Context) -> Re
     report(&Done::Removed(removed), "would go", context)
 }
 
+/// Who gives an order without an enforcer, as the enforcer would name them: by the login behind sudo.
+fn operator() -> String {
+    let login = fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse().ok());
+    let uid = login.filter(|uid| *uid != u32::MAX).unwrap_or_else(|| rustix::process::getuid().as_raw());
+    account_name(uid).unwrap_or_else(|| format!("uid {uid}"))
+}
+
 /// By the enforcer where one runs. Without one this process takes its place for a moment.
 fn order(order: RecordOrder, context: &Context) -> Result<(), Failure> {
     let done = match Client::new(&context.settings.admin_socket).order(order) {
         Ok(done) => done,
         Err(ClientError::Unreachable { .. }) => {
             let state = &context.settings.state;
-            let by = format!("uid {}", rustix::process::getuid().as_raw());
+            let by = operator();
             let offline = || -> Result<Done, RecordError> {
                 // Asked before keys: with no record, none are made.
                 Reader::open_with(state, &keyfile::Place::of(&context.settings))?;

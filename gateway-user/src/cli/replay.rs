@@ -12,7 +12,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::keys::{Key, Keys};
-use super::output::{Tone, escape, escape_line, paint};
+use super::output::{Tone, escape_line, paint, quoted};
 use super::reading::{self, asked};
 use super::record::quiet_engine;
 use super::story::{head, in_words};
@@ -190,7 +190,7 @@ impl Stage<'_> {
                 let (shown, tail) = text_of([tail, bytes].concat());
                 self.tails.insert((body.entry, body.side), tail);
                 match shown {
-                    Ok(text) => out.line(escape(&text)),
+                    Ok(text) => out.line(quoted(&text)),
                     Err(bytes) => {
                         out.line(paint(Tone::Dim, format_args!("({bytes} bytes that are not text)")))
                     }

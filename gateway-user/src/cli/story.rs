@@ -1,6 +1,6 @@
 //! Events and entries in words for people. Every captured part is escaped here.
 
-use super::output::{Tone, escape, escape_line, paint, time};
+use super::output::{Tone, escape_line, paint, quoted, time};
 use super::{Context, Failure};
 use crate::record::entry::{
     BodyEnd, Ending, Event, Head, Interrupted, Kept, RecordRead, Side, Surged, Upkeep, Verdict,
@@ -120,7 +120,7 @@ fn body(reader: &Reader, entry: &EntryView, side: Side, context: &Context) -> Re
         return Ok(());
     }
     match String::from_utf8(bytes) {
-        Ok(text) => context.out.line(escape(&text)),
+        Ok(text) => context.out.line(quoted(&text)),
         Err(error) => {
             let note = format!("({} bytes that are not text; --json shows them)", error.as_bytes().len());
             context.out.line(paint(Tone::Dim, note))

@@ -32,10 +32,19 @@ pub(super) struct Fetched {
 
 /// What a server answered, whatever that is.
 #[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) status: u16,
+struct Answered {
+    status: u16,
     max_age: Option<i64>,
     bytes: Vec<u8>,
+}
+
+/// What of an answer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Its body, where its status is 200.
+    Document,
+    /// Its status. Nobody reads or waits for what comes with it.
+    Status,
 }
 
 /// Why nothing was fetched.
@@ -70,28 +79,37 @@ static TLS: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| {
 /// Fetches `url`, past the gate itself: a provider may be one of its targets.
 pub(super) async fn fetch(url: &str, exempt: &Exempt) -> Result<Fetched, FetchError> {
     let accept = [("accept", "application/jwk-set+json, application/json")];
-    let answer = send(url, "GET", &accept, Bytes::new(), exempt).await?;
+    let answer = ask(url, ("GET", Wanted::Document), &accept, Bytes::new(), exempt).await?;
     match answer.status {
         200 => Ok(Fetched { bytes: answer.bytes, max_age: answer.max_age }),
         status => Err(FetchError::Status(status)),
     }
 }
 
-/// Sends one request to `url`, past the gate itself, and gives the answer's status and what little it may say.
-pub(crate) async fn send(
+/// Posts `body` to `url`, past the gate itself, and gives the answer's status.
+pub(crate) async fn post(
     url: &str,
-    method: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+    exempt: &Exempt,
+) -> Result<u16, FetchError> {
+    Ok(ask(url, ("POST", Wanted::Status), headers, body, exempt).await?.status)
+}
+
+async fn ask(
+    url: &str,
+    what: (&str, Wanted),
     headers: &[(&str, &str)],
     body: Bytes,
     exempt: &Exempt,
 ) -> Result<Answered, FetchError> {
-    let sent = send_url(url, method, headers, body, exempt);
+    let sent = ask_url(url, what, headers, body, exempt);
     tokio::time::timeout(FETCH_TIMEOUT, sent).await.map_err(|_| FetchError::Timeout)?
 }
 
-async fn send_url(
+async fn ask_url(
     url: &str,
-    method: &str,
+    (method, wanted): (&str, Wanted),
     headers: &[(&str, &str)],
     body: Bytes,
     exempt: &Exempt,
@@ -116,11 +134,12 @@ async fn send_url(
     }
     let request = request.body(Full::new(body)).map_err(FetchError::from)?;
     if !secure {
-        return exchange(stream, request).await;
+        return exchange(stream, request, wanted).await;
     }
     let config = TLS.clone().map_err(FetchError::Failed)?;
     let name = ServerName::try_from(host).map_err(FetchError::from)?;
-    exchange(TlsConnector::from(config).connect(name, stream).await.map_err(FetchError::from)?, request).await
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(FetchError::from)?;
+    exchange(stream, request, wanted).await
 }
 
 /// What a Host field says.
@@ -153,7 +172,11 @@ async fn connect(host: &str, port: u16, secure: bool, exempt: &Exempt) -> Result
     Err(failed)
 }
 
-async fn exchange<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<Answered, FetchError>
+async fn exchange<S>(
+    stream: S,
+    request: http::Request<Full<Bytes>>,
+    wanted: Wanted,
+) -> Result<Answered, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -161,7 +184,7 @@ where
     let exchange = async {
         let response = sender.send_request(request).await.map_err(FetchError::from)?;
         let status = response.status().as_u16();
-        if status != 200 {
+        if status != 200 || wanted == Wanted::Status {
             // Nobody reads what comes with it.
             return Ok(Answered { status, max_age: None, bytes: Vec::new() });
         }
@@ -258,6 +281,23 @@ mod tests {
         assert!(matches!(fetch(&url, &exempt).await, Err(FetchError::Status(307))));
         assert_eq!(sockets.load(Ordering::SeqCst), 1);
         assert!(!came(&elsewhere).await);
+        drop(server.await);
+    }
+
+    #[tokio::test]
+    async fn what_was_posted_is_judged_by_the_status_and_not_by_what_comes_with_it() {
+        let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", receiver.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = receiver.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 4 * JWKS_BYTES_MAX);
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // It never sends the rest, and does not hang up.
+            stream
+        });
+        let status = post(&url, &[], Bytes::from_static(b"{}"), &counted().0).await;
+        assert_eq!(status, Ok(200));
         drop(server.await);
     }
 

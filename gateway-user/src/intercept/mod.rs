@@ -33,6 +33,21 @@ pub struct Flow {
     pub guard: Option<String>,
 }
 
+impl Flow {
+    /// The place that a request for this host goes to, as people approve it. Outbound it is the host, which was found to be
+    /// at the address that was dialled: the addresses of one name are one place. Inbound a host proves nothing, so it is
+    /// the address.
+    #[must_use]
+    pub fn place(&self, host: &str) -> String {
+        let (ip, port) = (self.destination.ip().to_canonical(), self.destination.port());
+        match self.direction {
+            Direction::Inbound => SocketAddr::new(ip, port).to_string(),
+            Direction::Outbound if host.contains(':') => format!("[{host}]:{port}"),
+            Direction::Outbound => format!("{host}:{port}"),
+        }
+    }
+}
+
 /// Why a connection is not a flow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
@@ -97,5 +112,26 @@ fn of(kind: kernel::Kind) -> Direction {
     match kind {
         kernel::Kind::Outbound => Direction::Outbound,
         kernel::Kind::Inbound => Direction::Inbound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_one_name_are_one_place_outbound_and_each_its_own_inbound() {
+        let to = |direction, destination: &str, host| {
+            let (peer, destination) = ("127.0.0.1:5".parse().unwrap(), destination.parse().unwrap());
+            let (session, login) = (SessionId::now(), Login::None);
+            Flow { session, direction, peer, destination, workload: None, login, guard: None }.place(host)
+        };
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        assert_eq!(to(outbound, "192.0.2.7:80", "api.example"), "api.example:80");
+        assert_eq!(to(outbound, "192.0.2.8:80", "api.example"), "api.example:80");
+        assert_eq!(to(outbound, "192.0.2.7:81", "api.example"), "api.example:81");
+        assert_eq!(to(outbound, "[2001:db8::1]:80", "2001:db8::1"), "[2001:db8::1]:80");
+        assert_eq!(to(inbound, "192.0.2.7:80", "api.example"), "192.0.2.7:80");
+        assert_eq!(to(inbound, "[::ffff:192.0.2.7]:81", "api.example"), "192.0.2.7:81");
     }
 }

@@ -135,7 +135,8 @@ impl Judge {
     pub async fn hold(&self, held: Held, asked: &Asked, body: &Whole) -> Result<Allowed, Denial> {
         let plan = self.bench.plans.of(&held.case.set, &held.case.target.name, &held.decision.masks).shown;
         let headers = head::shown(&plan, &held.case.set, &asked.request.headers);
-        let Some(shown) = shown(asked, headers, body, &plan) else {
+        let place = self.flow.place(&asked.request.host);
+        let Some(shown) = shown(asked, &place, headers, body, &plan) else {
             return Err(self.refuse_held(&held, Denial::unshowable()).await);
         };
         if is_nobody_known(&self.flow) {
@@ -143,7 +144,7 @@ impl Judge {
                 "the process that asks could not be looked at, so nobody knows who must not approve this";
             return Err(self.refuse_held(&held, Denial::forbidden(Some(shown.into()))).await);
         }
-        let digest = self.bench.key.digest(&held.case.subject, &held.case.operation, &body.bytes);
+        let digest = self.bench.key.digest(&held.case.subject, &place, &held.case.operation, &body.bytes);
         let draft = DemandDraft {
             entry: held.entry.id(),
             session: held.entry.session(),
@@ -336,12 +337,19 @@ fn is_nobody_known(flow: &Flow) -> bool {
 }
 
 /// The operation as approvers see it; `None` where its body cannot be masked, and so not be shown.
-fn shown(asked: &Asked, headers: Vec<(String, String)>, body: &Whole, plan: &Plan) -> Option<Shown> {
+fn shown(
+    asked: &Asked,
+    place: &str,
+    headers: Vec<(String, String)>,
+    body: &Whole,
+    plan: &Plan,
+) -> Option<Shown> {
     let (masked, _) = plan.mask_whole(&body.packing, body.bytes.clone(), HELD_BODY_BYTES_MAX).ok()?;
     let request = &asked.request;
     Some(Shown {
         method: request.method.clone(),
         host: request.host.clone(),
+        to: place.to_owned(),
         path: plan.scrub(&request.path).into_owned(),
         query: request.query.as_deref().map(|query| plan.scrub(query).into_owned()),
         headers,

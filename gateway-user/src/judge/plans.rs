@@ -31,12 +31,15 @@ pub struct Plans {
     kept: Mutex<Kept>,
 }
 
+/// Masks, and what they were compiled into.
+type Compiled = (Vec<Arc<Mask>>, Hiding);
+
 #[derive(Default)]
 struct Kept {
     /// The set they were compiled for.
     digest: Sha256,
-    /// By target and names of the masks.
-    plans: HashMap<(String, String), Hiding>,
+    /// By target and names of the masks. In the safe mode another mask may have the same name.
+    plans: HashMap<(String, String), Vec<Compiled>>,
 }
 
 impl Plans {
@@ -54,7 +57,13 @@ impl Plans {
         if kept.digest != set.digest() || kept.plans.len() >= PLANS_MAX {
             *kept = Kept { digest: set.digest(), plans: HashMap::new() };
         }
-        kept.plans.entry(key).or_insert_with(|| self.compile(set, target, masks)).clone()
+        let same = kept.plans.entry(key).or_default();
+        if let Some((_, hiding)) = same.iter().find(|(whole, _)| whole == masks) {
+            return hiding.clone();
+        }
+        let hiding = self.compile(set, target, masks);
+        same.push((masks.to_vec(), hiding.clone()));
+        hiding
     }
 
     fn compile(&self, set: &Set, target: &str, masks: &[Arc<Mask>]) -> Hiding {
@@ -63,12 +72,14 @@ impl Plans {
             let masks: Vec<_> = masks.iter().filter(|mask| wanted(mask.on)).cloned().collect();
             Plan::new(&masks).with_key(key)
         };
+        let mut all = set.masks_of(target).to_vec();
+        all.extend(masks.iter().filter(|mask| !set.masks_of(target).contains(mask)).cloned());
         Hiding {
             asks: of(On::requests),
             answers: of(On::responses),
             // Whichever way a mask works: what is asked and what is answered often say the same.
-            recorded: Plan::everything(set.masks_of(target), set.detectors()).with_key(key),
-            shown: Plan::labelled(set.masks_of(target), set.detectors()),
+            recorded: Plan::everything(&all, set.detectors()).with_key(key),
+            shown: Plan::labelled(&all, set.detectors()),
         }
     }
 }

@@ -59,7 +59,8 @@ fn both(live: &Decision, safe: &Decision, gone: &str) -> Result<Decision, String
         return Err(format!("{gone}; and in safe mode: {}", safe.reason));
     }
     let mut masks: Vec<Arc<Mask>> = live.masks.clone();
-    masks.extend(safe.masks.iter().filter(|mask| !live.masks.iter().any(|m| m.name == mask.name)).cloned());
+    // Whole masks are compared: the other set may hide more under the same name.
+    masks.extend(safe.masks.iter().filter(|mask| !live.masks.contains(mask)).cloned());
     let rules = live.rules.iter().chain(&safe.rules).cloned().collect();
     Ok(Decision {
         rules,
@@ -120,5 +121,16 @@ mod tests {
         let (live, safe) = (decision(Answer::Allow, &["a", "b"]), decision(Answer::Allow, &["b", "c"]));
         let masks = both(&live, &safe, "gone").unwrap().masks;
         assert_eq!(masks.iter().map(|mask| mask.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_mask_of_the_safe_mode_that_hides_more_under_the_same_name_stays() {
+        let live = decision(Answer::Allow, &["a"]);
+        let mut safe = decision(Answer::Allow, &["a"]);
+        let stricter = Mask { keys: vec!["salary".into()], ..(*safe.masks[0]).clone() };
+        safe.masks = vec![Arc::new(stricter.clone())];
+        let masks = both(&live, &safe, "gone").unwrap().masks;
+        assert_eq!(masks.len(), 2);
+        assert!(masks.iter().any(|mask| **mask == stricter));
     }
 }

@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::approval::News;
 
+/// The event that tells only that a channel works.
+const TEST: &str = "notify.test";
+
 /// One event for one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -16,6 +19,8 @@ pub struct Message {
     pub channel: String,
     /// The kind of event: `approval.requested`.
     pub event: String,
+    /// Whose demand it tells of; empty for a test.
+    pub subject: String,
     /// The whole payload, JSON.
     pub body: String,
     /// When it came to be.
@@ -54,6 +59,7 @@ impl Message {
                 "operations": demand.operations,
                 "method": demand.shown.method,
                 "host": demand.shown.host,
+                "to": demand.shown.to,
                 "path": demand.shown.path,
                 "query": demand.shown.query,
                 "asker": demand.asker.key,
@@ -74,22 +80,36 @@ impl Message {
             },
         });
         let id = format!("msg_{}_{}", demand.id.0.simple(), news.turn.name());
-        Self::new(id, channel, event, &body, now)
+        Self::new(id, channel, event, &demand.asker.key, &body, now)
     }
 
     /// What tells a channel only that it works.
     #[must_use]
     pub fn test(channel: &str, now: Timestamp) -> Self {
-        let event = "notify.test".to_owned();
+        let event = TEST.to_owned();
         let body = json!({ "type": event, "timestamp": now, "data": { "channel": channel } });
-        Self::new(format!("msg_{}_test", uuid::Uuid::now_v7().simple()), channel, event, &body, now)
+        Self::new(format!("msg_{}_test", uuid::Uuid::now_v7().simple()), channel, event, "", &body, now)
     }
 
-    fn new(id: String, channel: &str, event: String, body: &serde_json::Value, now: Timestamp) -> Self {
+    /// Whether it tells only that the channel works.
+    #[must_use]
+    pub fn is_test(&self) -> bool {
+        self.event == TEST
+    }
+
+    fn new(
+        id: String,
+        channel: &str,
+        event: String,
+        subject: &str,
+        body: &serde_json::Value,
+        now: Timestamp,
+    ) -> Self {
         Self {
             id,
             channel: channel.to_owned(),
             event,
+            subject: subject.to_owned(),
             body: body.to_string(),
             created: now,
             attempts: 0,

@@ -13,13 +13,13 @@ use super::{Channel, Dead, Message, Undelivered};
 use crate::approval::{Change, Clock, Ledger, LedgerError, Listener, News, Row};
 use crate::limits::{
     NOTIFY_ATTEMPTS_MAX, NOTIFY_BACKOFF_MAX, NOTIFY_BACKOFF_MIN, NOTIFY_DEAD_MAX, NOTIFY_FAILURES,
-    NOTIFY_PROBE, NOTIFY_QUEUE_MAX,
+    NOTIFY_PROBE, NOTIFY_QUEUE_MAX, NOTIFY_QUEUE_PER_SUBJECT_MAX,
 };
 
 const QUEUE: &str = "notify/queue/";
 const DEAD: &str = "notify/dead/";
 /// First byte of a kept message: the form of the rest.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 /// The longest sleep between two looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,8 +43,10 @@ pub enum PostError {
     #[error("no message {0} is on the list of the dead; see `tidegate notify dead`")]
     NoMessage(String),
     /// There is no room.
-    #[error("{NOTIFY_QUEUE_MAX} messages wait already; see `tidegate notify list`")]
-    Full,
+    #[error(
+        "{NOTIFY_QUEUE_MAX} messages wait for {0} already, or {NOTIFY_QUEUE_PER_SUBJECT_MAX} about that subject; see `tidegate notify list`"
+    )]
+    Full(String),
     /// It was tried, and not taken.
     #[error("{0}")]
     Undelivered(#[from] Undelivered),
@@ -90,7 +92,46 @@ struct Inside {
     states: HashMap<String, ChannelState>,
     /// Channels that a message is on its way to.
     busy: HashMap<String, Timestamp>,
+    /// When which channel was told of which subject last, counted in messages.
+    told: HashMap<(String, String), u64>,
+    turns: u64,
     lost: u64,
+}
+
+impl Inside {
+    /// Whether one more message about this subject may wait for this channel.
+    fn has_room(&self, channel: &str, subject: &str) -> bool {
+        let waiting = || self.queue.values().filter(|message| message.channel == channel);
+        let of_subject = waiting().filter(|message| message.subject == subject).count();
+        waiting().count() < NOTIFY_QUEUE_MAX && of_subject < NOTIFY_QUEUE_PER_SUBJECT_MAX
+    }
+
+    /// What is due, at most one message of each channel that has none on its way: of the subject that the channel was
+    /// told of longest ago, so that the many of one keep no other's waiting.
+    fn due(&mut self, now: Timestamp) -> Vec<Message> {
+        let mut next: BTreeMap<&str, (u64, &Message)> = BTreeMap::new();
+        for message in self.queue.values() {
+            if message.next > now || self.busy.contains_key(&message.channel) {
+                continue;
+            }
+            let turn = self.told.get(&(message.channel.clone(), message.subject.clone())).copied();
+            let turn = turn.unwrap_or_default();
+            let best = next.entry(&message.channel).or_insert((turn, message));
+            if turn < best.0 {
+                *best = (turn, message);
+            }
+        }
+        let due: Vec<Message> = next.into_values().map(|(_, message)| message.clone()).collect();
+        if self.told.len() >= NOTIFY_QUEUE_MAX {
+            self.told.clear();
+        }
+        for message in &due {
+            self.turns += 1;
+            self.busy.insert(message.channel.clone(), now);
+            self.told.insert((message.channel.clone(), message.subject.clone()), self.turns);
+        }
+        due
+    }
 }
 
 /// The outbox. Clones share it.
@@ -203,8 +244,8 @@ impl Post {
             return Err(PostError::NoMessage(id.to_owned()));
         }
         for (key, dead) in &found {
-            if self.inside().queue.len() >= NOTIFY_QUEUE_MAX {
-                return Err(PostError::Full);
+            if !self.inside().has_room(&dead.message.channel, &dead.message.subject) {
+                return Err(PostError::Full(dead.message.channel.clone()));
             }
             let message = Message { attempts: 0, next: now, ..dead.message.clone() };
             let row = row(&message)?;
@@ -228,26 +269,15 @@ impl Post {
         Ok(outcome?)
     }
 
-    /// What is due now, at most one message of each channel that has none on its way; a test for one that fails and has
-    /// nothing else to be tried with.
+    /// What is due now, at most one message of each channel that has none on its way; a test for one that fails, also
+    /// while its messages wait for another try.
     fn take_due(&self) -> Vec<Message> {
         let now = self.now();
         let mut inside = self.inside();
-        let Inside { queue, states, busy, .. } = &mut *inside;
-        let mut due = Vec::new();
-        for message in queue.values() {
-            if message.next <= now && !busy.contains_key(&message.channel) {
-                busy.insert(message.channel.clone(), now);
-                due.push(message.clone());
-            }
-        }
+        let mut due = inside.due(now);
+        let Inside { states, busy, .. } = &mut *inside;
         for (name, state) in states.iter().filter(|(_, state)| state.is_failing()) {
-            let waits = queue.values().any(|message| message.channel == *name);
-            if !waits
-                && !busy.contains_key(name)
-                && self.0.channels.names().contains(name)
-                && state.is_due(now)
-            {
+            if !busy.contains_key(name) && self.0.channels.names().contains(name) && state.is_due(now) {
                 busy.insert(name.clone(), now);
                 due.push(Message::test(name, now));
             }
@@ -255,12 +285,28 @@ impl Post {
         due
     }
 
-    async fn attempt(&self, mut message: Message) {
-        let outcome = match self.0.channels.channel(&message.channel) {
-            Some(channel) => channel.deliver(&message, self.now()).await,
+    async fn deliver(&self, message: &Message) -> Result<(), Undelivered> {
+        match self.0.channels.channel(&message.channel) {
+            Some(channel) => channel.deliver(message, self.now()).await,
             None => Err(Undelivered::Never("the policy has no such [[notify]] any more".into())),
+        }
+    }
+
+    async fn attempt(&self, mut message: Message) {
+        let outcome = self.deliver(&message).await;
+        // A message may be refused for what it says, in which whoever asks has a hand. Whether anybody can be reached is
+        // judged by one of which every word is ours.
+        let judged = match &outcome {
+            Err(_) if !message.is_test() => self.deliver(&Message::test(&message.channel, self.now())).await,
+            _ => outcome.clone(),
         };
-        self.note(&message.channel, &outcome);
+        self.note(&message.channel, &judged);
+        if let (Err(why), Ok(())) = (&outcome, &judged) {
+            self.inside()
+                .states
+                .entry(message.channel.clone())
+                .and_modify(|state| state.fault = Some(why.to_string()));
+        }
         let key = key(&message);
         let kept = self.inside().queue.contains_key(&key);
         let result = match outcome {
@@ -318,11 +364,15 @@ impl Post {
     fn note(&self, name: &str, outcome: &Result<(), Undelivered>) {
         let now = self.now();
         let mut inside = self.inside();
-        let state = inside.states.entry(name.to_owned()).or_insert_with(|| named(name));
+        let Inside { states, queue, .. } = &mut *inside;
+        let state = states.entry(name.to_owned()).or_insert_with(|| named(name));
         match outcome {
             Ok(()) => {
                 if state.is_failing() {
                     tracing::info!(channel = %name, "notifications are taken again");
+                    // What waited for a channel that did not work need not wait on.
+                    let waiting = queue.values_mut().filter(|message| message.channel == name);
+                    waiting.for_each(|message| message.next = message.next.min(now));
                 }
                 (state.failures, state.taken, state.fault) = (0, Some(now), None);
             }
@@ -354,13 +404,16 @@ impl Listener for Post {
         names.sort();
         names.dedup();
         let mut inside = self.inside();
-        let room = NOTIFY_QUEUE_MAX.saturating_sub(inside.queue.len());
-        if names.len() > room {
-            inside.lost += (names.len() - room) as u64;
-            tracing::error!(demand = %news.demand.id, "too many messages wait; nobody is told of this one");
-        }
+        names.retain(|name| {
+            let room = inside.has_room(name, &news.demand.asker.key);
+            if !room {
+                inside.lost += 1;
+                tracing::error!(demand = %news.demand.id, channel = %name, "too many messages wait; it is not told of this one");
+            }
+            room
+        });
         drop(inside);
-        let messages = names.into_iter().take(room).map(|name| Message::of(news, &name, now));
+        let messages = names.into_iter().map(|name| Message::of(news, &name, now));
         messages.filter_map(|message| row(&message).ok()).collect()
     }
 
@@ -408,3 +461,6 @@ fn later(now: Timestamp, wait: Duration) -> Timestamp {
     let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;

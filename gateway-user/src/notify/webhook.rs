@@ -50,8 +50,8 @@ impl Webhook {
             ("webhook-signature", &sign(&secret, &message.id, &seconds, &message.body)),
         ];
         let body = message.body.clone().into_bytes().into();
-        let answer = fetch::send(&self.noun.url, "POST", &headers, body, &self.exempt).await;
-        let status = answer.map_err(|error| Undelivered::Later(error.to_string()))?.status;
+        let answer = fetch::post(&self.noun.url, &headers, body, &self.exempt).await;
+        let status = answer.map_err(|error| Undelivered::Later(error.to_string()))?;
         match status {
             200..=299 => Ok(()),
             408 | 425 | 429 | 500..=599 => Err(Undelivered::Later(format!("the receiver answered {status}"))),

@@ -13,7 +13,7 @@ use crate::policy::nouns::Hold;
 pub(super) const PREFIX: &str = "approval/demand/";
 
 /// First byte of a kept demand: the form of the rest.
-const FORM: u8 = 2;
+const FORM: u8 = 3;
 
 pub(super) fn key_of(id: DemandId) -> String {
     format!("{PREFIX}{id}")

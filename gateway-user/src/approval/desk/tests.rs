@@ -246,11 +246,20 @@ impl Room {
 }
 
 fn open(disk: &Arc<Disk>, seconds: &Arc<AtomicI64>, state: &tempfile::TempDir, keys: &Keyring) -> Desk {
+    open_with(disk, seconds, state, keys, Arc::new(()))
+}
+
+fn open_with(
+    disk: &Arc<Disk>,
+    seconds: &Arc<AtomicI64>,
+    state: &tempfile::TempDir,
+    keys: &Keyring,
+    listener: Arc<dyn Listener>,
+) -> Desk {
     let seconds = Arc::clone(seconds);
     let clock: Clock = Arc::new(move || Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap());
     let spool = Spool::open(state.path(), keys.clone()).unwrap();
-    Desk::open(Parts { ledger: Arc::clone(disk) as Arc<dyn Ledger>, clock, spool, listener: Arc::new(()) })
-        .unwrap()
+    Desk::open(Parts { ledger: Arc::clone(disk) as Arc<dyn Ledger>, clock, spool, listener }).unwrap()
 }
 
 fn approved(outcome: Outcome) -> super::super::Approved {
@@ -365,6 +374,8 @@ async fn a_demand_expires_at_its_time_also_across_a_restart() {
     room.pass(1);
     assert!(room.desk.show(id).is_none());
     room.restart();
+    assert!(room.desk.show(id).is_none());
+    room.desk.sweep().await;
     assert_eq!((room.desk.held(), room.disk.keys()), (0, 0));
 }
 

@@ -22,6 +22,8 @@ pub struct Caller {
     pub account: Option<Account>,
     /// Root or the gate's own user.
     pub operator: bool,
+    /// Its process is known, and no guard holds it. Any other is taken for nobody but the process that asked.
+    pub free: bool,
 }
 
 impl Desk {
@@ -61,9 +63,12 @@ impl Desk {
             .unwrap_or_else(|error| Err(LedgerError(error.to_string()).into()))
     }
 
-    /// Ends what has run out. Called by those who wait and by [`Desk::hold`]; calling it now and then also frees what
-    /// nobody waits on. Goes on to its end also when the caller leaves.
+    /// Ends what has run out. Called by those who wait and by [`Desk::hold`]; must be called now and then also for what
+    /// nobody waits on, whose body else stays readable. Goes on to its end also when the caller leaves.
     pub async fn sweep(&self) {
+        if self.book().over(self.now()).is_empty() {
+            return;
+        }
         let desk = self.clone();
         let swept = tokio::spawn(async move {
             let _turn = desk.0.turn.lock().await;
@@ -237,7 +242,9 @@ impl Desk {
     ) -> Result<String, VoteError> {
         let _turn = self.0.turn.lock().await;
         let demand = self.show(id).ok_or(VoteError::Unknown(id))?;
-        let person = caller.account.and_then(|account| account.person(electorate).ok());
+        let known = caller.account.filter(|_| caller.free);
+        let person = known.and_then(|account| account.person(electorate).ok());
+        let is_operator = caller.operator && caller.free;
         let is_requester = person.is_some_and(|person| is_behind(person, &demand.asker))
             || demand.asker.process.as_ref().is_some_and(|process| {
                 caller.account.is_some_and(|account| {
@@ -247,10 +254,10 @@ impl Desk {
         let is_approver = person.is_some_and(|person| may_decide(person, &demand, electorate));
         match (revoke, demand.is_approved()) {
             (true, false) => return Err(VoteError::NotYours(NOT_APPROVED)),
-            (true, true) if !(caller.operator || is_approver || is_requester) => {
+            (true, true) if !(is_operator || is_approver || is_requester) => {
                 return Err(VoteError::NotYours(NOT_AN_APPROVER));
             }
-            (false, _) if !(caller.operator || is_requester) => {
+            (false, _) if !(is_operator || is_requester) => {
                 return Err(VoteError::NotYours(NOT_THE_REQUESTER));
             }
             _ => {}

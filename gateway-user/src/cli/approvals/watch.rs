@@ -12,6 +12,7 @@ use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Paragraph, Row, Table, TableState, Wrap};
 
 use super::diff::{Change, changes};
+use super::lines::{cut, wrapped};
 use super::{describe, line, needs, plain};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view::{BallotView, DemandView, PriorView};
@@ -27,6 +28,8 @@ const QUEUE_KEYS: &str =
 const DETAIL_KEYS: &str =
     "up/down scroll   d difference   a approves   o approves once   r rejects   q back to the queue";
 const BALLOT_KEYS: &str = "enter votes   esc does not";
+/// Lines of what a vote is about.
+const ABOUT_LINES: u16 = 2;
 /// What goes before a decision that is about to be made.
 const NO_COMMENT: &str = "without a word";
 
@@ -41,6 +44,8 @@ pub(super) fn run(client: Client, context: &Context) -> Result<(), Failure> {
         queue: Err("asking the gate ...".into()),
         known: BTreeSet::new(),
         rows: TableState::default(),
+        selected: None,
+        drawn: None,
         shown: None,
         ballot: None,
         vote: None,
@@ -60,13 +65,33 @@ enum Question {
 /// What a person is about to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ballot {
+    /// What about: as it was drawn when they began.
+    about: String,
     approve: bool,
     once: bool,
     comment: String,
 }
 
+/// The demand that a person can see is chosen, or is shown in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Drawn {
+    id: DemandId,
+    about: String,
+}
+
+impl Drawn {
+    fn of(demand: &DemandView) -> Option<Self> {
+        let id = demand.id.parse().ok()?;
+        let about = format!("{} on {}, asked by {}", line(demand), demand.target, demand.asker.key);
+        Some(Self { id, about: escape_line(&about).into_owned() })
+    }
+}
+
+/// The demand that was asked for in full, and what came.
+type Asked = (DemandId, Result<Box<Whole>, String>);
+
 enum Answer {
-    Queue { queue: Result<Vec<DemandView>, String>, shown: Option<Result<Box<Whole>, String>> },
+    Queue { queue: Result<Vec<DemandView>, String>, shown: Option<Asked> },
     Voted(Result<String, String>),
 }
 
@@ -81,11 +106,12 @@ impl Answer {
         let failed = |error: ClientError| error.to_string();
         match question {
             Question::Queue(id) => {
-                let shown = id.map(|id| {
+                let whole = |id| {
                     let demand = client.demand(id).map_err(failed)?;
                     let prior = client.prior(id).map_err(failed)?;
                     Ok(Box::new(Whole { demand, prior }))
-                });
+                };
+                let shown = id.map(|id| (id, whole(id)));
                 Self::Queue { queue: client.demands().map_err(failed), shown }
             }
             Question::Vote(id, ballot) => {
@@ -105,6 +131,10 @@ struct Watch {
     /// Demands that have been rung for.
     known: BTreeSet<String>,
     rows: TableState,
+    /// The demand that is chosen in the queue, wherever it stands.
+    selected: Option<String>,
+    /// What the last page that was drawn is about. Nobody votes on anything else.
+    drawn: Option<Drawn>,
     shown: Option<Detail>,
     /// Being written.
     ballot: Option<(DemandId, Ballot)>,
@@ -119,7 +149,9 @@ struct Detail {
     id: DemandId,
     whole: Option<Result<Box<Whole>, String>>,
     difference: bool,
-    scroll: u16,
+    scroll: usize,
+    /// The lines of what is shown, for a page of this width.
+    lines: Option<(usize, Vec<Line<'static>>)>,
 }
 
 impl Page for Watch {
@@ -140,8 +172,11 @@ impl Page for Watch {
                 false
             }
             Answer::Queue { queue, shown } => {
-                if let (Some(detail), Some(whole)) = (&mut self.shown, shown) {
-                    detail.whole = Some(whole);
+                // What was asked before the page was turned is about another demand.
+                if let (Some(detail), Some((id, whole))) = (&mut self.shown, shown)
+                    && detail.id == id
+                {
+                    (detail.whole, detail.lines) = (Some(whole), None);
                 }
                 let ids: BTreeSet<String> = queue
                     .iter()
@@ -184,13 +219,25 @@ impl Page for Watch {
     }
 
     fn draw(&mut self, frame: &mut Frame<'_>) {
-        let [head, body, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(3)])
-                .areas(frame.area());
+        let about = if self.ballot.is_some() { ABOUT_LINES } else { 0 };
+        let heights =
+            [Constraint::Length(1), Constraint::Min(0), Constraint::Length(about), Constraint::Length(3)];
+        let [head, body, about, foot] = Layout::vertical(heights).areas(frame.area());
         self.draw_head(frame, head);
-        match &self.shown {
-            Some(detail) => detail.draw(frame, body, self.colour),
-            None => self.draw_queue(frame, body),
+        self.drawn = match &mut self.shown {
+            Some(detail) => {
+                detail.draw(frame, body, self.colour);
+                detail.whole.as_ref().and_then(|whole| Drawn::of(&whole.as_ref().ok()?.demand))
+            }
+            None => {
+                self.draw_queue(frame, body);
+                self.chosen().and_then(Drawn::of)
+            }
+        };
+        if let Some((_, ballot)) = &self.ballot {
+            let text = Text::styled(ballot.about.clone(), style(Tone::Strong, self.colour));
+            let lines = wrapped(text, usize::from(about.width));
+            frame.render_widget(Paragraph::new(cut(lines, usize::from(about.height))), about);
         }
         self.draw_foot(frame, foot);
     }
@@ -200,13 +247,12 @@ impl Watch {
     fn queue_key(&mut self, code: KeyCode) -> Next {
         match code {
             KeyCode::Char('q') | KeyCode::Esc => return Next::Leave,
-            KeyCode::Down | KeyCode::Char('j') => self.rows.select_next(),
-            KeyCode::Up | KeyCode::Char('k') => self.rows.select_previous(),
-            KeyCode::Home => self.rows.select_first(),
-            KeyCode::End => self.rows.select_last(),
+            KeyCode::Down | KeyCode::Char('j') => self.choose(|at, _| at.saturating_add(1)),
+            KeyCode::Up | KeyCode::Char('k') => self.choose(|at, _| at.saturating_sub(1)),
+            KeyCode::Home => self.choose(|_, _| 0),
+            KeyCode::End => self.choose(|_, last| last),
             KeyCode::Enter => {
-                self.shown =
-                    self.selected().map(|id| Detail { id, whole: None, difference: false, scroll: 0 });
+                self.shown = self.drawn.take().map(|drawn| Detail::of(drawn.id));
                 return Next::Ask;
             }
             _ => {}
@@ -214,16 +260,32 @@ impl Watch {
         Next::Stay
     }
 
-    fn selected(&self) -> Option<DemandId> {
-        let queue = self.queue.as_ref().ok()?;
-        let at = self.rows.selected().unwrap_or(0).min(queue.len().saturating_sub(1));
-        queue.get(at)?.id.parse().ok()
+    /// Chooses the demand at another place of the queue, told by where the one that is chosen stands and the last place.
+    fn choose(&mut self, place: impl FnOnce(usize, usize) -> usize) {
+        let Ok(queue) = &self.queue else { return };
+        let last = queue.len().saturating_sub(1);
+        let at = place(self.place(queue), last).min(last);
+        self.selected = queue.get(at).map(|demand| demand.id.clone());
+        self.rows.select(Some(at));
     }
 
-    /// A vote is never cast by one key: what is about to be decided stands there until it is confirmed.
+    /// Where the chosen demand stands. Where it is gone, what took its place is chosen.
+    fn place(&self, queue: &[DemandView]) -> usize {
+        let chosen = |demand: &DemandView| self.selected.as_ref() == Some(&demand.id);
+        let before = || self.rows.selected().unwrap_or(0).min(queue.len().saturating_sub(1));
+        queue.iter().position(chosen).unwrap_or_else(before)
+    }
+
+    fn chosen(&self) -> Option<&DemandView> {
+        let queue = self.queue.as_ref().ok()?;
+        queue.iter().find(|demand| self.selected.as_ref() == Some(&demand.id))
+    }
+
+    /// A vote is never cast by one key: what is about to be decided stands there until it is confirmed. It is about what
+    /// was drawn, whatever has come since.
     fn begin(&mut self, approve: bool, once: bool) {
-        let id = self.shown.as_ref().map(|detail| detail.id).or_else(|| self.selected());
-        self.ballot = id.map(|id| (id, Ballot { approve, once, comment: String::new() }));
+        let ballot = |about: String| Ballot { about, approve, once, comment: String::new() };
+        self.ballot = self.drawn.clone().map(|drawn| (drawn.id, ballot(drawn.about)));
     }
 
     fn write(&mut self, code: KeyCode) -> Next {
@@ -265,9 +327,9 @@ impl Watch {
             let text = Paragraph::new("Nothing waits. This page shows what comes.");
             return frame.render_widget(text.style(style(Tone::Dim, self.colour)), area);
         }
-        if self.rows.selected().is_none_or(|at| at >= queue.len()) {
-            self.rows.select(Some(self.rows.selected().unwrap_or(0).min(queue.len() - 1)));
-        }
+        let at = self.place(queue);
+        self.selected = queue.get(at).map(|demand| demand.id.clone());
+        self.rows.select(Some(at));
         let now = Timestamp::now();
         let rows = queue.iter().map(|demand| {
             let left = demand.ends.duration_since(now);
@@ -318,53 +380,58 @@ impl Watch {
 }
 
 impl Detail {
+    fn of(id: DemandId) -> Self {
+        Self { id, whole: None, difference: false, scroll: 0, lines: None }
+    }
+
     fn key(&mut self, code: KeyCode) -> Next {
         match code {
             KeyCode::Char('q') | KeyCode::Esc | KeyCode::Left => return Next::Leave,
             KeyCode::Char('d') => {
                 self.difference = !self.difference;
-                self.scroll = 0;
+                (self.scroll, self.lines) = (0, None);
             }
             KeyCode::Down | KeyCode::Char('j') => self.scroll = self.scroll.saturating_add(1),
             KeyCode::Up | KeyCode::Char('k') => self.scroll = self.scroll.saturating_sub(1),
             KeyCode::PageDown | KeyCode::Char(' ') => self.scroll = self.scroll.saturating_add(20),
             KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(20),
             KeyCode::Home => self.scroll = 0,
+            // As far as there is anything, which is found out when it is drawn.
+            KeyCode::End => self.scroll = usize::MAX,
             _ => {}
         }
         Next::Stay
     }
 
-    fn draw(&self, frame: &mut Frame<'_>, area: Rect, colour: bool) {
-        let text = match &self.whole {
+    fn draw(&mut self, frame: &mut Frame<'_>, area: Rect, colour: bool) {
+        let (width, height) = (usize::from(area.width), usize::from(area.height));
+        if self.lines.as_ref().is_none_or(|(of, _)| *of != width) {
+            self.lines = Some((width, wrapped(self.text(colour), width)));
+        }
+        let lines = self.lines.as_ref().map(|(_, lines)| lines.as_slice()).unwrap_or_default();
+        // Where not all of it fits, the last line says so.
+        let room = if lines.len() > height { height.saturating_sub(1) } else { height };
+        self.scroll = self.scroll.min(lines.len().saturating_sub(room));
+        let mut shown: Vec<_> = lines.iter().skip(self.scroll).take(room).cloned().collect();
+        if room < height {
+            let below = lines.len() - self.scroll - shown.len();
+            let text = format!(
+                "-- {below} more lines below, {} above; space goes on, end goes to the end --",
+                self.scroll
+            );
+            shown.push(Line::styled(text, style(Tone::Warn, colour)));
+        }
+        frame.render_widget(Paragraph::new(shown), area);
+    }
+
+    fn text(&self, colour: bool) -> Text<'static> {
+        match &self.whole {
             None => Text::raw("asking the gate ..."),
             Some(Err(why)) => Text::styled(escape_line(why).into_owned(), style(Tone::Bad, colour)),
             Some(Ok(whole)) if self.difference => difference(whole, colour),
             Some(Ok(whole)) => Text::raw(plain(&describe(&whole.demand))),
-        };
-        let lines = wrapped(text, usize::from(area.width));
-        let last = lines.len().saturating_sub(usize::from(area.height));
-        let first = usize::from(self.scroll).min(last);
-        let shown: Vec<_> = lines.into_iter().skip(first).take(usize::from(area.height)).collect();
-        frame.render_widget(Paragraph::new(shown), area);
-    }
-}
-
-/// The lines of a text, none wider than the page: a long payload is shown to its last character.
-fn wrapped(text: Text<'static>, width: usize) -> Vec<Line<'static>> {
-    let mut lines = Vec::new();
-    for line in text.lines {
-        let (style, whole) = (text.style.patch(line.style), line.to_string());
-        let mut part = String::new();
-        for c in whole.chars() {
-            if Line::raw(format!("{part}{c}")).width() > width.max(2) {
-                lines.push(Line::styled(std::mem::take(&mut part), style));
-            }
-            part.push(c);
         }
-        lines.push(Line::styled(part, style));
     }
-    lines
 }
 
 /// How a demand differs from the last one that was approved like it.
@@ -394,3 +461,6 @@ fn difference(whole: &Whole, colour: bool) -> Text<'static> {
     }
     Text::from(lines)
 }
+
+#[cfg(test)]
+mod tests;

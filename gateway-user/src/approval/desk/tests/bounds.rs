@@ -1,6 +1,7 @@
 //! The desk at its bounds: refused there, and not before.
 
 use super::*;
+use crate::approval::{Listener, News, Row};
 
 #[tokio::test]
 async fn one_subject_cannot_fill_the_desk() {
@@ -63,4 +64,43 @@ async fn a_comment_is_bounded() {
 #[test]
 fn a_grant_of_endless_length_does_not_overflow() {
     assert_eq!(quorum::end_of(Timestamp::UNIX_EPOCH, SignedDuration::MAX), Timestamp::MAX);
+}
+
+/// Hears of every turn.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(&'static str, DemandId)>>);
+
+impl Listener for Heard {
+    fn rows(&self, news: &News<'_>) -> Vec<Row> {
+        self.0.lock().unwrap().push((news.turn.name(), news.demand.id));
+        Vec::new()
+    }
+
+    fn kept(&self, _rows: Vec<Row>) {}
+}
+
+#[tokio::test]
+async fn what_ran_out_on_a_quiet_desk_or_a_stopped_one_is_told_once_and_its_body_is_gone() {
+    for stopped in [false, true] {
+        let (mut room, heard) = (Room::new(), Arc::new(Heard::default()));
+        room.desk = listened(&room, &heard);
+        let id = room.hold(&user("ann"), "a body").await.demand();
+        room.desk.sweep().await;
+        assert_eq!((room.desk.held(), room.spooled()), (1, 2), "not before its time");
+        room.pass(600);
+        if stopped {
+            room.desk = listened(&room, &heard);
+            assert_eq!(room.spooled(), 0);
+        }
+        assert!(room.desk.list().is_empty() && room.desk.show(id).is_none());
+        room.desk.sweep().await;
+        room.desk.sweep().await;
+        assert_eq!(*heard.0.lock().unwrap(), [("requested", id), ("expired", id)]);
+        assert_eq!((room.desk.held(), room.disk.keys(), room.spooled()), (0, 0, 0));
+    }
+}
+
+fn listened(room: &Room, heard: &Arc<Heard>) -> Desk {
+    let listener = Arc::clone(heard) as Arc<dyn Listener>;
+    open_with(&room.disk, &room.seconds, &room.state, &room.keys, listener)
 }

@@ -162,6 +162,25 @@ async fn concurrent_retries_need_one_grant_each() {
 }
 
 #[tokio::test]
+async fn a_window_that_was_rejected_covers_nothing_and_keeps_nobody_from_asking_anew() {
+    let mut room = Room::new();
+    retry(&mut room);
+    window(&mut room, 3600);
+    let ann = user("ann");
+    let id = demand_of(room.place(room.draft(&ann, "x")).await).await;
+    room.approve_fully(id).await;
+    assert_eq!(room.hold(&ann, "covered").await.demand(), id);
+    assert_eq!(room.vote(id, 1003, false).await.unwrap(), Standing::Rejected);
+    let other = demand_of(room.place(room.draft(&ann, "y")).await).await;
+    assert_ne!(other, id, "people are asked about the next one");
+    assert!(
+        matches!(room.place(room.draft(&ann, "x")).await.unwrap(), Place::Rejected { demand, .. } if demand == id)
+    );
+    room.restart();
+    assert_eq!(demand_of(room.place(room.draft(&ann, "y")).await).await, other);
+}
+
+#[tokio::test]
 async fn a_retry_hears_a_rejection_and_does_not_ask_people_again() {
     let mut room = Room::new();
     retry(&mut room);
@@ -245,7 +264,7 @@ async fn roles_and_persons_of_one_quorum_are_distinct_humans() {
 }
 
 fn caller(uid: u32) -> Caller {
-    Caller { uid, account: Some(account(uid)), operator: uid == 0 }
+    Caller { uid, account: Some(account(uid)), operator: uid == 0, free: true }
 }
 
 async fn call_off(room: &Room, id: DemandId, uid: u32, revoke: bool) -> Result<String, VoteError> {
@@ -273,6 +292,26 @@ async fn a_demand_is_withdrawn_by_its_requester_and_operators_only_and_recorded(
         assert_eq!((last.demand, last.by.as_str(), last.revoked), (id, by, false));
     }
     assert_eq!((room.disk.keys(), room.spooled()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_guarded_process_takes_back_what_it_asked_itself_and_nothing_else() {
+    let mut room = Room::new();
+    room.set.approvals[0].window = None;
+    let guarded = |uid: u32| Caller { free: false, ..caller(uid) };
+    let of_ann = room.hold(&user("ann"), "x").await;
+    for uid in [0, 1001, 4711] {
+        let tried =
+            room.desk.call_off(of_ann.demand(), false, guarded(uid), Arc::new(room.set.clone())).await;
+        assert!(matches!(tried, Err(VoteError::NotYours(_))), "{uid}");
+    }
+    room.approve_fully(of_ann.demand()).await;
+    for uid in [0, 1001, 1002, 1003] {
+        let tried = room.desk.call_off(of_ann.demand(), true, guarded(uid), Arc::new(room.set.clone())).await;
+        assert!(matches!(tried, Err(VoteError::NotYours(_))), "{uid}");
+    }
+    let own = room.hold(&workload(4711, None), "y").await;
+    room.desk.call_off(own.demand(), false, guarded(4711), Arc::new(room.set.clone())).await.unwrap();
 }
 
 #[tokio::test]
