@@ -65,6 +65,8 @@ const TESTS: &[Need] = &[
     Need::command("shellcheck", "shellcheck", "checks the shell scripts"),
     Need::command("tshark", "tshark", "reads the captures that are exported"),
     Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),
+    Need::file("/lib/systemd/systemd-journald", "systemd", "a witness of the record"),
+    Need::command("unshare", "util-linux", "gives journald a file system of its own"),
 ];
 const NPM: &[Need] = &[Need::command("npm", "npm", "brings the identity provider and the archive checker")];
 const DEMO: &[Need] = &[
