@@ -148,9 +148,10 @@ pub const DEMAND_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const COMMENT_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of what a reader of the record says it is about to read: every filter there is, and a long text to look for.
 pub const READING_BYTES_MAX: usize = 4 * 1024;
-/// From a question for a list of sessions to the end of looking for more of them. With what is read then, an answer comes
-/// within a tenth of a second.
+/// From a question for a page of sessions to the end of looking for more of them; what is being read then is read to its end.
 pub const LIST_TIME: Duration = Duration::from_millis(50);
+/// How long the command line goes on from page to page to fill the list that was asked for.
+pub const LIST_PATIENCE: Duration = Duration::from_secs(2);
 /// Index rows that a list looks at however long that takes: a slow machine still gets on.
 pub const LIST_ROWS_MIN: u64 = 1024;
 /// Sessions that one search or export goes through: 16 MiB of their ids. More takes a narrower filter.

@@ -25,22 +25,24 @@ fn lists_by_every_index_are_right_and_new_keys_lose_nothing() {
     });
     let kept = kept.unwrap();
     assert!(kept.written.entries >= entries() && kept.report.witnessed > 2, "{:?}", kept.report);
-    assert!(asked.iter().any(|one| one.found == 0) && asked.iter().any(|one| one.found == 50));
+    assert!(asked.iter().any(|one| one.found == 0) && asked.iter().any(|one| one.found > 0));
 }
 
 #[test]
 fn a_bounded_record_prunes_itself_stays_within_its_bound_and_verifies() {
     /// Of commits and bodies; index and free pages of the database come on top.
-    const BOUND: u64 = 32 * 1024 * 1024;
+    const BOUND: u64 = 8 * 1024 * 1024;
     let state = tempfile::tempdir().unwrap();
     let retention = Retention {
-        bodies: Some(Duration::from_secs(5)),
-        heads: Some(Duration::from_secs(10)),
+        bodies: Some(Duration::from_secs(2)),
+        heads: Some(Duration::from_secs(4)),
         max_bytes: Some(BOUND),
         ..Retention::default()
     };
     let bounded = phases::bound(state.path(), entries(), retention).unwrap();
     assert!(bounded.written.entries >= entries() && bounded.left > 0);
-    assert!(bounded.removed.commits > 0 && bounded.removed.segments > 0, "{:?}", bounded.removed);
+    assert!(bounded.removed.commits > 0, "{:?}", bounded.removed);
     assert!(bounded.report.begins > 0 && bounded.report.witnessed_pruned > 0, "{:?}", bounded.report);
+    // The space of what went is used again: 200,000 entries without a bound take more than 150 MiB.
+    assert!(bounded.written.peak < 4 * BOUND, "{} bytes on disk", bounded.written.peak);
 }
