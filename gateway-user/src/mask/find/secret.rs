@@ -2,16 +2,17 @@
 //! shape of their own that a word in front announces.
 //!
 //! One pass of an automaton over all literals, then a check of the few places it names. A private key block without
-//! an end is hidden for [`PEM_BYTES_MAX`] bytes, no further.
+//! an end is hidden for [`pem::BYTES_MAX`] bytes, no further.
 
 mod command;
+mod pem;
 
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::class::{
-    ALNUM, ALPHA, B64, CONTROL, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WIDE, WORD, is, run_end, run_start,
+    ALNUM, ALPHA, B64, DIGIT, DOT, EQUALS, GAP, HEX, TILDE, URL, WORD, is, run_end, run_start,
 };
 use super::shapes::{
     Announced, KEYS, LITERAL_BYTES_MAX, Mixed, REPEATED_MAX, Shape, VARIED_FROM, VARIED_MIN,
@@ -22,10 +23,6 @@ use crate::policy::nouns::Detector;
 
 /// Bytes of the longest JWT header that is looked at; x5c certificate chains stay below.
 const JWT_HEADER_BYTES_MAX: usize = 8 * 1024;
-/// Bytes hidden after a private key's first line if its last line never comes. An RSA key of 16,384 bits takes 13 KiB.
-const PEM_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a PEM label: `-----BEGIN ENCRYPTED PRIVATE KEY-----`.
-const PEM_LABEL_BYTES_MAX: usize = 64;
 /// Bytes between an announcing word and its secret: `_access_key_for_production" = "`.
 const GAP_BYTES_MAX: usize = 40;
 /// The part of any match that must stand in the text before it can be found: bytes a window keeps behind itself.
@@ -159,7 +156,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
     let literals = &*LITERALS;
     let start = from.saturating_sub(LOOK_BEHIND);
     let mut run = KnownRun { class: 0, start: 0, end: 0 };
-    let (mut dotted, mut block) = (KnownDotted::default(), KnownBlock::default());
+    let (mut dotted, mut block) = (KnownDotted::default(), pem::KnownBlock::default());
     for hit in literals.automaton.find_overlapping_iter(&text[start..]) {
         let (what, detector) = literals.what[hit.pattern().as_usize()];
         if !set.has(detector) {
@@ -169,7 +166,7 @@ pub(super) fn find(text: &[u8], from: usize, set: Set, more: bool, spans: &mut V
         let seen = match what {
             What::Shape(shape) => self::shape(text, at, shape, more, &mut run),
             What::Jwt => jwt(text, at, more, (&mut run, &mut dotted)),
-            What::Pem => pem(text, at, more, &mut block),
+            What::Pem => pem::found(text, at, more, &mut block),
             What::Announced(long, secret) => announced(text, at + long, secret, more),
             What::Authorization(long) => authorization(text, at + long, more),
             What::SsnWord(long) => ssn_after(text, at + long, more),
@@ -343,78 +340,6 @@ fn dotted_end(text: &[u8], from: usize, more: bool) -> (usize, bool) {
             _ => return (at, false),
         }
     }
-}
-
-fn pem(text: &[u8], at: usize, more: bool, block: &mut KnownBlock) -> Seen {
-    let label = at + b"-----BEGIN ".len();
-    let limit = text.len().min(label + PEM_LABEL_BYTES_MAX);
-    let end = text[label..limit].iter().position(|b| !is_label(b)).map_or(limit, |n| label + n);
-    let dashes = text[end..].iter().take(5).take_while(|&&b| b == b'-').count();
-    if dashes < 5 {
-        let undecided = more && end + dashes == text.len() && end - label < PEM_LABEL_BYTES_MAX;
-        return if undecided { Seen::Undecided(at) } else { Seen::Nothing };
-    }
-    if !text[label..end].windows(11).any(|words| words == b"PRIVATE KEY") {
-        return Seen::Nothing;
-    }
-    let inside = end + 5;
-    let (end, open) = pem_end(text, inside, PEM_BYTES_MAX, more, block);
-    let kind = open.then_some(RunKind::Pem { inside, left: PEM_BYTES_MAX.saturating_sub(end - inside) });
-    Seen::Found(Span { run: kind, ..Span::new(at, end, Detector::PrivateKey) })
-}
-
-/// The end of a block whose inside is looked at from `from`, and whether it may go on.
-fn pem_end(text: &[u8], from: usize, left: usize, more: bool, block: &mut KnownBlock) -> (usize, bool) {
-    let limit = text.len().min(from.saturating_add(left));
-    let last = match block.stop(text, from, limit) {
-        Some((last, true)) => last,
-        Some((control, false)) => return (control, more && control == text.len()),
-        None => {
-            // At the bound it ends with a whole character.
-            let end = run_end(text, limit, WIDE);
-            return (end, more && end == text.len());
-        }
-    };
-    let label = last + PEM_LAST.len();
-    let cap = text.len().min(label + PEM_LABEL_BYTES_MAX);
-    let dashes = text[label..cap].iter().position(|b| !is_label(b)).map_or(cap, |n| label + n);
-    let end = dashes + text[dashes..].iter().take(5).take_while(|&&b| b == b'-').count();
-    (end, more && end == text.len() && end < label + PEM_LABEL_BYTES_MAX)
-}
-
-/// What the last line of a block begins with.
-const PEM_LAST: &[u8] = b"-----END ";
-
-/// What stops the block that was last looked through: its last line (`true`), or a byte that no block has. A text with many
-/// beginnings of blocks is looked through once.
-#[derive(Default)]
-struct KnownBlock {
-    start: usize,
-    /// How far it was looked through.
-    seen: usize,
-    stop: Option<(usize, bool)>,
-}
-
-impl KnownBlock {
-    fn stop(&mut self, text: &[u8], from: usize, limit: usize) -> Option<(usize, bool)> {
-        let known = self.start <= from && self.stop.map_or(from < self.seen, |(at, _)| from <= at);
-        if !known {
-            *self = Self { start: from, seen: from, stop: None };
-        }
-        if self.stop.is_none() && self.seen < limit {
-            // A last line that was cut off where the looking ended begins before it.
-            let start = self.seen.saturating_sub(PEM_LAST.len() - 1).max(from);
-            let stops = |at: &usize| is(text[*at], CONTROL) || text[*at..limit].starts_with(PEM_LAST);
-            self.stop = (start..limit).find(stops).map(|at| (at, !is(text[at], CONTROL)));
-            self.seen = limit;
-        }
-        self.stop.filter(|(at, last)| at + if *last { PEM_LAST.len() } else { 1 } <= limit)
-    }
-}
-
-/// Whether a byte may stand in the label of a PEM block.
-fn is_label(byte: &u8) -> bool {
-    *byte == b' ' || byte.is_ascii_uppercase() || byte.is_ascii_digit()
 }
 
 /// A secret of a known length after a word that names it.
@@ -637,8 +562,9 @@ pub(super) fn grow(text: &[u8], run: &mut Run, more: bool) -> bool {
         RunKind::Dotted => dotted_end(text, run.at, more),
         RunKind::Pem { inside, left } => {
             // The last line may have begun before: look at the end of what is already hidden again.
-            let from = inside.max(run.at.saturating_sub(PEM_LABEL_BYTES_MAX + 16)).min(run.at);
-            let (end, open) = pem_end(text, from, left + (run.at - from), more, &mut KnownBlock::default());
+            let from = inside.max(run.at.saturating_sub(pem::LABEL_BYTES_MAX + 16)).min(run.at);
+            let (end, open) =
+                pem::end_of(text, from, left + (run.at - from), more, &mut pem::KnownBlock::default());
             let end = end.max(run.at);
             run.kind = RunKind::Pem { inside, left: left.saturating_sub(end - run.at) };
             (end, open)
