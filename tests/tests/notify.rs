@@ -238,6 +238,8 @@ fn what_a_receiver_refuses_for_good_is_listed_and_can_be_sent_again() {
         });
         assert_eq!(world.gate.tidegate(&["notify", "retry", id]).code(), Some(1));
         drop(world.vote("reject", &demand).success());
+        // Otherwise it would meet the next answer.
+        drop(world.await_event("approval.rejected", &demand));
     }
 }
 
