@@ -23,6 +23,8 @@ pub struct Gate {
     seat: Seat,
     settings: Settings,
     process: Option<Process>,
+    /// The one before it, if that was killed: a test that fails shows what it said.
+    killed: Option<Process>,
 }
 
 /// A gate to be.
@@ -106,6 +108,7 @@ impl Gate {
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
+            self.killed = Some(process);
         }
     }
 
@@ -315,7 +318,7 @@ impl Builder {
     /// The gate as described, neither loaded nor running.
     #[must_use]
     pub fn build(self) -> Gate {
-        Gate { seat: self.seat, settings: self.settings, process: None }
+        Gate { seat: self.seat, settings: self.settings, process: None, killed: None }
     }
 
     /// Loads the programs: the gate is shut.

@@ -133,9 +133,15 @@ pub trait Segment: fmt::Debug + Send + Sync {
 }
 
 /// A directory of its own: `record.redb` and `bodies/`. Mode 0700, files 0600.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Folder {
     root: PathBuf,
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.root.display())
+    }
 }
 
 impl Folder {

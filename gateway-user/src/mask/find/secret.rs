@@ -233,7 +233,8 @@ fn shape(text: &[u8], at: usize, shape: &Shape, more: bool, run: &mut KnownRun) 
         return Seen::Undecided(start);
     }
     let others = || shape.unless.iter().any(|word| text[body..].starts_with(word.as_bytes()));
-    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) || others() {
+    let published = || shape.published.iter().any(|key| text[start..end] == *key.as_bytes());
+    if long < shape.min || !tells(&text[body..body + shape.min], shape.mixed) || others() || published() {
         return Seen::Nothing;
     }
     let kind = open.then_some(RunKind::Class(shape.class));

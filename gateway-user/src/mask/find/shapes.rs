@@ -22,6 +22,8 @@ pub(super) struct Shape {
     pub(super) mixed: Mixed,
     /// What makes it another issuer's key: what its body begins with.
     pub(super) unless: &'static [&'static str],
+    /// Whole keys that everybody may read.
+    pub(super) published: &'static [&'static str],
     /// What must stand right before the literal and belongs to the key: class, least, most.
     pub(super) behind: Option<(u16, usize, usize)>,
 }
@@ -77,8 +79,7 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let shapes = file.key.into_iter().flat_map(|key| {
         let (class, behind) = (key.body.class(), key.behind.map(|b| (b.of.class(), b.least, b.most)));
         let rule: &'static str = key.name.leak();
-        let unless: Vec<&'static str> = key.unless.into_iter().map(|word| &*word.leak()).collect();
-        let unless: &'static [&'static str] = unless.leak();
+        let (unless, published) = (kept(key.unless), kept(key.published));
         key.prefixes.into_iter().map(move |literal| Shape {
             rule,
             literal: literal.leak(),
@@ -87,6 +88,7 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
             max: key.max,
             mixed: key.needs,
             unless,
+            published,
             behind,
         })
     });
@@ -122,9 +124,17 @@ struct Key {
     needs: Mixed,
     #[serde(default)]
     unless: Vec<String>,
+    #[serde(default)]
+    published: Vec<String>,
     behind: Option<Behind>,
     #[expect(dead_code, reason = "where the fact comes from; a rule without it is refused")]
     source: String,
+}
+
+/// For as long as the program runs.
+fn kept(words: Vec<String>) -> &'static [&'static str] {
+    let words: Vec<&'static str> = words.into_iter().map(|word| &*word.leak()).collect();
+    words.leak()
 }
 
 #[derive(Deserialize)]
@@ -197,6 +207,9 @@ mod tests {
         for shape in &KEYS.shapes {
             assert!((1..=LITERAL_BYTES_MAX).contains(&shape.literal.len()) && shape.min > 0, "{shape:?}");
             assert!(shape.max == 0 || shape.max >= shape.min, "{shape:?}");
+            let exact =
+                |key: &&&str| key.starts_with(shape.literal) && key.len() == shape.literal.len() + shape.max;
+            assert_eq!(shape.published.iter().filter(exact).count(), shape.published.len(), "{shape:?}");
             if let Some((_, least, most)) = shape.behind {
                 assert!(least <= most && most <= LITERAL_BYTES_MAX, "{shape:?}");
             }

@@ -247,10 +247,21 @@ fn what_stands_where_a_key_would_is_left_alone() {
         "oc login sha256~XXXXXXXXXXXX_the_one_you_were_given_XXXXXXX",
         "token = \"sha256~XXXXXXXXXXXX_the_one_you_were_given_XXXXXXX\"",
         "AIzaQ7w8E9r0T1y2U3i4O5p6A7s8D9f0G1h2J3k4L5z6",
+        // Published by its owner, in samples.
+        "AIzaSyabcdefghijklmnopqrstuvwxyz1234567",
         "sk-ant-api03-tooShort-toBeOneOfTheirs-0a1b2c3d4e",
         "ntn_098765432109876543210987654321098765432109876543",
     ] {
         assert_eq!(text_of(&plan, text), text);
+        same_in_every_split(&plan, &Media::Text, text.as_bytes());
+    }
+}
+
+#[test]
+fn a_key_that_differs_from_a_published_one_is_hidden() {
+    let plan = all_detectors(Style::Stars);
+    for text in ["AIzaSyabcdefghijklmnopqrstuvwxyz1234568", "key=AIzaSyabcdefghijklmnopqrstuvwxyz7654321."] {
+        assert!(!text_of(&plan, text).contains("AIza"), "{text}");
         same_in_every_split(&plan, &Media::Text, text.as_bytes());
     }
 }
