@@ -140,8 +140,7 @@ impl Gate {
     /// # Panics
     /// When it ends, or does not answer in time; its log is shown.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "the enforcer is running");
-        self.process = Some(Process::start(self.settings.enforcer(&self.seat)));
+        self.begin();
         eventually("an answer on the admin socket", || {
             let ended = self.process.as_mut().and_then(Process::ended);
             assert!(
@@ -152,6 +151,15 @@ impl Gate {
             );
             self.try_admin("GET", "/v1/status", "").filter(|answer| answer.status == 200)
         });
+    }
+
+    /// Runs `tidegate run` and waits for nothing.
+    ///
+    /// # Panics
+    /// When it runs already, or cannot start.
+    pub fn begin(&mut self) {
+        assert!(self.process.is_none(), "the enforcer is running");
+        self.process = Some(Process::start(self.settings.enforcer(&self.seat)));
     }
 
     /// Stops, then starts.
@@ -366,7 +374,14 @@ impl Settings {
     }
 
     fn enforcer(&self, seat: &Seat) -> std::process::Command {
-        let words: Vec<&str> = std::iter::once("run").chain(self.run.iter().map(String::as_str)).collect();
+        let own = self
+            .run
+            .iter()
+            .any(|option| option.starts_with("--user") || option.starts_with("--witness=command"));
+        let user =
+            std::env::var("TIDEGATE_TEST_USER").ok().filter(|_| !own).map(|user| format!("--user={user}"));
+        let words = std::iter::once("run").chain(self.run.iter().map(String::as_str)).chain(user.as_deref());
+        let words: Vec<&str> = words.collect();
         self.through(seat, &self.through, &words)
     }
 
