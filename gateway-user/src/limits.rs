@@ -288,3 +288,9 @@ pub const KEEPER_ASKED_MAX: usize = 256;
 pub const KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where the keeper reads the policy directory, and runs its cases.
 pub const KEEPER_PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the moment that a gate is told to go on with another program to its first answer: the drain, twice over, and a start
+/// that reads a large record.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection that has asked nothing yet may do so when the gate stops. It was taken, so it is not refused; who
+/// connects asks at once.
+pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);

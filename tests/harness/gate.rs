@@ -39,6 +39,8 @@ struct Settings {
     pins: PathBuf,
     cgroup: PathBuf,
     more: Vec<String>,
+    /// The program, where it is not the one that was built.
+    program: Option<PathBuf>,
     /// Options of `tidegate run` alone, and what runs it.
     run: Vec<String>,
     through: Vec<String>,
@@ -56,6 +58,7 @@ impl Gate {
             pins: host.pins().join("gate"),
             cgroup: host.cgroup(),
             more: Vec::new(),
+            program: None,
             run: Vec::new(),
             through: Vec::new(),
         };
@@ -316,6 +319,17 @@ impl Builder {
         self
     }
 
+    /// Run from this file, a copy of the program that was built.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        fs::copy(built("tidegate"), path).expect("the program can be copied");
+        self.settings.program = Some(path.to_owned());
+        self
+    }
+
     /// Whose enforcer is started by this command, which gets it as its last arguments and becomes it in the end.
     #[must_use]
     pub fn run_through(mut self, command: &[&str]) -> Self {
@@ -390,7 +404,8 @@ impl Settings {
     }
 
     fn through(&self, seat: &Seat, before: &[String], words: &[&str]) -> std::process::Command {
-        let program = std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| OsString::from(built("tidegate")));
+        let built = || std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| OsString::from(built("tidegate")));
+        let program = self.program.clone().map_or_else(built, OsString::from);
         let mut command = match before.split_first() {
             Some((first, rest)) => {
                 let mut command = seat.command(first);

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::identity::process::Processes;
 use crate::keeper::{Client, Tables};
@@ -22,6 +22,10 @@ pub(super) enum Hold {
         processes: Arc<Processes>,
         /// The cgroup v2 root.
         cgroups: PathBuf,
+        /// The words of listeners that were left for it.
+        left: Option<String>,
+        /// Its listeners once more, for an upgrade.
+        kept: Arc<Mutex<Option<Listeners>>>,
     },
     /// The keeper has it.
     Kept(Client),
@@ -29,9 +33,9 @@ pub(super) enum Hold {
 
 impl Hold {
     /// Over programs that this process loaded.
-    pub(super) fn own(gate: Gate, cgroups: PathBuf) -> Self {
+    pub(super) fn own(gate: Gate, cgroups: PathBuf, left: Option<String>) -> Self {
         let processes = Arc::new(Processes::new(&cgroups));
-        Self::Own { gate: Arc::new(gate), processes, cgroups }
+        Self::Own { gate: Arc::new(gate), processes, cgroups, left, kept: Arc::default() }
     }
 
     /// Sockets that the programs let out.
@@ -60,8 +64,24 @@ impl Hold {
     /// The gate's listeners: from here on the gate is open.
     pub(super) async fn listeners(&self) -> io::Result<Listeners> {
         match self {
-            Self::Own { gate, .. } => gate.listen().map_err(io::Error::other),
+            Self::Own { gate, left, kept, .. } => {
+                let listeners = match left {
+                    Some(words) => gate.take_over(words),
+                    None => gate.listen(),
+                };
+                let listeners = listeners.map_err(io::Error::other)?;
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
+                Ok(listeners)
+            }
             Self::Kept(keeper) => keeper.listeners().await,
+        }
+    }
+
+    /// The listeners once more, for the program that goes on; `None` where the keeper has them.
+    pub(super) fn left(self) -> Option<Listeners> {
+        match self {
+            Self::Own { kept, .. } => kept.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Self::Kept(_) => None,
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,12 +39,12 @@ use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::keeper::{self, Client, Keeper, KeeperError, Lost, Tables, User, denials, table};
-use crate::kernel::{self, GuardRow, KernelError, Place};
+use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
-use crate::policy::{NoPolicy, Shelf};
+use crate::policy::{self, NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
 use crate::record::witness::Kind;
 use crate::record::{Keys, RecordError, Recorder, Retention};
@@ -73,6 +73,17 @@ pub struct Options {
     pub retention: Retention,
     /// Who keeps signed checkpoints outside the record.
     pub witnesses: Vec<Kind>,
+    /// The words by which listeners are found that the program before this one left.
+    pub listeners: Option<String>,
+}
+
+/// How the gate ended, where it did as it was told.
+#[derive(Debug)]
+pub enum Ended {
+    /// It is shut.
+    Stopped,
+    /// Another program is to go on. Connections wait in the queues of these meanwhile.
+    Upgrade(Listeners),
 }
 
 /// Why the enforcer does not start, or stopped.
@@ -146,7 +157,7 @@ pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
 ///
 /// # Errors
 /// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
-pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
+pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
@@ -156,7 +167,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     work.spawn(denials::log(gate.denials()?, told));
     let door = Socket::bind(&settings.admin_socket)?;
-    enforce(&settings, (shelf, record), Hold::own(gate, cgroups), door, work).await
+    enforce(&settings, (shelf, record), Hold::own(gate, cgroups, options.listeners), door, work).await
 }
 
 /// Runs the keeper, and through it the enforcer as another user, until it is told to stop.
@@ -168,7 +179,7 @@ pub async fn keep(
     options: Options,
     user: User,
     arguments: Vec<OsString>,
-) -> Result<(), AppError> {
+) -> Result<Ended, AppError> {
     raise_descriptor_limit();
     let shelf = open_policy(&Settings { state: keepers_own(&settings.state), ..settings.clone() })?;
     let own_guard = keeper::guard_over(user);
@@ -185,25 +196,28 @@ pub async fn keep(
         state: settings.state,
         admin_socket: settings.admin_socket,
         arguments,
+        listeners: options.listeners,
     });
     let outcome = keeper.run().await;
     telling.abort();
-    Ok(outcome?)
+    Ok(outcome?.map_or(Ended::Stopped, Ended::Upgrade))
 }
 
 /// Runs the enforcer that a keeper started, over the line it gave.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn enforce_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<(), AppError> {
+pub async fn enforce_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<Ended, AppError> {
     let keeper = Client::over(line).map_err(AppError::io("the line to the keeper"))?;
     let shelf = open_policy(&settings)?;
     let record = open_record(&settings, &options)?;
     let mut work = JoinSet::new();
-    let listening = keeper.clone();
+    // Not a part of the work: what still runs while the gate drains needs the keeper, too.
+    let listening = tokio::spawn(keeper.clone().listen());
     work.spawn(async move {
-        let Lost = listening.listen().await;
-        tracing::error!("the keeper is gone; so is this enforcer");
+        if let Ok(Lost) = listening.await {
+            tracing::error!("the keeper is gone; so is this enforcer");
+        }
     });
     let door = keeper.door().await.and_then(Socket::given).map_err(AppError::io("the admin socket"))?;
     enforce(&settings, (shelf, record), Hold::Kept(keeper), door, work).await
@@ -217,13 +231,21 @@ pub fn reach(settings: &Settings, options: &Options) -> kernel::Reach {
         write: vec![settings.state.clone(), PathBuf::from("/dev/null")],
     };
     reach.read.extend(settings.credentials.clone());
-    reach.write.extend(settings.record_key.as_deref().and_then(Path::parent).map(Path::to_owned));
+    // The files that policy names. One that it names later, in a directory that it does not name now, cannot be read.
+    let named = policy::read(&settings.policies).map(|set| keeper::files_named(&set)).unwrap_or_default();
+    reach.read.extend(named.iter().filter_map(|file| parent(file)));
+    reach.write.extend(settings.record_key.as_deref().and_then(parent));
     let files = options.witnesses.iter().filter_map(|witness| match witness {
-        Kind::File(path) => path.parent().map(Path::to_owned),
+        Kind::File(path) => parent(path),
         _ => None,
     });
     reach.write.extend(files);
     reach
+}
+
+/// Files are replaced by renaming: it takes their directory to follow them.
+fn parent(file: &Path) -> Option<PathBuf> {
+    file.parent().map(Path::to_owned)
 }
 
 /// Loads the programs with the tables of this policy, or adopts them. Gives the cgroup v2 root, too.
@@ -256,7 +278,8 @@ async fn enforce(
     hold: Hold,
     door: Socket,
     mut work: JoinSet<()>,
-) -> Result<(), AppError> {
+) -> Result<Ended, AppError> {
+    let signs = Signs::listen()?;
     let Opened { recorder, sealing, signals, surges } = record;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
@@ -301,15 +324,31 @@ async fn enforce(
     say_ready(&hold).await?;
     tracing::info!(policy = %set.digest(), "the gate is open");
 
-    let outcome = until_told(&shelf, &mut work).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let outcome = signs.until_told(&shelf, &mut work).await;
+    if !matches!(outcome, Ok(Told::Upgrade)) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
     bench.draining.begin();
     work.shutdown().await;
     drain(flows, &cut).await;
-    drop((gateway, hold));
     recorder.close();
-    tracing::info!("the gate is shut");
-    outcome
+    let kept = hold.left();
+    match outcome? {
+        Told::Upgrade if let Some(listeners) = kept => {
+            tracing::info!("another program goes on; connections wait for it");
+            Ok(Ended::Upgrade(listeners))
+        }
+        Told::Upgrade | Told::Stop => {
+            tracing::info!("the gate is shut");
+            Ok(Ended::Stopped)
+        }
+    }
+}
+
+/// What the gate is told to do.
+enum Told {
+    Stop,
+    Upgrade,
 }
 
 /// Says so to systemd where there is one, or to the keeper, who does.
@@ -444,23 +483,41 @@ async fn open_admin(
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT; SIGHUP reads the policy again. A part that ends by itself ends the gate.
-async fn until_told(shelf: &Shelf, work: &mut JoinSet<()>) -> Result<(), AppError> {
-    let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                let shelf = shelf.clone();
-                drop(tokio::task::spawn_blocking(move || shelf.reload()).await);
-            }
-            ended = work.join_next() => {
-                let why = ended.map_or_else(String::new, |ended| ended.err().map(|e| e.to_string()).unwrap_or_default());
-                let source = io::Error::other(why);
-                return Err(AppError::Io { what: "a part of the gate ended by itself".into(), source });
+/// The signals that tell the gate something. Listened for before it answers anybody.
+struct Signs {
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Signs {
+    fn listen() -> Result<Self, AppError> {
+        let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            upgrade: listen(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for SIGTERM, SIGINT or SIGUSR2; SIGHUP reads the policy again. A part that ends by itself ends the gate.
+    async fn until_told(mut self, shelf: &Shelf, work: &mut JoinSet<()>) -> Result<Told, AppError> {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return Ok(Told::Stop),
+                _ = self.int.recv() => return Ok(Told::Stop),
+                _ = self.upgrade.recv() => return Ok(Told::Upgrade),
+                _ = self.hangup.recv() => {
+                    let shelf = shelf.clone();
+                    drop(tokio::task::spawn_blocking(move || shelf.reload()).await);
+                }
+                ended = work.join_next() => {
+                    let why = ended.map_or_else(String::new, |ended| ended.err().map(|e| e.to_string()).unwrap_or_default());
+                    let source = io::Error::other(why);
+                    return Err(AppError::Io { what: "a part of the gate ended by itself".into(), source });
+                }
             }
         }
     }

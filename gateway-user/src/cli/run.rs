@@ -52,10 +52,13 @@ pub(super) struct Args {
     /// Run the enforcer, which reads what comes over the network, as this user without any privilege. This process, the
     /// keeper, stays what it is, and gives the enforcer what it needs, one thing at a time.
     #[arg(long, env = "TIDEGATE_USER", value_name = "NAME")]
-    user: Option<User>,
+    user: Option<String>,
     /// This is that enforcer: standard input is its line to the keeper.
     #[arg(long, hide = true, requires = "user")]
     kept: bool,
+    /// What an upgrade hands over.
+    #[arg(long, hide = true)]
+    listeners: Option<String>,
 }
 
 /// A time with its unit.
@@ -112,6 +115,7 @@ impl Args {
                 spare: Spare(self.record_spare),
             },
             witnesses: self.witness,
+            listeners: self.listeners,
         })
     }
 }
@@ -119,7 +123,8 @@ impl Args {
 /// Runs the command.
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
-    let (user, kept) = (args.user, args.kept);
+    let program = super::upgrade::Program::of_this_process();
+    let (user, kept) = (args.user.clone(), args.kept);
     let settings = context.settings.clone();
     let options = args.options()?;
     let outcome = match user {
@@ -129,11 +134,15 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
             on(Builder::new_multi_thread(), app::enforce_kept(settings, options, line))?
         }
         Some(user) => {
-            let arguments = std::env::args_os().skip(1).collect();
+            let user = user.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
+            let arguments = super::upgrade::arguments().collect();
             on(Builder::new_current_thread(), app::keep(settings, options, user, arguments))?
         }
     };
-    outcome.map_err(|error| Failure::cannot(error.to_string()))
+    match outcome.map_err(|error| Failure::cannot(error.to_string()))? {
+        app::Ended::Stopped => Ok(()),
+        app::Ended::Upgrade(listeners) => program.go_on(listeners),
+    }
 }
 
 /// Runs this on a runtime of its own. Flows that outlived the drain end with it, and close their entries.

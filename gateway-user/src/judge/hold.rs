@@ -186,6 +186,11 @@ impl Judge {
                 self.bench.desk.withdraw(demand).await;
                 return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
             }
+            // Nobody can be asked any more; the demand is there after the next start.
+            () = self.draining().begun() => {
+                let why = "the gate was stopped; the demand stays, and the client was told to ask again";
+                return Err(self.end_hold(&held.entry, why.into(), Denial::ask_again(demand)).await);
+            }
             outcome = waiting.outcome() => outcome,
         };
         match outcome {

@@ -2,6 +2,7 @@
 //! keeper's own reading of the policy files.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::operation::Direction;
 use crate::policy::Set;
@@ -23,6 +24,16 @@ pub(super) fn is_declared(set: &Set, to: SocketAddr) -> bool {
     });
     let mut urls = key_sets.chain(set.notifies().iter().map(|notify| notify.url.as_str()));
     by_address || by_name || urls.any(|url| is_at(url, to))
+}
+
+/// The files that policy names: key sets and secrets of channels.
+#[must_use]
+pub fn files_named(set: &Set) -> Vec<PathBuf> {
+    let key_sets = set.providers().iter().filter_map(|provider| match &provider.jwks {
+        Jwks::File(path) => Some(path.clone()),
+        Jwks::Url(_) => None,
+    });
+    key_sets.chain(set.notifies().iter().map(|notify| notify.secret.clone())).collect()
 }
 
 /// Whether a URL may mean this address: the port is its own, and so is the address where it says one.

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 
 use crate::kernel::GuardRow;
 
+pub use allowed::files_named;
 pub use client::{Client, Lost};
 pub use serve::{Keeper, KeeperError, Parts};
 pub use tables::Tables;

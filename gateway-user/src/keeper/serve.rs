@@ -19,7 +19,7 @@ use super::message::{Answer, Request, pack, unpack};
 use super::{Tables, User, allowed, state};
 use crate::admin::{Named, Socket};
 use crate::identity::process::Processes;
-use crate::kernel::Gate;
+use crate::kernel::{Gate, Listeners};
 use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX};
 use crate::policy::Shelf;
 
@@ -63,6 +63,8 @@ pub struct Parts {
     pub admin_socket: PathBuf,
     /// The enforcer's command line, without the program.
     pub arguments: Vec<OsString>,
+    /// The words by which listeners are found that the program before this one left.
+    pub listeners: Option<String>,
 }
 
 /// The keeper.
@@ -82,13 +84,22 @@ struct Inner {
     rooms: Arc<Semaphore>,
     /// The name of the enforcer's admin socket, taken away when that enforcer ends.
     door: Lock<Option<Named>>,
+    /// The words of listeners that were left, until an enforcer asks.
+    left: Lock<Option<String>>,
+    /// The enforcer's listeners once more, for an upgrade; closed as soon as it ends by itself.
+    listeners: Lock<Option<Listeners>>,
 }
 
 /// How one enforcer ended.
 enum Ended {
-    /// As it was told to.
-    Told(ExitStatus),
+    Told(ExitStatus, Told),
     ByItself(ExitStatus),
+}
+
+/// What it was told to end for.
+enum Told {
+    Stop,
+    Upgrade,
 }
 
 impl Keeper {
@@ -106,26 +117,32 @@ impl Keeper {
             arguments: parts.arguments,
             rooms: Arc::new(Semaphore::new(KEEPER_ASKED_MAX)),
             door: Lock::default(),
+            left: Lock::new(parts.listeners),
+            listeners: Lock::default(),
         }))
     }
 
-    /// Keeps an enforcer running until SIGTERM or SIGINT.
+    /// Keeps an enforcer running until SIGTERM or SIGINT; until SIGUSR2, which gives the listeners for the program that is to go
+    /// on.
     ///
     /// # Errors
     /// No enforcer can be started at all, or the last one did not end as it should.
-    pub async fn run(self) -> Result<(), KeeperError> {
+    pub async fn run(self) -> Result<Option<Listeners>, KeeperError> {
         let mut pause = RESTART_AFTER;
         loop {
             let begun = Instant::now();
             state::give(&self.0.state, self.0.user)
                 .map_err(failed("cannot give the state directory away"))?;
             match self.one().await? {
-                Ended::Told(status) if status.success() => return Ok(()),
-                Ended::Told(status) => {
+                Ended::Told(status, Told::Stop) if status.success() => return Ok(None),
+                // However it ended: the next one closes in the record what this one did not.
+                Ended::Told(_, Told::Upgrade) => return Ok(taken(&self.0.listeners)),
+                Ended::Told(status, Told::Stop) => {
                     let source = io::Error::other(status.to_string());
                     return Err(KeeperError { what: "the enforcer, told to stop".into(), source });
                 }
                 Ended::ByItself(status) => {
+                    drop(taken(&self.0.listeners));
                     tracing::error!(%status, "the enforcer ended; the gate is shut until the next one is there");
                 }
             }
@@ -143,15 +160,16 @@ impl Keeper {
         let mut child = self.start(theirs).map_err(failed("cannot start the enforcer"))?;
         let listen = |kind| signal(kind).map_err(failed("cannot listen for signals"));
         let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        let mut hangup = listen(SignalKind::hangup())?;
+        let (mut hangup, mut upgrade) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined2())?);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serving = tokio::spawn(self.0.clone().serve(Arc::new(line)));
         let ended = loop {
             tokio::select! {
                 status = child.wait() => break Ended::ByItself(status.map_err(failed("cannot wait for the enforcer"))?),
-                _ = term.recv() => break Ended::Told(stop(&mut child).await?),
-                _ = int.recv() => break Ended::Told(stop(&mut child).await?),
+                _ = term.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
+                _ = int.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
+                _ = upgrade.recv() => break Ended::Told(stop(&mut child).await?, Told::Upgrade),
                 _ = hangup.recv() => tell(&child, Signal::HUP),
                 _ = look.tick() => {
                     let set = self.0.shelf.current();
@@ -160,7 +178,7 @@ impl Keeper {
             }
         };
         serving.abort();
-        drop(self.0.door().take());
+        drop(taken(&self.0.door));
         Ok(ended)
     }
 
@@ -202,11 +220,12 @@ async fn stop(child: &mut Child) -> Result<ExitStatus, KeeperError> {
     ended.map_err(failed("cannot wait for the enforcer"))
 }
 
-impl Inner {
-    fn door(&self) -> std::sync::MutexGuard<'_, Option<Named>> {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What was in there, which is empty now.
+fn taken<T>(from: &Lock<Option<T>>) -> Option<T> {
+    from.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
 
+impl Inner {
     /// Answers until the enforcer is gone, or says something that is no question.
     async fn serve(self: Arc<Self>, line: Arc<Link>) {
         loop {
@@ -272,7 +291,12 @@ impl Inner {
     }
 
     fn listeners(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let listeners = self.gate.listen().map_err(io::Error::other)?;
+        let listeners = match taken(&self.left) {
+            Some(words) => self.gate.take_over(&words),
+            None => self.gate.listen(),
+        };
+        let listeners = listeners.map_err(io::Error::other)?;
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
         let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
         let answer =
             Answer::Listeners { outbound: count(&listeners.outbound)?, inbound: count(&listeners.inbound)? };
@@ -282,7 +306,7 @@ impl Inner {
 
     fn open_door(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
         let (listener, named) = Socket::bind(&self.admin_socket).map_err(io::Error::other)?.into_parts()?;
-        *self.door() = Some(named);
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(named);
         Ok((Answer::Done, vec![listener.into()]))
     }
 

@@ -8,6 +8,7 @@ mod btf;
 mod confine;
 mod error;
 mod exempt;
+mod hand_over;
 mod links;
 mod load;
 mod own;

@@ -247,6 +247,29 @@ impl Gate {
         })
     }
 
+    /// Takes over listeners that the program before this one left, by its words, and puts them in charge.
+    ///
+    /// # Errors
+    /// As [`Gate::listen`], and where they are none of ours.
+    pub fn take_over(&self, words: &str) -> Result<Listeners, KernelError> {
+        self.is_here()?;
+        let failed = |source| KernelError::File { path: PathBuf::from("--listeners"), source };
+        let listeners = Listeners::found(words, self.config.gate_port).map_err(failed)?;
+        let all = [(LISTEN_OUTBOUND, &listeners.outbound), (LISTEN_INBOUND, &listeners.inbound)];
+        for (first, listeners) in all {
+            for listener in listeners {
+                let at = listener.local_addr().map_err(failed)?;
+                self.put_in_charge(first + u32::from(at.is_ipv6()), listener)?;
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn put_in_charge(&self, index: u32, listener: &TcpListener) -> Result<(), KernelError> {
+        let fd = listener.as_fd().as_raw_fd().to_ne_bytes();
+        self.listening.update(&index.to_ne_bytes(), &fd).map_err(KernelError::map("LISTENING"))
+    }
+
     /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A
     /// local client of a service at an address they do not know has no record, and is refused.
     ///
@@ -274,10 +297,7 @@ impl Gate {
             let at = SocketAddr::new(address, self.config.gate_port);
             match self.listener(at) {
                 Ok(listener) => {
-                    let fd = listener.as_fd().as_raw_fd().to_ne_bytes();
-                    self.listening
-                        .update(&index.to_ne_bytes(), &fd)
-                        .map_err(KernelError::map("LISTENING"))?;
+                    self.put_in_charge(index, &listener)?;
                     listeners.push(listener);
                 }
                 Err(error) if address.is_ipv6() && no_ipv6(&error) => {
