@@ -4,6 +4,7 @@
 mod accept;
 mod alarm;
 mod channels;
+mod ending;
 mod follow;
 mod hold;
 mod ledger;
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use self::accept::Door;
 use self::channels::PolicyChannels;
+use self::ending::{Signs, Told, drain};
 use self::follow::Follower;
 use self::hold::Hold;
 use self::ledger::RecordLedger;
@@ -40,7 +41,7 @@ use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::keeper::{self, Client, Keeper, KeeperError, Lost, Tables, User, denials, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
-use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
+use crate::limits::CONNECTIONS_MAX;
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
@@ -345,12 +346,6 @@ async fn enforce(
     }
 }
 
-/// What the gate is told to do.
-enum Told {
-    Stop,
-    Upgrade,
-}
-
 /// Says so to systemd where there is one, or to the keeper, who does.
 async fn say_ready(hold: &Hold) -> Result<(), AppError> {
     match hold {
@@ -481,54 +476,4 @@ async fn open_admin(
         work.spawn(admin::serve_metrics(port, bench.metrics.clone()).await?);
     }
     Ok(())
-}
-
-/// The signals that tell the gate something. Listened for before it answers anybody.
-struct Signs {
-    term: Signal,
-    int: Signal,
-    hangup: Signal,
-    upgrade: Signal,
-}
-
-impl Signs {
-    fn listen() -> Result<Self, AppError> {
-        let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
-        Ok(Self {
-            term: listen(SignalKind::terminate())?,
-            int: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-            upgrade: listen(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Waits for SIGTERM, SIGINT or SIGUSR2; SIGHUP reads the policy again. A part that ends by itself ends the gate.
-    async fn until_told(mut self, shelf: &Shelf, work: &mut JoinSet<()>) -> Result<Told, AppError> {
-        loop {
-            tokio::select! {
-                _ = self.term.recv() => return Ok(Told::Stop),
-                _ = self.int.recv() => return Ok(Told::Stop),
-                _ = self.upgrade.recv() => return Ok(Told::Upgrade),
-                _ = self.hangup.recv() => {
-                    let shelf = shelf.clone();
-                    drop(tokio::task::spawn_blocking(move || shelf.reload()).await);
-                }
-                ended = work.join_next() => {
-                    let why = ended.map_or_else(String::new, |ended| ended.err().map(|e| e.to_string()).unwrap_or_default());
-                    let source = io::Error::other(why);
-                    return Err(AppError::Io { what: "a part of the gate ended by itself".into(), source });
-                }
-            }
-        }
-    }
-}
-
-/// Gives flows time to end by themselves; what still runs then is cut off, and recorded as such.
-async fn drain(flows: TaskTracker, cut: &CancellationToken) {
-    flows.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, flows.wait()).await.is_err() {
-        tracing::warn!(flows = flows.len(), "flows still run; they are cut off");
-        cut.cancel();
-        flows.wait().await;
-    }
 }
