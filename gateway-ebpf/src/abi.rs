@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -214,6 +214,16 @@ pub struct Mark {
     pub accepted: u32,
 }
 
+/// The one place a socket of the gate's own may be connected to, where it was made for one.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Address.
+    pub address: Address,
+    /// Port, host order.
+    pub port: u32,
+}
+
 /// One refusal, for telemetry. No verdict depends on it: the ring may be full.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,6 +285,8 @@ counters! {
     GatePortBound = "refused_gate_port_bound",
     /// Refused: the gate dialled a protected place with a socket it had not exempted.
     LoopBroken = "refused_loop",
+    /// Refused: a socket of the gate's own was connected to another place than it was made for.
+    BoundElsewhere = "refused_bound_elsewhere",
     /// Refused: a datagram (or anything but TCP) connect to a target.
     TargetDatagram = "refused_target_datagram",
     /// Refused: a guarded process used anything but TCP, beyond its declared DNS.
@@ -352,6 +364,7 @@ plain! {
     BlockData = 2 + 2 + 16,
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
+    Bound = 16 + 4,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
     Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,

@@ -13,7 +13,7 @@ use gateway_ebpf::choose::{self, Answer, Connect};
 
 use crate::look::{self, read, v4, v6, word};
 use crate::report::{To, count, refused};
-use crate::{EXEMPT, MARKS, RECORDS};
+use crate::{BOUND, EXEMPT, MARKS, RECORDS};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -136,6 +136,10 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         return Outcome::Allow;
     }
     let exempt = EXEMPT.get(dial.socket).is_some();
+    if exempt && !goes_where_it_may(dial) {
+        refused(ctx, Counter::BoundElsewhere, &to);
+        return Outcome::Deny;
+    }
     let guard = if exempt { 0 } else { look::current_guard() };
     to.guard = guard;
     let service = look::is_service(address, port);
@@ -178,6 +182,17 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     };
     refused(ctx, failed, &to);
     Outcome::Deny
+}
+
+/// Whether a socket of the gate's own was made for this place, or for any.
+#[inline(always)]
+fn goes_where_it_may(dial: &Dial) -> bool {
+    let Some(bound) = BOUND.get(dial.socket) else { return true };
+    bound.port == u32::from(dial.port)
+        && word(&bound.address, 0) == word(&dial.address, 0)
+        && word(&bound.address, 4) == word(&dial.address, 4)
+        && word(&bound.address, 8) == word(&dial.address, 8)
+        && word(&bound.address, 12) == word(&dial.address, 12)
 }
 
 /// The gate's port, where the address may be rewritten.

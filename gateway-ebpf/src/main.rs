@@ -23,7 +23,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
     SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
-use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, LISTENERS, Mark, Record, Tuple};
+use gateway_ebpf::abi::{self, BlockData, Bound, Config, DnsKey, Guarding, LISTENERS, Mark, Record, Tuple};
 
 use crate::look::Storage;
 
@@ -71,6 +71,9 @@ static MARKS: Storage<Mark> = Storage::new();
 /// proof: marks, cgroups and interfaces can all be had by others.
 #[btf_map]
 static EXEMPT: Storage<u32> = Storage::new();
+/// Where such a socket may go, if it was made for somebody who is not trusted with more.
+#[btf_map]
+static BOUND: Storage<Bound> = Storage::new();
 
 // What happened.
 #[map]

@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod intercept;
 pub mod json;
 pub mod judge;
+pub mod keeper;
 pub mod kernel;
 pub mod limits;
 pub mod mask;

@@ -279,3 +279,18 @@ pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub const EVENT_STREAM_HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Parts of a multipart body under a mask. Forms have dozens.
 pub const MULTIPART_PARTS_MAX: usize = 1024;
+/// Bytes of one message between keeper and enforcer: a process with all its parents, each path as long as Linux allows,
+/// takes less.
+pub const KEEPER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// Questions of the enforcer that the keeper works on at once; further ones wait in the socket.
+pub const KEEPER_ASKED_MAX: usize = 256;
+/// How long the enforcer waits for one answer. Resolving a process hashes its program the first time.
+pub const KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where the keeper reads the policy directory, and runs its cases.
+pub const KEEPER_PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the moment that a gate is told to go on with another program to its first answer: the drain, twice over, and a start
+/// that reads a large record.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection that has asked nothing yet may do so when the gate stops. It was taken, so it is not refused; who
+/// connects asks at once.
+pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);

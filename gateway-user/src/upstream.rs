@@ -120,7 +120,7 @@ impl Dialer {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
-        let socket = self.exempt.socket(to).map_err(UpstreamError::Socket)?;
+        let socket = self.exempt.socket(to).await.map_err(UpstreamError::Socket)?;
         match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(UpstreamError::Connect { to, source }),

@@ -39,6 +39,8 @@ struct Settings {
     pins: PathBuf,
     cgroup: PathBuf,
     more: Vec<String>,
+    /// The program, where it is not the one that was built.
+    program: Option<PathBuf>,
     /// Options of `tidegate run` alone, and what runs it.
     run: Vec<String>,
     through: Vec<String>,
@@ -56,6 +58,7 @@ impl Gate {
             pins: host.pins().join("gate"),
             cgroup: host.cgroup(),
             more: Vec::new(),
+            program: None,
             run: Vec::new(),
             through: Vec::new(),
         };
@@ -140,8 +143,7 @@ impl Gate {
     /// # Panics
     /// When it ends, or does not answer in time; its log is shown.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "the enforcer is running");
-        self.process = Some(Process::start(self.settings.enforcer(&self.seat)));
+        self.begin();
         eventually("an answer on the admin socket", || {
             let ended = self.process.as_mut().and_then(Process::ended);
             assert!(
@@ -152,6 +154,15 @@ impl Gate {
             );
             self.try_admin("GET", "/v1/status", "").filter(|answer| answer.status == 200)
         });
+    }
+
+    /// Runs `tidegate run` and waits for nothing.
+    ///
+    /// # Panics
+    /// When it runs already, or cannot start.
+    pub fn begin(&mut self) {
+        assert!(self.process.is_none(), "the enforcer is running");
+        self.process = Some(Process::start(self.settings.enforcer(&self.seat)));
     }
 
     /// Stops, then starts.
@@ -308,6 +319,17 @@ impl Builder {
         self
     }
 
+    /// Run from this file, a copy of the program that was built.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        fs::copy(built("tidegate"), path).expect("the program can be copied");
+        self.settings.program = Some(path.to_owned());
+        self
+    }
+
     /// Whose enforcer is started by this command, which gets it as its last arguments and becomes it in the end.
     #[must_use]
     pub fn run_through(mut self, command: &[&str]) -> Self {
@@ -366,7 +388,14 @@ impl Settings {
     }
 
     fn enforcer(&self, seat: &Seat) -> std::process::Command {
-        let words: Vec<&str> = std::iter::once("run").chain(self.run.iter().map(String::as_str)).collect();
+        let own = self
+            .run
+            .iter()
+            .any(|option| option.starts_with("--user") || option.starts_with("--witness=command"));
+        let user =
+            std::env::var("TIDEGATE_TEST_USER").ok().filter(|_| !own).map(|user| format!("--user={user}"));
+        let words = std::iter::once("run").chain(self.run.iter().map(String::as_str)).chain(user.as_deref());
+        let words: Vec<&str> = words.collect();
         self.through(seat, &self.through, &words)
     }
 
@@ -375,7 +404,8 @@ impl Settings {
     }
 
     fn through(&self, seat: &Seat, before: &[String], words: &[&str]) -> std::process::Command {
-        let program = std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| OsString::from(built("tidegate")));
+        let built = || std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| OsString::from(built("tidegate")));
+        let program = self.program.clone().map_or_else(built, OsString::from);
         let mut command = match before.split_first() {
             Some((first, rest)) => {
                 let mut command = seat.command(first);

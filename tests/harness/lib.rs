@@ -23,7 +23,7 @@ pub mod upstream;
 pub mod web;
 
 pub use client::Client;
-pub use gate::Gate;
+pub use gate::{Builder, Gate};
 pub use host::Host;
 pub use keys::Keys;
 pub use message::{Request, Response};

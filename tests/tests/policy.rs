@@ -203,8 +203,10 @@ fn tls_and_h2_on_a_target_are_refused_when_the_policy_is_loaded() {
 fn a_new_target_is_intercepted_and_a_removed_one_is_left_alone() {
     let world = World::new();
     let other = Upstream::start(&world.host.client(), "127.0.0.1:7002");
+    // While the kernel still redirects what policy no longer knows, the gate closes the connection.
     let get = |path: &str| {
-        world.host.client().connect(other.address()).unwrap().get("127.0.0.1:7002", path).unwrap().status
+        let mut client = world.host.client().connect(other.address()).unwrap();
+        client.get("127.0.0.1:7002", path).map_or(0, |answer| answer.status)
     };
     assert_eq!(get("/free"), 200);
     assert!(world.gate.entries_of("/free").is_empty());

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::rust_text::{RustText, words};
 
 /// Low to high.
-const ROWS: [&[&str]; 9] = [
+const ROWS: [&[&str]; 10] = [
     &["config", "expression", "json", "limits", "operation", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &["intercept", "identity", "approval", "mask", "record", "rewrite", "upstream", "block", "notify"],
@@ -14,6 +14,7 @@ const ROWS: [&[&str]; 9] = [
     &["protocol"],
     &["session", "inspect"],
     &["admin"],
+    &["keeper"],
     &["app"],
     &["cli"],
 ];

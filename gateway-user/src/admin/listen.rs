@@ -57,10 +57,17 @@ pub enum AdminError {
     },
 }
 
-/// The bound admin socket. Its file is removed when this is dropped.
+/// The bound admin socket.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
+    /// Where this process gave it its name.
+    named: Option<Named>,
+}
+
+/// The name of an admin socket in the file system. Removed when this is dropped.
+#[derive(Debug)]
+pub struct Named {
     path: PathBuf,
     /// Device and inode of our file, so that a successor's is never removed.
     identity: (u64, u64),
@@ -86,7 +93,26 @@ impl Socket {
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o660)).map_err(failed)?;
         let meta = fs::symlink_metadata(&scratch).map_err(failed)?;
         fs::rename(&scratch, path).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), identity: (meta.dev(), meta.ino()) })
+        let named = Named { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
+        Ok(Self { listener, named: Some(named) })
+    }
+
+    /// One that another process bound, and will take away.
+    ///
+    /// # Errors
+    /// It cannot be waited on.
+    pub fn given(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, named: None })
+    }
+
+    /// What another process is given, and the name that this one keeps.
+    ///
+    /// # Errors
+    /// It was not bound here.
+    pub fn into_parts(self) -> io::Result<(std::os::unix::net::UnixListener, Named)> {
+        let named = self.named.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok((self.listener.into_std()?, named))
     }
 
     /// Answers until the task is dropped.
@@ -107,7 +133,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for Named {
     fn drop(&mut self) {
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use listen::{AdminError, Socket, serve_metrics};
+pub use listen::{AdminError, Named, Socket, serve_metrics};
 
 use arc_swap::ArcSwapOption;
 

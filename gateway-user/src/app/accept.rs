@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::identity::process::Processes;
+use super::hold::Hold;
 use crate::intercept::{Arrival, Flow, unmapped};
 use crate::kernel::{self, Login};
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX};
@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Door {
     gateway: Arc<Gateway>,
-    processes: Arc<Processes>,
+    hold: Hold,
     rooms: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<String, usize>>>,
     flows: TaskTracker,
@@ -34,15 +34,10 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(
-        gateway: Arc<Gateway>,
-        processes: Processes,
-        flows: TaskTracker,
-        cut: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, hold: Hold, flows: TaskTracker, cut: CancellationToken) -> Self {
         Self {
             gateway,
-            processes: Arc::new(processes),
+            hold,
             rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             peers: Arc::default(),
             flows,
@@ -107,9 +102,7 @@ impl Door {
             None => (None, None),
             Some(seen) => {
                 let guard = self.guard_name(seen.guard);
-                let processes = self.processes.clone();
-                // Reads /proc, and hashes a program the first time it is seen.
-                let resolved = tokio::task::spawn_blocking(move || processes.resolve(&seen)).await;
+                let resolved = self.hold.resolve(seen).await;
                 (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
             }
         };

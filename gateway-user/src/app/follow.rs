@@ -1,32 +1,27 @@
-//! Follows what changes while the gate runs: the policy in force, the cgroups of guarded units as they come and go, and the
-//! host's own addresses. Never lets the kernel's tables lag behind silently.
+//! Follows what changes while the gate runs: the policy in force, and with it approvals, the record, and the kernel's tables.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::table;
+use super::hold::Followed;
 use super::weigh::{Weigher, Whole};
 use crate::identity::account_name;
 use crate::judge::{Bench, now};
-use crate::kernel::{Gate, Own, Table};
 use crate::limits::POLICY_CHANGES_TOLD_MAX;
 use crate::operation::Sha256;
 use crate::policy::{Change, Inventory, Notice};
 use crate::record::StateOp;
 use crate::record::entry::{Event, FileChange, FileChanged, PolicyChanged};
 
-/// How often the cgroups of guards and the host's addresses are looked for again.
+/// How often the kernel's tables are looked after again: cgroups of guards and addresses come and go.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps kernel, approvals and record in step with the policy.
 pub(super) struct Follower {
     bench: Arc<Bench>,
-    gate: Arc<Gate>,
-    /// The cgroup v2 root, found once: where it cannot be read, nothing must be found to be gone.
-    root: PathBuf,
+    kernel: Followed,
     /// What was in force last, also before this enforcer.
     known: Option<Known>,
     /// The set in force and its files, for what the next one is weighed against.
@@ -45,8 +40,8 @@ struct Known {
 }
 
 impl Follower {
-    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>, root: PathBuf, weigher: Weigher) -> Self {
-        Self { bench, gate, root, known: None, whole: None, weigher }
+    pub(super) fn new(bench: Arc<Bench>, kernel: Followed, weigher: Weigher) -> Self {
+        Self { bench, kernel, known: None, whole: None, weigher }
     }
 
     /// Writes which policy the gate starts with, and what is wrong with the directory if it is another.
@@ -70,12 +65,10 @@ impl Follower {
     /// Follows until the task is dropped.
     pub(super) async fn follow(mut self) {
         let mut state = self.bench.shelf.subscribe();
-        let mut published: Option<Table> = None;
-        let (mut own, mut fault) = (Own::default(), None);
         let mut noticed = Vec::new();
         loop {
-            fault = self.tell_own(&mut own, fault);
-            published = self.publish(published).await;
+            let set = self.bench.shelf.current();
+            self.kernel.follow(&set).await;
             noticed = self.notice(noticed);
             tokio::select! {
                 changed = state.changed() => {
@@ -148,45 +141,6 @@ impl Follower {
             }
         }
         notices
-    }
-
-    /// Tells the kernel which addresses are this host's; says once what keeps it from that, which is given back.
-    fn tell_own(&self, own: &mut Own, fault: Option<String>) -> Option<String> {
-        let now = self.gate.tell_own(own).err().map(|error| error.to_string());
-        if let Some(error) = now.as_ref().filter(|now| fault.as_ref() != Some(*now)) {
-            tracing::error!(
-                %error,
-                "local clients of protected services at new addresses are refused; trying again"
-            );
-        }
-        now
-    }
-
-    /// Tells the kernel what the set in force protects, where that differs from what it was told last.
-    async fn publish(&self, published: Option<Table>) -> Option<Table> {
-        let (set, root) = (self.bench.shelf.current(), self.root.clone());
-        let searched = tokio::task::spawn_blocking(move || table::of(&set, &root)).await;
-        let (table, missing) = match searched {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the cgroups of guards cannot be searched; the last table stands");
-                return published;
-            }
-            Err(_) => return published,
-        };
-        if published.as_ref() == Some(&table) {
-            return published;
-        }
-        match self.gate.publish(&table) {
-            Ok(_) => {
-                missing.iter().for_each(|missing| tracing::warn!("{missing}: it guards nothing by that"));
-                Some(table)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the kernel's table could not be brought up to date; trying again");
-                None
-            }
-        }
     }
 }
 

@@ -4,55 +4,59 @@
 mod accept;
 mod alarm;
 mod channels;
-mod denials;
+mod ending;
 mod follow;
+mod hold;
 mod ledger;
-mod table;
 mod weigh;
 
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::accept::Door;
 use self::channels::PolicyChannels;
+use self::ending::{Signs, Told, drain};
 use self::follow::Follower;
+use self::hold::Hold;
 use self::ledger::RecordLedger;
 use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
 use crate::block::Blocks;
 use crate::config::Settings;
-use crate::identity::process::Processes;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::kernel::{self, KernelError, Place};
-use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
+use crate::keeper::{self, Client, Keeper, KeeperError, Lost, Tables, User, denials, table};
+use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
+use crate::limits::CONNECTIONS_MAX;
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
-use crate::policy::{NoPolicy, Shelf};
+use crate::policy::{self, NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
 use crate::record::witness::Kind;
 use crate::record::{Keys, RecordError, Recorder, Retention};
 use crate::session::Gateway;
-use crate::signals::Signals;
+use crate::signals::{Signals, Surge};
 use crate::store::keyfile;
 use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
-pub use table::of as kernel_table;
+pub use crate::keeper::table::of as kernel_table;
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
@@ -70,6 +74,17 @@ pub struct Options {
     pub retention: Retention,
     /// Who keeps signed checkpoints outside the record.
     pub witnesses: Vec<Kind>,
+    /// The words by which listeners are found that the program before this one left.
+    pub listeners: Option<String>,
+}
+
+/// How the gate ended, where it did as it was told.
+#[derive(Debug)]
+pub enum Ended {
+    /// It is shut.
+    Stopped,
+    /// Another program is to go on. Connections wait in the queues of these meanwhile.
+    Upgrade(Listeners),
 }
 
 /// Why the enforcer does not start, or stopped.
@@ -99,6 +114,9 @@ pub enum AppError {
     /// The admin socket or the metrics port cannot be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The keeper cannot go on.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// Something else the gate stands on is missing.
     #[error("{what}: {source}")]
     Io {
@@ -136,32 +154,142 @@ pub fn open_policy(settings: &Settings) -> Result<Shelf, AppError> {
     Ok(Shelf::open(&settings.policies, &settings.state.join(LAST_GOOD))?)
 }
 
-/// Runs the enforcer until it is told to stop.
+/// Runs the gate in one process until it is told to stop.
 ///
 /// # Errors
 /// See [`AppError`]; the kernel programs stay as they are, so the gate is shut.
-pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
-    let kernel_log = options.kernel_log;
+pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError> {
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
-    let (signals, surges) = Signals::new(jiff::Timestamp::now().as_microsecond());
-    let (recorder, sealing) = open_record(&settings, options, signals.clone())?;
+    let record = open_record(&settings, &options)?;
+    let (gate, cgroups) = load(&settings, &options, &shelf, None)?;
+    let mut work = JoinSet::new();
+    let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
+    work.spawn(denials::log(gate.denials()?, told));
+    let door = Socket::bind(&settings.admin_socket)?;
+    enforce(&settings, (shelf, record), Hold::own(gate, cgroups, options.listeners), door, work).await
+}
+
+/// Runs the keeper, and through it the enforcer as another user, until it is told to stop.
+///
+/// # Errors
+/// As [`run`].
+pub async fn keep(
+    settings: Settings,
+    options: Options,
+    user: User,
+    arguments: Vec<OsString>,
+) -> Result<Ended, AppError> {
+    raise_descriptor_limit();
+    let shelf = open_policy(&Settings { state: keepers_own(&settings.state), ..settings.clone() })?;
+    let own_guard = keeper::guard_over(user);
+    let (gate, cgroups) = load(&settings, &options, &shelf, Some(&own_guard))?;
+    let gate = Arc::new(gate);
+    let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
+    let telling = tokio::spawn(denials::log(gate.denials()?, told));
+    let keeper = Keeper::new(keeper::Parts {
+        tables: Tables::new(gate.clone(), cgroups.clone(), Some(own_guard)),
+        shelf,
+        gate,
+        cgroups,
+        user,
+        state: settings.state,
+        admin_socket: settings.admin_socket,
+        arguments,
+        listeners: options.listeners,
+    });
+    let outcome = keeper.run().await;
+    telling.abort();
+    Ok(outcome?.map_or(Ended::Stopped, Ended::Upgrade))
+}
+
+/// Runs the enforcer that a keeper started, over the line it gave.
+///
+/// # Errors
+/// As [`run`].
+pub async fn enforce_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<Ended, AppError> {
+    let keeper = Client::over(line).map_err(AppError::io("the line to the keeper"))?;
+    let shelf = open_policy(&settings)?;
+    let record = open_record(&settings, &options)?;
+    let mut work = JoinSet::new();
+    // Not a part of the work: what still runs while the gate drains needs the keeper, too.
+    let listening = tokio::spawn(keeper.clone().listen());
+    work.spawn(async move {
+        if let Ok(Lost) = listening.await {
+            tracing::error!("the keeper is gone; so is this enforcer");
+        }
+    });
+    let door = keeper.door().await.and_then(Socket::given).map_err(AppError::io("the admin socket"))?;
+    enforce(&settings, (shelf, record), Hold::Kept(keeper), door, work).await
+}
+
+/// What an enforcer that is another user may open: policy and keys to read, its state and witnesses to write.
+#[must_use]
+pub fn reach(settings: &Settings, options: &Options) -> kernel::Reach {
+    let mut reach = kernel::Reach {
+        read: vec![settings.policies.clone()],
+        write: vec![settings.state.clone(), PathBuf::from("/dev/null")],
+    };
+    reach.read.extend(settings.credentials.clone());
+    // The files that policy names. One that it names later, in a directory that it does not name now, cannot be read.
+    let named = policy::read(&settings.policies).map(|set| keeper::files_named(&set)).unwrap_or_default();
+    reach.read.extend(named.iter().filter_map(|file| parent(file)));
+    reach.write.extend(settings.record_key.as_deref().and_then(parent));
+    let files = options.witnesses.iter().filter_map(|witness| match witness {
+        Kind::File(path) => parent(path),
+        _ => None,
+    });
+    reach.write.extend(files);
+    reach
+}
+
+/// Files are replaced by renaming: it takes their directory to follow them.
+fn parent(file: &Path) -> Option<PathBuf> {
+    file.parent().map(Path::to_owned)
+}
+
+/// Loads the programs with the tables of this policy, or adopts them. Gives the cgroup v2 root, too.
+fn load(
+    settings: &Settings,
+    options: &Options,
+    shelf: &Shelf,
+    own_guard: Option<&GuardRow>,
+) -> Result<(kernel::Gate, PathBuf), AppError> {
+    let logging = kernel::Options { log: options.kernel_log, ..kernel::Options::default() };
+    let cgroups = kernel::cgroup2_root()?;
+    let (mut table, _) =
+        table::of(&shelf.current(), &cgroups).map_err(AppError::io("cannot search the cgroups of guards"))?;
+    table.guards.extend(own_guard.cloned());
+    kernel::load_with(&place(settings), &table, &logging)?;
+    Ok((kernel::Gate::adopt(&settings.pins)?, cgroups))
+}
+
+/// Where the keeper has its own last good policy: beside the state directory, which is the enforcer's to write.
+fn keepers_own(state: &Path) -> PathBuf {
+    let mut name = state.file_name().unwrap_or_default().to_owned();
+    name.push(".keeper");
+    state.with_file_name(name)
+}
+
+/// Enforces, with what was opened: the policy, the record, the hold on the kernel, the operators' door.
+async fn enforce(
+    settings: &Settings,
+    (shelf, record): (Shelf, Opened),
+    hold: Hold,
+    door: Socket,
+    mut work: JoinSet<()>,
+) -> Result<Ended, AppError> {
+    let signs = Signs::listen()?;
+    let Opened { recorder, sealing, signals, surges } = record;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
     let hash_key = mask::HashKey::below(&settings.state)
         .map_err(AppError::io("cannot open mask-hash.key in the state directory"))?;
     let set = shelf.current();
-    let logging = kernel::Options { log: kernel_log, ..kernel::Options::default() };
-    let cgroups = kernel::cgroup2_root()?;
-    let (table, _) =
-        table::of(&set, &cgroups).map_err(AppError::io("cannot search the cgroups of guards"))?;
-    kernel::load_with(&place(&settings), &table, &logging)?;
-    let gate = Arc::new(kernel::Gate::adopt(&settings.pins)?);
     let metrics = Metrics::new();
-    let marking = gate.clone();
-    let exempt = kernel::Exempt::new(move |socket| marking.exempt(socket));
-    let (desk, post) = open_desk(&settings, &recorder, sealing, (&shelf, &exempt))?;
+    let exempt = hold.exempt();
+    let (desk, post) = open_desk(settings, &recorder, sealing, (&shelf, &exempt))?;
     let bench = Arc::new(Bench {
         shelf: shelf.clone(),
         recorder: recorder.clone(),
@@ -181,12 +309,11 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
     let weighed = Arc::new(ArcSwapOption::empty());
     let weigher = Weigher::new(recorder.clone(), weighed.clone());
-    let mut follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone(), weigher.clone());
+    let mut follower = Follower::new(bench.clone(), hold.follow(), weigher.clone());
     follower.started();
 
-    let mut work = JoinSet::new();
-    let door = Door::new(gateway.clone(), Processes::new(&cgroups), flows.clone(), cut.clone());
-    open_doors(&gate, &door, &mut work)?;
+    let accepting = Door::new(gateway.clone(), hold.clone(), flows.clone(), cut.clone());
+    open_doors(&hold, &accepting, &mut work).await?;
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
     work.spawn(post.work());
@@ -194,35 +321,61 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     work.spawn(end_demands(bench.desk.clone()));
     work.spawn(weigher.weigh());
     work.spawn(alarm::tell(recorder.clone(), surges));
-    let told = if kernel_log { Some(kernel::KernelLog::open(&settings.pins)?) } else { None };
-    work.spawn(denials::log(gate.denials()?, told));
-    open_admin(&settings, &bench, &gate, (signals, weighed), &mut work).await?;
-    // Says so to systemd where there is one.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    open_admin(settings, &bench, (door, &hold), (signals, weighed), &mut work).await?;
+    say_ready(&hold).await?;
     tracing::info!(policy = %set.digest(), "the gate is open");
 
-    let outcome = until_told(&shelf, &mut work).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let outcome = signs.until_told(&shelf, &mut work).await;
+    if !matches!(outcome, Ok(Told::Upgrade)) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
     bench.draining.begin();
     work.shutdown().await;
     drain(flows, &cut).await;
-    drop((gateway, gate));
     recorder.close();
-    tracing::info!("the gate is shut");
-    outcome
+    let kept = hold.left();
+    match outcome? {
+        Told::Upgrade if let Some(listeners) = kept => {
+            tracing::info!("another program goes on; connections wait for it");
+            Ok(Ended::Upgrade(listeners))
+        }
+        Told::Upgrade | Told::Stop => {
+            tracing::info!("the gate is shut");
+            Ok(Ended::Stopped)
+        }
+    }
 }
 
-/// Opens the record, which shows what it takes to the signals; gives the keys that held bodies are sealed with, too.
-fn open_record(
-    settings: &Settings,
-    options: Options,
-    observing: Signals,
-) -> Result<(Recorder, Keyring), AppError> {
+/// Says so to systemd where there is one, or to the keeper, who does.
+async fn say_ready(hold: &Hold) -> Result<(), AppError> {
+    match hold {
+        Hold::Own { .. } => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            Ok(())
+        }
+        Hold::Kept(keeper) => keeper.ready().await.map_err(AppError::io("the keeper")),
+    }
+}
+
+/// The record, and who looks at what goes into it.
+struct Opened {
+    recorder: Recorder,
+    /// What held bodies are sealed with, too.
+    sealing: Keyring,
+    signals: Signals,
+    surges: mpsc::Receiver<Surge>,
+}
+
+/// Opens the record, which shows what it takes to the signals.
+fn open_record(settings: &Settings, options: &Options) -> Result<Opened, AppError> {
+    let (signals, surges) = Signals::new(jiff::Timestamp::now().as_microsecond());
     let keys = Keys::open(&settings.state, &keyfile::Place::of(settings)).map_err(RecordError::from)?;
     let sealing = keys.bodies.clone();
-    let recorder = Recorder::open_with(&settings.state, keys, options.retention, options.witnesses)?
+    let observing = signals.clone();
+    let (retention, witnesses) = (options.retention.clone(), options.witnesses.clone());
+    let recorder = Recorder::open_with(&settings.state, keys, retention, witnesses)?
         .observed(move |event| observing.saw(event));
-    Ok((recorder, sealing))
+    Ok(Opened { recorder, sealing, signals, surges })
 }
 
 /// Opens the desk where held operations wait, and the outbox that tells people of them.
@@ -280,8 +433,8 @@ fn make_state_directory(state: &Path) -> Result<(), AppError> {
     made.map_err(AppError::io(format!("cannot make the state directory {}", state.display())))
 }
 
-fn open_doors(gate: &kernel::Gate, door: &Door, work: &mut JoinSet<()>) -> Result<(), AppError> {
-    let listeners = gate.listen()?;
+async fn open_doors(hold: &Hold, door: &Door, work: &mut JoinSet<()>) -> Result<(), AppError> {
+    let listeners = hold.listeners().await.map_err(AppError::io("cannot listen"))?;
     let both = [(listeners.outbound, Direction::Outbound), (listeners.inbound, Direction::Inbound)];
     for (listeners, direction) in both {
         for listener in listeners {
@@ -297,11 +450,11 @@ fn open_doors(gate: &kernel::Gate, door: &Door, work: &mut JoinSet<()>) -> Resul
 async fn open_admin(
     settings: &Settings,
     bench: &Arc<Bench>,
-    gate: &Arc<kernel::Gate>,
+    (door, hold): (Socket, &Hold),
     (signals, weighed): (Signals, Arc<ArcSwapOption<PolicyWeighed>>),
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
-    let (shelf, counting) = (bench.shelf.clone(), gate.clone());
+    let (shelf, counting) = (bench.shelf.clone(), hold.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
         post: bench.post.clone(),
@@ -312,47 +465,15 @@ async fn open_admin(
         recorder: bench.recorder.clone(),
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
-        kernel: Arc::new(move || counting.counters().unwrap_or_default()),
+        kernel: Arc::new(move || counting.counters()),
         scrub: mask::scrub,
         signals,
         started: Instant::now(),
     });
     admin.register();
-    work.spawn(Socket::bind(&settings.admin_socket)?.serve(admin));
+    work.spawn(door.serve(admin));
     if let Some(port) = settings.metrics_port {
         work.spawn(admin::serve_metrics(port, bench.metrics.clone()).await?);
     }
     Ok(())
-}
-
-/// Waits for SIGTERM or SIGINT; SIGHUP reads the policy again. A part that ends by itself ends the gate.
-async fn until_told(shelf: &Shelf, work: &mut JoinSet<()>) -> Result<(), AppError> {
-    let listen = |kind| signal(kind).map_err(AppError::io("cannot listen for signals"));
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                let shelf = shelf.clone();
-                drop(tokio::task::spawn_blocking(move || shelf.reload()).await);
-            }
-            ended = work.join_next() => {
-                let why = ended.map_or_else(String::new, |ended| ended.err().map(|e| e.to_string()).unwrap_or_default());
-                let source = io::Error::other(why);
-                return Err(AppError::Io { what: "a part of the gate ended by itself".into(), source });
-            }
-        }
-    }
-}
-
-/// Gives flows time to end by themselves; what still runs then is cut off, and recorded as such.
-async fn drain(flows: TaskTracker, cut: &CancellationToken) {
-    flows.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, flows.wait()).await.is_err() {
-        tracing::warn!(flows = flows.len(), "flows still run; they are cut off");
-        cut.cancel();
-        flows.wait().await;
-    }
 }

@@ -23,6 +23,7 @@ mod sessions;
 mod story;
 mod suggest;
 mod top;
+mod upgrade;
 mod when;
 
 use std::path::PathBuf;
@@ -117,6 +118,7 @@ enum Command {
     Run(run::Args),
     #[command(flatten)]
     Gate(gate::Command),
+    Upgrade(upgrade::Args),
     Policy(policy::Args),
     Mask(mask::Args),
     Sessions(sessions::Args),
@@ -181,6 +183,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args, context),
         Command::Gate(command) => gate::run(command, context),
+        Command::Upgrade(args) => upgrade::run(&args, context),
         Command::Policy(args) => policy::run(args, context),
         Command::Mask(args) => mask::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),

@@ -1,8 +1,14 @@
 //! `tidegate run`: the enforcer, in the foreground.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+
 use super::{Context, Failure};
+use crate::config::Settings;
+use crate::keeper::User;
+use crate::kernel;
 use crate::limits::{LANES_MAX, WITNESSES_MAX};
 use crate::record::witness::Kind;
 use crate::record::{Marks, Retention, Spare};
@@ -13,7 +19,7 @@ use crate::{app, telemetry};
 /// When it ends, however it ends, the programs stay loaded and the gate is shut: `tidegate unload` takes them away.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464\n  sudo tidegate run --keep-bodies 90d --keep-bodies-of payments=7d --keep-heads 400d --witness file:/var/log/tidegate.witness"
+    after_help = "Examples:\n  sudo tidegate run\n  sudo tidegate run --policies ./policies/demo --state /tmp/tidegate --metrics-port 9464\n  sudo tidegate run --keep-bodies 90d --keep-bodies-of payments=7d --keep-heads 400d --witness file:/var/log/tidegate.witness\n  sudo tidegate run --user tidegate"
 )]
 pub(super) struct Args {
     /// Have the kernel programs log what they do, into this log. Costs time on every connect.
@@ -43,6 +49,16 @@ pub(super) struct Args {
     /// Show each signed checkpoint of the record to file:/PATH, journald, or command:/PROGRAM ARGUMENTS. May be repeated.
     #[arg(long, value_name = "WITNESS")]
     witness: Vec<Kind>,
+    /// Run the enforcer, which reads what comes over the network, as this user without any privilege. This process, the
+    /// keeper, stays what it is, and gives the enforcer what it needs, one thing at a time.
+    #[arg(long, env = "TIDEGATE_USER", value_name = "NAME")]
+    user: Option<String>,
+    /// This is that enforcer: standard input is its line to the keeper.
+    #[arg(long, hide = true, requires = "user")]
+    kept: bool,
+    /// What an upgrade hands over.
+    #[arg(long, hide = true)]
+    listeners: Option<String>,
 }
 
 /// A time with its unit.
@@ -82,6 +98,12 @@ impl Args {
                 "at most {LANES_MAX} targets have an age of their own, and {WITNESSES_MAX} witnesses are shown checkpoints"
             )));
         }
+        let commands = |kind: &Kind| matches!(kind, Kind::Command(_));
+        if self.user.is_some() && self.witness.iter().any(commands) {
+            return Err(Failure::cannot(
+                "with --user the enforcer may start no program: have the witness in a file or in the journal",
+            ));
+        }
         Ok(app::Options {
             kernel_log: self.kernel_log,
             retention: Retention {
@@ -93,6 +115,7 @@ impl Args {
                 spare: Spare(self.record_spare),
             },
             witnesses: self.witness,
+            listeners: self.listeners,
         })
     }
 }
@@ -100,12 +123,48 @@ impl Args {
 /// Runs the command.
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let program = super::upgrade::Program::of_this_process();
+    let (user, kept) = (args.user.clone(), args.kept);
+    let settings = context.settings.clone();
+    let options = args.options()?;
+    let outcome = match user {
+        None => on(Builder::new_multi_thread(), app::run(settings, options))?,
+        Some(_) if kept => {
+            let line = confined(&settings, &options)?;
+            on(Builder::new_multi_thread(), app::enforce_kept(settings, options, line))?
+        }
+        Some(user) => {
+            let user = user.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
+            let arguments = super::upgrade::arguments().collect();
+            on(Builder::new_current_thread(), app::keep(settings, options, user, arguments))?
+        }
+    };
+    match outcome.map_err(|error| Failure::cannot(error.to_string()))? {
+        app::Ended::Stopped => Ok(()),
+        app::Ended::Upgrade(listeners) => program.go_on(listeners),
+    }
+}
+
+/// Runs this on a runtime of its own. Flows that outlived the drain end with it, and close their entries.
+fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Failure::cannot(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(app::run(context.settings.clone(), args.options()?));
-    // Flows that outlived the drain end here, and close their entries as they are dropped.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    outcome.map_err(|error| Failure::cannot(error.to_string()))
+    let outcome = runtime.block_on(what);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(outcome)
+}
+
+/// Gives up what the enforcer does not need, while there is one thread. Gives its line to the keeper.
+fn confined(settings: &Settings, options: &app::Options) -> Result<OwnedFd, Failure> {
+    let cannot = |error: std::io::Error| Failure::cannot(format!("the enforcer cannot be confined: {error}"));
+    let line = std::io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
+    let confined = kernel::confine(&app::reach(settings, options)).map_err(cannot)?;
+    if !confined.landlock {
+        tracing::warn!(
+            "this kernel has no Landlock: file permissions alone keep the enforcer from the host's files"
+        );
+    }
+    Ok(line)
 }

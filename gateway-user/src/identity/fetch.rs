@@ -160,7 +160,7 @@ async fn connect(host: &str, port: u16, secure: bool, exempt: &Exempt) -> Result
         if !secure && !address.ip().is_loopback() {
             return Err(FetchError::Url("http:// is for loopback only; use https://"));
         }
-        let dialled = match exempt.socket(address) {
+        let dialled = match exempt.socket(address).await {
             Ok(socket) => socket.connect(address).await,
             Err(error) => Err(error),
         };

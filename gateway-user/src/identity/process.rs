@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::cgroup::{self, Cgroups};
 use super::digest::Digests;
 use super::proc::{Process, Stat, ticks};
@@ -22,7 +24,7 @@ const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 const ANSWERS_MAX: usize = 4096;
 
 /// What the kernel recorded of a process when it called connect(2).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Facts {
     /// Process id (thread group) in the host's numbering.
     pub pid: u32,

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::begin::{Begun, Rewrites};
 use super::head::told;
 use super::{Allowed, Asked, BodyRoom, Case, Denial, Entry, Judge, head, now, refused};
-use crate::approval::{Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, owners};
+use crate::approval::{
+    Approved, Asker, DemandDraft, DeskError, Outcome, Place, Shown, ShownBody, Waiting, owners,
+};
 use crate::intercept::{self, Flow};
 use crate::kernel::Login;
 use crate::limits::{HELD_BODY_BYTES_MAX, REASON_BYTES_MAX};
@@ -177,18 +179,8 @@ impl Judge {
                 return Err(self.rejected(&held.entry, &by, comment).await);
             }
         };
-        let demand = waiting.demand();
-        self.demanded(&held.entry, demand, digest).await?;
-        let outcome = tokio::select! {
-            // The block's own words before those of the demand that ends by it.
-            biased;
-            block = self.is_blocked() => {
-                self.bench.desk.withdraw(demand).await;
-                return Err(self.end_hold(&held.entry, block.to_string(), Denial::blocked()).await);
-            }
-            outcome = waiting.outcome() => outcome,
-        };
-        match outcome {
+        self.demanded(&held.entry, waiting.demand(), digest).await?;
+        match self.decided(&held.entry, waiting).await? {
             Outcome::Approved(approved) => self.release(held, asked, body, approved).await,
             Outcome::Rejected { by, comment } => Err(self.rejected(&held.entry, &by, comment).await),
             Outcome::CalledOff { by } => {
@@ -200,6 +192,25 @@ impl Judge {
                 Err(self.end_hold(&held.entry, "no approver answered in time".into(), denial).await)
             }
             Outcome::Superseded => Err(self.superseded(&held.entry).await),
+        }
+    }
+
+    /// Waits for what people decide, unless something else ends the hold before.
+    async fn decided(&self, entry: &Arc<Entry>, waiting: Waiting) -> Result<Outcome, Denial> {
+        let demand = waiting.demand();
+        tokio::select! {
+            // The block's own words before those of the demand that ends by it.
+            biased;
+            block = self.is_blocked() => {
+                self.bench.desk.withdraw(demand).await;
+                Err(self.end_hold(entry, block.to_string(), Denial::blocked()).await)
+            }
+            // Nobody can be asked any more; the demand is there after the next start.
+            () = self.draining().begun() => {
+                let why = "the gate was stopped; the demand stays, and the client was told to ask again";
+                Err(self.end_hold(entry, why.into(), Denial::ask_again(demand)).await)
+            }
+            outcome = waiting.outcome() => Ok(outcome),
         }
     }
 

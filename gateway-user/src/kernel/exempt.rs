@@ -3,17 +3,20 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
 
-type Mark = dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync;
+/// A marked socket for one place, as soon as it is made.
+pub type Made = Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>>;
+type Make = dyn Fn(SocketAddr) -> Made + Send + Sync;
 
 /// Makes sockets whose connections are neither redirected nor steered: for the gate's own calls, and for no others.
 #[derive(Clone)]
-pub struct Exempt(Arc<Mark>);
+pub struct Exempt(Arc<Make>);
 
 impl fmt::Debug for Exempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,21 +25,37 @@ impl fmt::Debug for Exempt {
 }
 
 impl Exempt {
-    /// Its sockets are marked by `mark`, the one privileged act: [`super::Gate::exempt`].
+    /// Its sockets are made here and marked by `mark`, the one privileged act: [`super::Gate::exempt`].
     #[must_use]
     pub fn new(mark: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(mark))
+        let make = move |to| {
+            let socket = Self::plain_socket(to)?;
+            mark(socket.as_fd())?;
+            Ok(OwnedFd::from(socket))
+        };
+        Self::from_maker(move |to| Box::pin(std::future::ready(make(to))))
+    }
+
+    /// Its sockets come from somebody who makes and marks them: TCP, nonblocking, not connected.
+    #[must_use]
+    pub fn from_maker(make: impl Fn(SocketAddr) -> Made + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
     }
 
     /// A marked socket that can be connected to `to`, and is not yet.
     ///
     /// # Errors
     /// There is no socket to be had, or it could not be marked.
-    pub fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    pub async fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = (self.0)(to).await?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    /// The same without its mark.
+    pub(super) fn plain_socket(to: SocketAddr) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        (self.0)(socket.as_fd())?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
     }
 }

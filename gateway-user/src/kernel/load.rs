@@ -35,6 +35,7 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "RECORDS",
     "MARKS",
     "EXEMPT",
+    "BOUND",
     "COUNTS",
     "EVENTS",
 ];

@@ -5,8 +5,10 @@
 //! version left, and to open a window while it changes anything.
 
 mod btf;
+mod confine;
 mod error;
 mod exempt;
+mod hand_over;
 mod links;
 mod load;
 mod own;
@@ -20,13 +22,14 @@ mod tables;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
-pub use exempt::Exempt;
+pub use exempt::{Exempt, Made};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
-pub use status::{MapFill, ProgramStatus, Status, status};
+pub use status::{MapFill, ProgramStatus, Status, counter_names, status};
 pub use tables::{Missing, Published};
 
 /// The kernel programs, as `cargo xtask build` made them.

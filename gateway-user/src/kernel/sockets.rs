@@ -6,22 +6,22 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
-    COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL, OPTION_RECORD,
-    Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    Bound, COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL,
+    OPTION_RECORD, Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{Block, KernelError, Table, own, status};
+use super::{Block, Exempt, KernelError, Table, own, status};
 
 /// Connections that may wait for the gate to accept them; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 /// The login behind a process (audit), which sudo and su do not change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Login {
     /// This kernel keeps none, or it could not be read.
@@ -192,6 +192,7 @@ pub struct Gate {
     config: Config,
     tables: Tables,
     exempt: RawMap,
+    bound: RawMap,
     listening: RawMap,
     counts: RawMap,
 }
@@ -211,6 +212,7 @@ impl Gate {
             config,
             tables: Tables::open(pins)?,
             exempt: open("EXEMPT", 4)?,
+            bound: open("BOUND", size_of::<Bound>())?,
             listening: open("LISTENING", 4)?,
             counts: open("COUNTS", 8)?,
         })
@@ -245,6 +247,29 @@ impl Gate {
         })
     }
 
+    /// Takes over listeners that the program before this one left, by its words, and puts them in charge.
+    ///
+    /// # Errors
+    /// As [`Gate::listen`], and where they are none of ours.
+    pub fn take_over(&self, words: &str) -> Result<Listeners, KernelError> {
+        self.is_here()?;
+        let failed = |source| KernelError::File { path: PathBuf::from("--listeners"), source };
+        let listeners = Listeners::found(words, self.config.gate_port).map_err(failed)?;
+        let all = [(LISTEN_OUTBOUND, &listeners.outbound), (LISTEN_INBOUND, &listeners.inbound)];
+        for (first, listeners) in all {
+            for listener in listeners {
+                let at = listener.local_addr().map_err(failed)?;
+                self.put_in_charge(first + u32::from(at.is_ipv6()), listener)?;
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn put_in_charge(&self, index: u32, listener: &TcpListener) -> Result<(), KernelError> {
+        let fd = listener.as_fd().as_raw_fd().to_ne_bytes();
+        self.listening.update(&index.to_ne_bytes(), &fd).map_err(KernelError::map("LISTENING"))
+    }
+
     /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A
     /// local client of a service at an address they do not know has no record, and is refused.
     ///
@@ -272,10 +297,7 @@ impl Gate {
             let at = SocketAddr::new(address, self.config.gate_port);
             match self.listener(at) {
                 Ok(listener) => {
-                    let fd = listener.as_fd().as_raw_fd().to_ne_bytes();
-                    self.listening
-                        .update(&index.to_ne_bytes(), &fd)
-                        .map_err(KernelError::map("LISTENING"))?;
+                    self.put_in_charge(index, &listener)?;
                     listeners.push(listener);
                 }
                 Err(error) if address.is_ipv6() && no_ipv6(&error) => {
@@ -314,6 +336,21 @@ impl Gate {
         self.exempt.update(&socket.as_fd().as_raw_fd().to_ne_bytes(), &1u32.to_ne_bytes())
     }
 
+    /// A socket of the gate's own that can be connected to this place and to no other, for a process that is not trusted
+    /// with more: nonblocking, not connected yet.
+    ///
+    /// # Errors
+    /// There is no socket to be had, or the kernel has no memory for its marks.
+    pub fn socket_for(&self, to: SocketAddr) -> io::Result<OwnedFd> {
+        let socket = Exempt::plain_socket(to)?;
+        let fd = socket.as_fd().as_raw_fd().to_ne_bytes();
+        let bound = Bound { address: mapped_octets(to.ip()), port: u32::from(to.port()) };
+        // The place first: a socket that is let out has one at every moment.
+        self.bound.update(&fd, bound.bytes())?;
+        self.exempt(&socket)?;
+        Ok(socket.into())
+    }
+
     /// Every counter by name, summed over the processors.
     ///
     /// # Errors
@@ -334,6 +371,19 @@ impl Gate {
         };
         let map = MapData::from_pin(&path).map_err(|error| failed(&error))?;
         Ok(Denials(RingBuf::try_from(Map::RingBuf(map)).map_err(|error| failed(&error))?))
+    }
+}
+
+/// The address as the programs see it: IPv4 mapped into IPv6; where it is unspecified, the loopback that Linux dials.
+fn mapped_octets(address: IpAddr) -> [u8; 16] {
+    let address = match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    };
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 

@@ -14,6 +14,11 @@ use super::links::{HOOKS, To};
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
 
+/// The names of all counters, in the order in which [`super::Gate::counters`] gives them.
+pub fn counter_names() -> impl Iterator<Item = &'static str> {
+    COUNTERS.iter().map(|(_, name)| *name)
+}
+
 /// Everything about one load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {

@@ -16,12 +16,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use self::exchange::Exchange;
 use self::io::{Screened, Stalled};
 use super::{Broken, Served};
 use crate::judge::Judge;
-use crate::limits::{BLOCK_GRACE, HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{BLOCK_GRACE, FIRST_REQUEST_GRACE, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::record::entry::Ending;
 use crate::upstream::Dialer;
 
@@ -30,7 +31,7 @@ use crate::upstream::Dialer;
 /// # Errors
 /// [`Broken`] when the connection ends in the middle of an exchange.
 pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<Served, Broken> {
-    let entries = Arc::new(AtomicU64::new(0));
+    let (entries, first) = (Arc::new(AtomicU64::new(0)), Notify::new());
     let (io, wire) = Screened::new(client);
     let exchange = Arc::new(Exchange::new(judge.clone(), dialer.clone(), wire));
     let connection = http1::Builder::new()
@@ -43,7 +44,9 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
         .serve_connection(
             io,
             service_fn(|request| {
-                entries.fetch_add(1, Ordering::Relaxed);
+                if entries.fetch_add(1, Ordering::Relaxed) == 0 {
+                    first.notify_one();
+                }
                 let exchange = exchange.clone();
                 async move { exchange.answer(request).await }
             }),
@@ -53,9 +56,19 @@ pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<
     let served = tokio::select! {
         served = &mut connection => served,
         () = judge.draining().begun() => {
-            // An exchange that has begun may end; an idle connection ends now.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // A connection that was taken has its first request answered, an exchange that has begun ends; an idle one ends now.
+            let asked = async {
+                if entries.load(Ordering::Relaxed) == 0 {
+                    drop(tokio::time::timeout(FIRST_REQUEST_GRACE, first.notified()).await);
+                }
+            };
+            tokio::select! {
+                served = &mut connection => served,
+                () = asked => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
         blocked = judge.block_comes() => {
             connection.as_mut().graceful_shutdown();

@@ -10,7 +10,7 @@ const LOGGED_PER_SECOND: u32 = 20;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Logs until the task is dropped: refusals, and the programs' own log where they keep one.
-pub(super) async fn log(mut denials: Denials, mut programs: Option<KernelLog>) {
+pub async fn log(mut denials: Denials, mut programs: Option<KernelLog>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut second, mut logged, mut silent) = (Instant::now(), 0, 0_u64);
     loop {

@@ -1,0 +1,16 @@
+//! Whatever comes over the line between keeper and enforcer, it is a message or none; what is one is packed the same again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate::keeper::message::{Answer, Request, pack, unpack};
+
+fuzz_target!(|data: &[u8]| {
+    if let Some((number, request)) = unpack::<Request>(data) {
+        let again = pack(number, &request).expect("it came in one message");
+        assert_eq!(unpack::<Request>(&again), Some((number, request)));
+    }
+    if let Some((number, answer)) = unpack::<Answer>(data) {
+        let again = pack(number, &answer).expect("it came in one message");
+        assert_eq!(unpack::<Answer>(&again), Some((number, answer)));
+    }
+});

@@ -1,0 +1,143 @@
+//! What the enforcer has of the kernel: all of it, where it has the privilege itself; else what the keeper gives it, one thing at
+//! a time.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::identity::process::Processes;
+use crate::keeper::{Client, Tables};
+use crate::kernel::{Exempt, Gate, Listeners, Seen};
+use crate::operation::{Sha256, Workload};
+use crate::policy::Set;
+
+/// Its hold on the kernel. Clones share it.
+#[derive(Clone)]
+pub(super) enum Hold {
+    /// This process loaded the programs, and is privileged.
+    Own {
+        /// What is loaded.
+        gate: Arc<Gate>,
+        /// Who is who.
+        processes: Arc<Processes>,
+        /// The cgroup v2 root.
+        cgroups: PathBuf,
+        /// The words of listeners that were left for it.
+        left: Option<String>,
+        /// Its listeners once more, for an upgrade.
+        kept: Arc<Mutex<Option<Listeners>>>,
+    },
+    /// The keeper has it.
+    Kept(Client),
+}
+
+impl Hold {
+    /// Over programs that this process loaded.
+    pub(super) fn own(gate: Gate, cgroups: PathBuf, left: Option<String>) -> Self {
+        let processes = Arc::new(Processes::new(&cgroups));
+        Self::Own { gate: Arc::new(gate), processes, cgroups, left, kept: Arc::default() }
+    }
+
+    /// Sockets that the programs let out.
+    pub(super) fn exempt(&self) -> Exempt {
+        match self {
+            Self::Own { gate, .. } => {
+                let gate = gate.clone();
+                Exempt::new(move |socket| gate.exempt(socket))
+            }
+            Self::Kept(keeper) => keeper.exempt(),
+        }
+    }
+
+    /// Who connected.
+    pub(super) async fn resolve(&self, seen: Seen) -> io::Result<Workload> {
+        match self {
+            Self::Own { processes, .. } => {
+                let processes = processes.clone();
+                // Reads /proc, and hashes a program the first time it is seen.
+                tokio::task::spawn_blocking(move || processes.resolve(&seen)).await.map_err(io::Error::other)
+            }
+            Self::Kept(keeper) => keeper.resolve((&seen).into()).await,
+        }
+    }
+
+    /// The gate's listeners: from here on the gate is open.
+    pub(super) async fn listeners(&self) -> io::Result<Listeners> {
+        match self {
+            Self::Own { gate, left, kept, .. } => {
+                let listeners = match left {
+                    Some(words) => gate.take_over(words),
+                    None => gate.listen(),
+                };
+                let listeners = listeners.map_err(io::Error::other)?;
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
+                Ok(listeners)
+            }
+            Self::Kept(keeper) => keeper.listeners().await,
+        }
+    }
+
+    /// The listeners once more, for the program that goes on; `None` where the keeper has them.
+    pub(super) fn left(self) -> Option<Listeners> {
+        match self {
+            Self::Own { kept, .. } => kept.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Self::Kept(_) => None,
+        }
+    }
+
+    /// The kernel's counters by name; those of a moment ago where the keeper has them.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Own { gate, .. } => gate.counters().unwrap_or_default(),
+            Self::Kept(keeper) => keeper.counters(),
+        }
+    }
+
+    /// What keeps the kernel's tables in step with the policy.
+    pub(super) fn follow(&self) -> Followed {
+        match self {
+            Self::Own { gate, cgroups, .. } => {
+                Followed::Own(Box::new(Tables::new(gate.clone(), cgroups.clone(), None)))
+            }
+            Self::Kept(keeper) => Followed::Kept { keeper: keeper.clone(), told: None },
+        }
+    }
+}
+
+/// The kernel's tables, as seen from here.
+pub(super) enum Followed {
+    /// This process writes them.
+    Own(Box<Tables>),
+    /// The keeper does, of the set with this digest.
+    Kept {
+        /// The keeper.
+        keeper: Client,
+        /// What the tables are of, as far as it said.
+        told: Option<Sha256>,
+    },
+}
+
+impl Followed {
+    /// Sees to it that the kernel's tables are of this set.
+    pub(super) async fn follow(&mut self, set: &Arc<Set>) {
+        match self {
+            Self::Own(tables) => {
+                tables.follow(set).await;
+            }
+            Self::Kept { keeper, told } => {
+                if let Err(error) = keeper.count().await {
+                    tracing::warn!(%error, "the kernel's counters are as they were");
+                }
+                if *told != Some(set.digest()) {
+                    *told = keeper.publish().await.map_or_else(
+                        |error| {
+                            tracing::error!(%error, "the kernel's tables are as they were; trying again");
+                            None
+                        },
+                        Some,
+                    );
+                }
+            }
+        }
+    }
+}

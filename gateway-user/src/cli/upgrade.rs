@@ -1,0 +1,124 @@
+//! `tidegate upgrade`: the program that stands where the running one came from takes over its process. Connections that
+//! come meanwhile wait; none is refused, and none gets past.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Context, Failure};
+use crate::admin::client::Client;
+use crate::kernel::Listeners;
+use crate::limits::UPGRADE_TIMEOUT;
+
+/// Between two looks whether the next one answers.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What the kernel appends to the path of a program whose file was replaced.
+const REPLACED: &str = " (deleted)";
+const LISTENERS: &str = "--listeners=";
+
+/// Replace the running gate's program by the one that is installed now, without refusing or losing a connection.
+///
+/// First the new program has to accept the policy directory. Then the gate lets flows end, as when it is stopped, the process goes on
+/// with the new program, and takes the connections that waited meanwhile. A hold that outlives the drain ends with 503; its demand
+/// stays.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sudo tidegate upgrade")]
+pub(super) struct Args {}
+
+/// The program of this process, to go on with later.
+pub(super) struct Program(PathBuf);
+
+impl Program {
+    /// As it is now: its file may be replaced later.
+    pub(super) fn of_this_process() -> Self {
+        Self(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")))
+    }
+
+    /// Lets the program that stands there now go on in this process. Comes back only where that cannot be.
+    pub(super) fn go_on(self, listeners: Listeners) -> Result<(), Failure> {
+        let cannot = |error: io::Error| Failure::cannot(format!("the upgrade: {error}"));
+        let mut left = OsString::from(LISTENERS);
+        left.push(listeners.leave().map_err(cannot)?);
+        let go = |program: &Path| Command::new(program).args(arguments()).arg(&left).exec();
+        let error = go(&self.0);
+        tracing::error!(%error, program = %self.0.display(), "the new program cannot be run; the old one goes on");
+        Err(cannot(go(Path::new("/proc/self/exe"))))
+    }
+}
+
+/// This process's command line without its program, and without what an upgrade added.
+pub(super) fn arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip(1).filter(|word| !word.to_string_lossy().starts_with(LISTENERS))
+}
+
+/// Runs the command.
+pub(super) fn run(_: &Args, context: &Context) -> Result<(), Failure> {
+    let socket = &context.settings.admin_socket;
+    let client = Client::new(socket);
+    let before = client.status().map_err(|error| Failure::from_error(&error))?;
+    // Who listens there, as the kernel noted when it began to.
+    let gate = UnixStream::connect(socket)
+        .and_then(|stream| Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid))
+        .map_err(cannot("the admin socket"))?;
+    let program = program_of(gate).map_err(cannot("the gate's program"))?;
+    try_out(&program, context)?;
+    let begun = Instant::now();
+    kill_process(gate, Signal::USR2).map_err(|error| cannot("the gate cannot be told")(error.into()))?;
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let waited = begun.elapsed();
+        // The one before cannot have run for less than it had then and the time since.
+        let next =
+            client.status().ok().filter(|now| now.uptime_seconds < before.uptime_seconds + waited.as_secs());
+        if let Some(now) = next {
+            return context.out.line(format!(
+                "upgraded: {} goes on where {} stopped, after {:.1} s",
+                now.version,
+                before.version,
+                waited.as_secs_f64()
+            ));
+        }
+        if waited > UPGRADE_TIMEOUT {
+            return Err(Failure::cannot(format!(
+                "the gate does not answer {} s after it was told; see its log. What it does not answer, it refuses",
+                UPGRADE_TIMEOUT.as_secs()
+            )));
+        }
+    }
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::cannot(format!("{what}: {error}"))
+}
+
+/// The file that the program of this process came from, and may be another one by now.
+fn program_of(pid: Pid) -> io::Result<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(REPLACED).map_or_else(|| path.clone(), PathBuf::from))
+}
+
+/// Whether that program runs at all, and takes the policy that is there.
+fn try_out(program: &Path, context: &Context) -> Result<(), Failure> {
+    let tried = Command::new(program)
+        .args(["policy", "check", "--policies"])
+        .arg(&context.settings.policies)
+        .output()
+        .map_err(|error| {
+            Failure::cannot(format!("{}: {error}; the gate goes on as it was", program.display()))
+        })?;
+    if tried.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&tried.stderr).into_owned() + &String::from_utf8_lossy(&tried.stdout);
+    Err(Failure::cannot(format!(
+        "{} would not take the policy directory, so the gate goes on as it was:\n{said}",
+        program.display()
+    )))
+}

@@ -1,0 +1,53 @@
+//! The keeper: the one process with privilege. Loads the programs, opens the doors, makes sockets that are let out, and
+//! says which process is which; parses no byte that came over a network. What does, the enforcer, is its child: another
+//! user, no capability, asking for each of these things by a message and getting it or a refusal.
+//!
+//! Refuses a socket to a place that no policy file declares, whoever asks for it.
+
+mod allowed;
+mod client;
+pub mod denials;
+mod link;
+pub mod message;
+mod serve;
+mod state;
+pub mod table;
+mod tables;
+mod user;
+
+use std::net::SocketAddr;
+
+use crate::kernel::GuardRow;
+
+pub use allowed::files_named;
+pub use client::{Client, Lost};
+pub use serve::{Keeper, KeeperError, Parts};
+pub use tables::Tables;
+pub use user::{NoUser, User};
+
+/// The guard over the enforcer itself, by its user: what it connects without a socket of the keeper's making comes to its own
+/// door, and is denied there. It may ask the host's name servers.
+#[must_use]
+pub fn guard_over(user: User) -> GuardRow {
+    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    GuardRow {
+        name: GUARD.to_owned(),
+        cgroups: Vec::new(),
+        uids: vec![user.uid],
+        dns: name_servers(&resolver),
+    }
+}
+
+/// The name of that guard.
+const GUARD: &str = "tidegate";
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
+
+/// The servers in text of the form of `/etc/resolv.conf` (resolv.conf(5)).
+fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()
+    });
+    servers.map(|address| SocketAddr::new(address, DNS_PORT)).collect()
+}

@@ -1,0 +1,326 @@
+//! The keeper at work: starts the enforcer, answers it, and starts it again when it ends. While there is none, nobody listens,
+//! and the kernel refuses.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::link::{self, Link};
+use super::message::{Answer, Request, pack, unpack};
+use super::{Tables, User, allowed, state};
+use crate::admin::{Named, Socket};
+use crate::identity::process::Processes;
+use crate::kernel::{Gate, Listeners};
+use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX};
+use crate::policy::Shelf;
+
+/// How often the cgroups of guards and the host's addresses are looked for again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// From the end of an enforcer to the next, at first and at most: one that cannot start must not take the host's time.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+const RESTART_AFTER_MAX: Duration = Duration::from_secs(10);
+/// One that ran so long has started well.
+const RAN_WELL: Duration = Duration::from_secs(10);
+
+/// Why the keeper ends.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct KeeperError {
+    what: String,
+    source: io::Error,
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> KeeperError {
+    let what = what.into();
+    |source| KeeperError { what, source }
+}
+
+/// What a keeper is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its own reading of the policy files.
+    pub shelf: Shelf,
+    /// What is loaded.
+    pub gate: Arc<Gate>,
+    /// What the kernel was told.
+    pub tables: Tables,
+    /// The cgroup v2 root.
+    pub cgroups: PathBuf,
+    /// Whom the enforcer runs as.
+    pub user: User,
+    /// Its state directory.
+    pub state: PathBuf,
+    /// Where operators knock.
+    pub admin_socket: PathBuf,
+    /// The enforcer's command line, without the program.
+    pub arguments: Vec<OsString>,
+    /// The words by which listeners are found that the program before this one left.
+    pub listeners: Option<String>,
+}
+
+/// The keeper.
+#[derive(Debug)]
+pub struct Keeper(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shelf: Shelf,
+    gate: Arc<Gate>,
+    tables: Mutex<Tables>,
+    processes: Arc<Processes>,
+    user: User,
+    state: PathBuf,
+    admin_socket: PathBuf,
+    arguments: Vec<OsString>,
+    rooms: Arc<Semaphore>,
+    /// The name of the enforcer's admin socket, taken away when that enforcer ends.
+    door: Lock<Option<Named>>,
+    /// The words of listeners that were left, until an enforcer asks.
+    left: Lock<Option<String>>,
+    /// The enforcer's listeners once more, for an upgrade; closed as soon as it ends by itself.
+    listeners: Lock<Option<Listeners>>,
+}
+
+/// How one enforcer ended.
+enum Ended {
+    Told(ExitStatus, Told),
+    ByItself(ExitStatus),
+}
+
+/// What it was told to end for.
+enum Told {
+    Stop,
+    Upgrade,
+}
+
+impl Keeper {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            shelf: parts.shelf,
+            gate: parts.gate,
+            tables: Mutex::new(parts.tables),
+            processes: Arc::new(Processes::new(&parts.cgroups)),
+            user: parts.user,
+            state: parts.state,
+            admin_socket: parts.admin_socket,
+            arguments: parts.arguments,
+            rooms: Arc::new(Semaphore::new(KEEPER_ASKED_MAX)),
+            door: Lock::default(),
+            left: Lock::new(parts.listeners),
+            listeners: Lock::default(),
+        }))
+    }
+
+    /// Keeps an enforcer running until SIGTERM or SIGINT; until SIGUSR2, which gives the listeners for the program that is to go
+    /// on.
+    ///
+    /// # Errors
+    /// No enforcer can be started at all, or the last one did not end as it should.
+    pub async fn run(self) -> Result<Option<Listeners>, KeeperError> {
+        let mut pause = RESTART_AFTER;
+        loop {
+            let begun = Instant::now();
+            state::give(&self.0.state, self.0.user)
+                .map_err(failed("cannot give the state directory away"))?;
+            match self.one().await? {
+                Ended::Told(status, Told::Stop) if status.success() => return Ok(None),
+                // However it ended: the next one closes in the record what this one did not.
+                Ended::Told(_, Told::Upgrade) => return Ok(taken(&self.0.listeners)),
+                Ended::Told(status, Told::Stop) => {
+                    let source = io::Error::other(status.to_string());
+                    return Err(KeeperError { what: "the enforcer, told to stop".into(), source });
+                }
+                Ended::ByItself(status) => {
+                    drop(taken(&self.0.listeners));
+                    tracing::error!(%status, "the enforcer ended; the gate is shut until the next one is there");
+                }
+            }
+            if begun.elapsed() > RAN_WELL {
+                pause = RESTART_AFTER;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESTART_AFTER_MAX);
+        }
+    }
+
+    /// One enforcer's life.
+    async fn one(&self) -> Result<Ended, KeeperError> {
+        let (line, theirs) = link::pair().map_err(failed("cannot make the line to the enforcer"))?;
+        let mut child = self.start(theirs).map_err(failed("cannot start the enforcer"))?;
+        let listen = |kind| signal(kind).map_err(failed("cannot listen for signals"));
+        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (mut hangup, mut upgrade) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined2())?);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let serving = tokio::spawn(self.0.clone().serve(Arc::new(line)));
+        let ended = loop {
+            tokio::select! {
+                status = child.wait() => break Ended::ByItself(status.map_err(failed("cannot wait for the enforcer"))?),
+                _ = term.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
+                _ = int.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
+                _ = upgrade.recv() => break Ended::Told(stop(&mut child).await?, Told::Upgrade),
+                _ = hangup.recv() => tell(&child, Signal::HUP),
+                _ = look.tick() => {
+                    let set = self.0.shelf.current();
+                    self.0.tables.lock().await.follow(&set).await;
+                }
+            }
+        };
+        serving.abort();
+        drop(taken(&self.0.door));
+        Ok(ended)
+    }
+
+    /// The same program and command line, as the other user, with the line for its standard input.
+    fn start(&self, line: OwnedFd) -> io::Result<Child> {
+        Command::new("/proc/self/exe")
+            .args(&self.0.arguments)
+            .arg("--kept")
+            .stdin(line)
+            .current_dir("/")
+            .uid(self.0.user.uid)
+            .gid(self.0.user.gid)
+            .kill_on_drop(true)
+            .spawn()
+    }
+}
+
+fn tell(child: &Child, what: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    // Not reaped yet, so the number is still its own.
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, what)
+    {
+        tracing::warn!(%error, "the enforcer cannot be signalled");
+    }
+}
+
+/// Lets it drain; ends it where it does not end.
+async fn stop(child: &mut Child) -> Result<ExitStatus, KeeperError> {
+    tell(child, Signal::TERM);
+    let ended = match tokio::time::timeout(2 * DRAIN_TIMEOUT, child.wait()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            tracing::error!("the enforcer does not end; it is killed");
+            drop(child.start_kill());
+            child.wait().await
+        }
+    };
+    ended.map_err(failed("cannot wait for the enforcer"))
+}
+
+/// What was in there, which is empty now.
+fn taken<T>(from: &Lock<Option<T>>) -> Option<T> {
+    from.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl Inner {
+    /// Answers until the enforcer is gone, or says something that is no question.
+    async fn serve(self: Arc<Self>, line: Arc<Link>) {
+        loop {
+            let Ok(room) = self.rooms.clone().acquire_owned().await else { return };
+            let (bytes, _) = match line.receive().await {
+                Ok(Some(arrived)) => arrived,
+                Ok(None) => return,
+                Err(error) => return tracing::error!(%error, "the line to the enforcer is broken"),
+            };
+            let Some((number, request)) = unpack::<Request>(&bytes) else {
+                return tracing::error!(
+                    "the enforcer said something that is no question; nothing more is answered"
+                );
+            };
+            let (keeper, line) = (self.clone(), line.clone());
+            tokio::spawn(async move {
+                let (answer, descriptors) = keeper.answer(request).await;
+                let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                let sent = match pack(number, &answer) {
+                    Ok(packed) => line.send(&packed, &descriptors).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = sent {
+                    tracing::debug!(%error, "an answer did not reach the enforcer");
+                }
+                drop(room);
+            });
+        }
+    }
+
+    async fn answer(&self, request: Request) -> (Answer, Vec<OwnedFd>) {
+        let done = match request {
+            Request::Resolve(facts) => {
+                let processes = self.processes.clone();
+                let found = tokio::task::spawn_blocking(move || processes.resolve(facts)).await;
+                found.map(|workload| Answer::Workload(Box::new(workload))).map_err(io::Error::other)
+            }
+            Request::Socket(to) => {
+                return given(self.socket(to).map(|socket| (Answer::Socket, vec![socket])));
+            }
+            Request::Listeners => return given(self.listeners()),
+            Request::Door => return given(self.open_door()),
+            Request::Publish => self.publish().await,
+            Request::Counters => {
+                let counters = self.gate.counters().map_err(io::Error::other);
+                counters.map(|all| Answer::Counters(all.into_iter().map(|(_, count)| count).collect()))
+            }
+            Request::Ready => {
+                // Says so to systemd where there is one.
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                Ok(Answer::Done)
+            }
+        };
+        (done.unwrap_or_else(|error| Answer::refused(&error)), Vec::new())
+    }
+
+    fn socket(&self, to: std::net::SocketAddr) -> io::Result<OwnedFd> {
+        if !allowed::is_declared(&self.shelf.current(), to) {
+            tracing::error!(%to, "the enforcer asked for a socket to a place that no policy file declares");
+            return Err(io::Error::other(format!("no policy file declares {to}")));
+        }
+        self.gate.socket_for(to)
+    }
+
+    fn listeners(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let listeners = match taken(&self.left) {
+            Some(words) => self.gate.take_over(&words),
+            None => self.gate.listen(),
+        };
+        let listeners = listeners.map_err(io::Error::other)?;
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
+        let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
+        let answer =
+            Answer::Listeners { outbound: count(&listeners.outbound)?, inbound: count(&listeners.inbound)? };
+        let all = listeners.outbound.into_iter().chain(listeners.inbound).map(OwnedFd::from);
+        Ok((answer, all.collect()))
+    }
+
+    fn open_door(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let (listener, named) = Socket::bind(&self.admin_socket).map_err(io::Error::other)?.into_parts()?;
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(named);
+        Ok((Answer::Done, vec![listener.into()]))
+    }
+
+    async fn publish(&self) -> io::Result<Answer> {
+        let shelf = self.shelf.clone();
+        tokio::task::spawn_blocking(move || shelf.reload()).await.map_err(io::Error::other)?;
+        let set = self.shelf.current();
+        match self.tables.lock().await.follow(&set).await {
+            true => Ok(Answer::Published(set.digest())),
+            false => Err(io::Error::other("the kernel's tables could not be brought up to date")),
+        }
+    }
+}
+
+fn given(outcome: io::Result<(Answer, Vec<OwnedFd>)>) -> (Answer, Vec<OwnedFd>) {
+    outcome.unwrap_or_else(|error| (Answer::refused(&error), Vec::new()))
+}

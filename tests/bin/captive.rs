@@ -1,0 +1,165 @@
+//! An enforcer that somebody has taken over: started by the real keeper in the place of the real one, confined as that
+//! confines itself, it then tries what an attacker would. One line of JSON for each attempt, in `captive.jsonl` in its
+//! state directory: what it tried, and what the system said.
+//!
+//! The first time it runs it becomes itself again, as the keeper: `tidegate-captive tidegate OPTIONS run --user NAME`.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, getppid, kill_process};
+use serde_json::json;
+use tidegate::config::Settings;
+use tidegate::keeper::Client;
+use tidegate::{app, cli, kernel};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--kept") {
+        captive(&words).expect("a captive finds its state directory");
+        return ExitCode::SUCCESS;
+    }
+    if words.first().is_some_and(|word| !word.starts_with('-')) {
+        let failed = Command::new("/proc/self/exe").args(&words[1..]).exec();
+        panic!("cannot become the keeper: {failed}");
+    }
+    cli::main()
+}
+
+fn option(words: &[String], name: &str) -> PathBuf {
+    let at = words.iter().position(|word| word == name).expect("the harness gives it");
+    PathBuf::from(&words[at + 1])
+}
+
+/// Where a test's target and what is not one are.
+const TARGET: &str = "127.0.0.1:7001";
+const ELSEWHERE: &str = "127.0.0.1:7999";
+
+fn captive(words: &[String]) -> io::Result<()> {
+    let (state, policies, pins) =
+        (option(words, "--state"), option(words, "--policies"), option(words, "--pins"));
+    let line = io::stdin().as_fd().try_clone_to_owned()?;
+    let settings = Settings { state: state.clone(), policies: policies.clone(), ..Settings::default() };
+    let keeper = getppid().expect("the keeper started it");
+    // What it holds before: the control.
+    let mut said = File::create(state.join("captive.jsonl"))?;
+    let mut tell = |attempt: &str, outcome: io::Result<()>| {
+        let error = outcome.err().map(|error| error.to_string());
+        writeln!(said, "{}", json!({"attempt": attempt, "error": error})).expect("its own file");
+    };
+    tell("call unshare(2) before it is confined", unshare(libc::CLONE_FS));
+    kernel::confine(&app::reach(&settings, &app::Options::default()))?;
+
+    tell("write its own state", fs::write(state.join("mine"), "x"));
+    tell("read /etc/shadow", File::open("/etc/shadow").map(drop));
+    tell("read /root", fs::read_dir("/root").map(drop));
+    tell("read a file in /tmp beside its own", fs::read_dir("/tmp").map(drop));
+    tell("write the policy", fs::write(policies.join("open.cedar"), "permit (principal, action, resource);"));
+    tell("take a map by its pin", kernel::Gate::adopt(&pins).map(drop).map_err(io::Error::other));
+    tell("start a program", Command::new("/bin/true").status().map(drop));
+    tell("look into the keeper's memory", memory(keeper.as_raw_nonzero().get()));
+    tell(
+        "kill the keeper",
+        kill_process(Pid::from_raw(keeper.as_raw_nonzero().get()).unwrap(), Signal::TERM)
+            .map_err(io::Error::from),
+    );
+    tell("call unshare(2)", unshare(libc::CLONE_FS));
+    tell("make a user namespace", unshare(libc::CLONE_NEWUSER));
+    tell("become root", rustix::thread::set_thread_uid(rustix::process::Uid::ROOT).map_err(io::Error::from));
+    tell("open a raw socket", raw_socket());
+    tell("trace the keeper", trace(keeper.as_raw_nonzero().get()));
+    tell("call bpf(2)", bpf());
+    tell("connect a socket of its own", reach(TARGET));
+    tell("connect a socket of its own to what is no target", reach(ELSEWHERE));
+    with_keeper(line, &mut tell)
+}
+
+/// What it can get of the keeper.
+fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = Client::over(line)?;
+        let listening = tokio::spawn(client.clone().listen());
+        let exempt = client.exempt();
+        let (target, elsewhere): (SocketAddr, SocketAddr) =
+            (TARGET.parse().unwrap(), ELSEWHERE.parse().unwrap());
+        let straight = async { exempt.socket(target).await?.connect(target).await.map(drop) };
+        tell("connect a socket of the keeper's where it is for", straight.await);
+        let aside = async { exempt.socket(target).await?.connect(elsewhere).await.map(drop) };
+        tell("connect a socket of the keeper's elsewhere", aside.await);
+        let again = async {
+            let stream = exempt.socket(target).await?.connect(target).await?;
+            redirect(&stream.into_std()?, elsewhere)
+        };
+        tell("connect a socket of the keeper's again, elsewhere", again.await);
+        tell("get a socket to a place that is not declared", exempt.socket(elsewhere).await.map(drop));
+        tell("be told the counters", client.count().await);
+        drop(listening);
+        tell("the end", Ok(()));
+        // Else the keeper starts the next one at once.
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        Ok(())
+    })
+}
+
+fn memory(pid: i32) -> io::Result<()> {
+    let mut byte = [0];
+    File::open(Path::new("/proc").join(pid.to_string()).join("mem"))?.read(&mut byte).map(drop)
+}
+
+fn reach(to: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"GET /captive HTTP/1.1\r\nHost: captive\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.starts_with("HTTP/1.1 200") {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("answered {:?}", answer.lines().next().unwrap_or_default()))),
+    }
+}
+
+fn raw_socket() -> io::Result<()> {
+    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::TCP)).map(drop)
+}
+
+fn call(what: impl FnOnce() -> i64) -> io::Result<()> {
+    if what() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[expect(unsafe_code, reason = "what it unshares may be what somebody else counts on")]
+fn unshare(what: i32) -> io::Result<()> {
+    // SAFETY: takes a number only; this program shares nothing that these flags part.
+    call(|| unsafe { libc::unshare(what).into() })
+}
+
+#[expect(unsafe_code, reason = "no crate here has this call")]
+fn trace(pid: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    call(|| unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) })
+}
+
+#[expect(unsafe_code, reason = "no crate here has this call")]
+fn bpf() -> io::Result<()> {
+    let mut attributes = [0_u64; 16];
+    // SAFETY: BPF_PROG_GET_NEXT_ID reads and writes at most these bytes.
+    call(|| unsafe { libc::syscall(libc::SYS_bpf, 11, &raw mut attributes, size_of_val(&attributes)) })
+}
+
+/// Disconnects (connect(2) with AF_UNSPEC), then connects to another place.
+#[expect(unsafe_code, reason = "std cannot disconnect")]
+fn redirect(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: the address outlives the call and is as long as said.
+    call(|| unsafe {
+        libc::connect(stream.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as u32).into()
+    })?;
+    socket2::SockRef::from(stream).connect(&to.into())
+}

@@ -1,0 +1,193 @@
+//! `tidegate upgrade`: another program goes on in the place of the running one. Nobody is refused meanwhile, nobody gets past, and
+//! a program that would not do is never begun.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tidegate_tests::{Answer, Builder, Gate, Host, StopOnDrop, Upstream, eventually};
+
+const NOUNS: &str = r#"
+[[target]]
+name = "api"
+direction = "outbound"
+addresses = ["127.0.0.1"]
+ports = [7001]
+
+[[person]]
+name = "ann"
+uid = 1701
+
+[[approval]]
+name = "ops"
+approvers = ["ann"]
+timeout = "10m"
+"#;
+
+const RULES: &str = r#"
+permit (principal, action == Action::"http", resource == Target::"api");
+forbid (principal, action == Action::"http", resource == Target::"api") when { context.segments.contains("denied") };
+@approval("ops")
+forbid (principal, action == Action::"http", resource == Target::"api") when { context.segments.contains("held") };
+"#;
+
+const HOST: &str = "127.0.0.1:7001";
+/// An account that nobody else has.
+const USER: &str = "--user=61235";
+
+fn gate_on(host: &Host) -> Builder {
+    Gate::on(host).policy("a.toml", NOUNS).policy("a.cedar", RULES)
+}
+
+/// What clients met during upgrades.
+#[derive(Default)]
+struct Met {
+    answered: AtomicUsize,
+    failed: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+/// At most 125 connections a second, each with one request.
+fn load(host: &Host, met: &Met, name: usize) {
+    let seat = host.client();
+    let mut number = 0;
+    while !met.stop.load(Ordering::Relaxed) {
+        number += 1;
+        let path = format!("/load/{name}/{number}");
+        let asked = seat.connect(HOST.parse().unwrap()).and_then(|mut client| client.get(HOST, &path));
+        match asked {
+            Ok(answer) if answer.status == 200 => drop(met.answered.fetch_add(1, Ordering::Relaxed)),
+            Ok(answer) => {
+                met.failed.lock().unwrap().push(format!("{path}: {} {}", answer.status, answer.text()))
+            }
+            Err(error) => met.failed.lock().unwrap().push(format!("{path}: {error}")),
+        }
+        thread::sleep(Duration::from_millis(8));
+    }
+}
+
+fn upgrades_under_load(host: &Host, gate: &Gate, upstream: &Upstream) {
+    let (rounds, clients) = if std::env::var_os("TIDEGATE_FULL").is_some() { (20, 16) } else { (4, 4) };
+    let (met, pid, begun) = (Met::default(), gate.pid(), Instant::now());
+    thread::scope(|scope| {
+        let stop = StopOnDrop(&met.stop);
+        for name in 0..clients {
+            scope.spawn({
+                let met = &met;
+                move || load(host, met, name)
+            });
+        }
+        for round in 0..rounds {
+            let before = met.answered.load(Ordering::Relaxed);
+            eventually("answers", || (met.answered.load(Ordering::Relaxed) > before + 20).then_some(()));
+            let said = gate.tidegate(&["upgrade"]).success();
+            assert!(said.text().contains("goes on"), "round {round}: {}", said.text());
+        }
+        drop(stop);
+    });
+    println!(
+        "{:.0} connects a second",
+        met.answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
+    );
+    let failed = met.failed.into_inner().unwrap();
+    let answered = met.answered.load(Ordering::Relaxed);
+    assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), failed.len() + answered);
+    assert_eq!(gate.pid(), pid, "it is the same process to whoever watches it");
+    // None got past: each that came there is on record.
+    let recorded: std::collections::HashSet<String> = gate
+        .entries()
+        .into_iter()
+        .filter_map(|entry| Some(entry.intent.head.line.split(' ').nth(1)?.to_owned()))
+        .collect();
+    let there = upstream.requests();
+    assert_eq!(there.len(), answered);
+    assert!(there.iter().all(|request| recorded.contains(&request.target)));
+    drop(gate.tidegate(&["record", "verify"]).success());
+}
+
+#[test]
+fn upgrades_under_load_refuse_nobody_and_let_nobody_past() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    upgrades_under_load(&host, &gate, &upstream);
+}
+
+#[test]
+fn upgrades_of_keeper_and_enforcer_refuse_nobody_and_let_nobody_past() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).option_of_run(USER).start();
+    upgrades_under_load(&host, &gate, &upstream);
+}
+
+#[test]
+fn a_hold_that_outlives_the_drain_ends_with_503_and_its_demand_stays() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    let mut held = host.client().connect(HOST.parse().unwrap()).unwrap();
+    held.set_patience(Duration::from_secs(60));
+    held.send(format!("GET /held HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).unwrap();
+    let waiting = || {
+        let listed = gate.tidegate(&["--json", "approvals", "list"]).success().json();
+        listed.as_array().or_else(|| listed["demands"].as_array()).map_or(0, Vec::len)
+    };
+    eventually("the demand", || (waiting() == 1).then_some(()));
+    drop(gate.tidegate(&["upgrade"]).success());
+    assert_eq!(held.response("GET").unwrap().status, 503);
+    assert_eq!(waiting(), 1, "the demand is still there to be decided");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn what_has_begun_ends_well_before_the_next_program_goes_on() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    upstream.next(Answer::json(r#"{"slow":true}"#).pause(Duration::from_secs(1)));
+    let mut slow = host.client().connect(HOST.parse().unwrap()).unwrap();
+    slow.send(format!("GET /slow HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).unwrap();
+    let _ = upstream.await_requests(1);
+    drop(gate.tidegate(&["upgrade"]).success());
+    assert_eq!(slow.response("GET").unwrap().status, 200);
+}
+
+#[test]
+fn a_program_that_does_not_run_or_does_not_take_the_policy_is_not_begun() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let program = host.folder().join("installed");
+    let _gate = gate_on(&host).program(&program).start();
+    let answers =
+        |path: &str| host.client().connect(HOST.parse().unwrap()).unwrap().get(HOST, path).unwrap().status;
+    let replace = |text: &str| {
+        let new = host.folder().join("new");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &program).unwrap();
+    };
+    for (text, why) in
+        [("no program", "goes on as it was"), ("#!/bin/sh\necho not me >&2; exit 1\n", "not me")]
+    {
+        replace(text);
+        // Asked by a program that is whole.
+        let said = Gate::on(&host).build().tidegate(&["upgrade"]);
+        assert!(said.code() == Some(3) && said.errors().contains(why), "{}", said.errors());
+        assert_eq!(answers("/still"), 200);
+    }
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[test]
+fn nobody_but_root_upgrades() {
+    let host = Host::new();
+    let gate = gate_on(&host).start();
+    let said = gate.tidegate_at(&host.client().uid(1702), &["upgrade"]);
+    assert_ne!(said.code(), Some(0), "{}", said.text());
+    let status = gate.status();
+    assert!(status["uptime_seconds"].as_u64().is_some());
+}
