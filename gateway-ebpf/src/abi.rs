@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -65,6 +65,16 @@ pub struct Config {
     pub netns_inode: u64,
     /// Id of the cgroup the hooks are attached to.
     pub cgroup: u64,
+}
+
+/// How long the gate is believed to live. One entry; all zero: there is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// CLOCK_MONOTONIC in nanoseconds; past it the gate counts as dead.
+    pub deadline: u64,
+    /// Which gate wrote it: each that takes charge counts one on, and an older one leaves it alone.
+    pub turn: u64,
 }
 
 /// One block of addresses at one port, as a longest-prefix key. The port comes first, so that blocks of different
@@ -311,6 +321,8 @@ counters! {
     RecordMissing = "record_missing",
     /// A refusal that the telemetry ring had no room for.
     EventLost = "event_lost",
+    /// Refused: the gate's heartbeat is past its deadline.
+    HeartbeatLost = "refused_heartbeat",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -348,6 +360,7 @@ macro_rules! plain {
 }
 plain! {
     Config = 32,
+    Heartbeat = 16,
     BlockKey = 4 + 20,
     BlockData = 2 + 2 + 16,
     DnsKey = 4 + 2 + 2 + 16,

@@ -86,6 +86,12 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
         dropped(Counter::GateDown, &to);
         return DROP;
     }
+    // Frozen, the listener would still take connections, and nobody would serve them. What is assigned counts for nothing
+    // where the program drops.
+    if !look::is_alive() {
+        dropped(Counter::HeartbeatLost, &to);
+        return DROP;
+    }
     count(Counter::Steered);
     PASS
 }

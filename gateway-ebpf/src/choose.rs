@@ -37,6 +37,8 @@ pub struct Connect {
     pub exempt: bool,
     /// The calling process is the gate.
     pub gate: bool,
+    /// The gate's heartbeat is in time.
+    pub alive: bool,
     /// Socket protocol.
     pub protocol: u32,
     /// The destination port is the gate's.
@@ -78,16 +80,21 @@ pub const fn connect(fact: &Connect) -> Answer {
 
 #[inline(always)]
 const fn guarded(fact: &Connect, tcp: bool) -> Answer {
-    if fact.dns && (tcp || fact.protocol == UDP) {
+    let dns = fact.dns && (tcp || fact.protocol == UDP);
+    if dns && fact.alive {
         return Answer::Pass(Some(Counter::DnsAllowed));
     }
     if !tcp {
+        if dns {
+            return Answer::Refuse(Counter::HeartbeatLost);
+        }
         return Answer::Refuse(Counter::GuardDatagram);
     }
     // Only here is loopback certain to end in our own sk_lookup. Elsewhere it would be a way out.
     if fact.service && fact.loopback && fact.here {
         return Answer::Record;
     }
+    // Also past the heartbeat's deadline: refused at the gate's port, the caller sees "connection refused" and no EPERM.
     Answer::Redirect
 }
 
@@ -108,6 +115,8 @@ const fn unguarded(fact: &Connect, tcp: bool) -> Answer {
 pub struct Datagram {
     /// The socket carries the gate's mark.
     pub exempt: bool,
+    /// The gate's heartbeat is in time.
+    pub alive: bool,
     /// Socket protocol.
     pub protocol: u32,
     /// The sender's guard; 0: none.
@@ -126,7 +135,11 @@ pub const fn datagram(fact: &Datagram) -> Option<Counter> {
         None
     } else if fact.guard != 0 {
         // UDP-Lite shares these hooks, but a DNS server does not speak it.
-        if fact.dns && fact.protocol == UDP { None } else { Some(Counter::GuardDatagram) }
+        match (fact.dns && fact.protocol == UDP, fact.alive) {
+            (true, true) => None,
+            (true, false) => Some(Counter::HeartbeatLost),
+            (false, _) => Some(Counter::GuardDatagram),
+        }
     } else if fact.target {
         Some(Counter::TargetDatagram)
     } else {
@@ -171,7 +184,7 @@ pub struct Packet {
     pub routed: bool,
     /// The guard of its socket; 0: none.
     pub guard: u32,
-    /// Its destination is a DNS server of that guard.
+    /// Its destination is a DNS server of that guard, and the gate's heartbeat is in time.
     pub dns: bool,
     /// Its destination lies in a target's block.
     pub target: bool,
@@ -252,6 +265,7 @@ mod tests {
     const CALL: Connect = Connect {
         exempt: false,
         gate: false,
+        alive: true,
         protocol: TCP,
         gate_port: false,
         loopback: false,
@@ -339,6 +353,19 @@ mod tests {
     }
 
     #[test]
+    fn past_the_heartbeats_deadline_nobody_asks_dns_and_tcp_goes_where_it_is_refused() {
+        let call = Connect { guard: 7, dns: true, alive: false, ..CALL };
+        assert_eq!(connect(&call), Answer::Redirect, "to the gate's port");
+        let udp = Connect { protocol: UDP, ..call };
+        assert_eq!(connect(&udp), Answer::Refuse(Counter::HeartbeatLost));
+        let sent =
+            Datagram { exempt: false, alive: false, protocol: UDP, guard: 7, dns: true, target: false };
+        assert_eq!(datagram(&sent), Some(Counter::HeartbeatLost));
+        assert_eq!(datagram(&Datagram { alive: true, ..sent }), None);
+        assert_eq!(connect(&Connect { target: true, alive: false, ..CALL }), Answer::Redirect);
+    }
+
+    #[test]
     fn the_gate_never_calls_itself() {
         for call in [Connect { target: true, ..CALL }, Connect { service: true, own: true, ..CALL }] {
             let answer = connect(&Connect { gate: true, ..call });
@@ -349,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_datagram_to_a_target_is_refused_unless_it_is_the_gates() {
-        let sent = Datagram { exempt: false, protocol: UDP, guard: 0, dns: false, target: true };
+        let sent = Datagram { exempt: false, alive: true, protocol: UDP, guard: 0, dns: false, target: true };
         assert_eq!(datagram(&sent), Some(Counter::TargetDatagram));
         assert_eq!(datagram(&Datagram { exempt: true, ..sent }), None);
         assert_eq!(datagram(&Datagram { target: false, ..sent }), None);

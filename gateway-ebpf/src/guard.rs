@@ -68,6 +68,7 @@ fn datagram(ctx: &SockAddrContext, address: &Address) -> i32 {
     }
     let verdict = choose::datagram(&Datagram {
         exempt,
+        alive: guard == 0 || look::is_alive(),
         protocol,
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
@@ -180,7 +181,9 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     sender(skb, &flight, &mut fact);
     if !fact.exempt {
         let ports = !flight.fragment && choose::has_ports(flight.protocol);
-        fact.dns = fact.guard != 0 && look::is_dns(fact.guard, &flight.destination, flight.destination_port);
+        fact.dns = fact.guard != 0
+            && look::is_dns(fact.guard, &flight.destination, flight.destination_port)
+            && look::is_alive();
         fact.target = ports && look::is_target(&flight.destination, flight.destination_port);
         fact.service = flight.protocol == choose::TCP && look::is_service(&flight.source, flight.source_port);
     }

@@ -23,7 +23,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
     SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
-use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, LISTENERS, Mark, Record, Tuple};
+use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple};
 
 use crate::look::Storage;
 
@@ -33,6 +33,10 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 /// Process id of the gate, written when it binds its port: the loop breaker.
 #[map]
 static GATE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Until when the gate counts as alive. Written by the enforcer.
+#[map]
+static HEARTBEAT: Array<Heartbeat> = Array::with_max_entries(1, 0);
 
 // The two tables, and the services. Written by the enforcer.
 #[map]

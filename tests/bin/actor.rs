@@ -61,6 +61,12 @@ fn serve(pins: &Path, how: &'static str, cgroup: &str) {
     enter(cgroup);
     let gate = Arc::new(Gate::adopt(pins).unwrap());
     let listeners = gate.listen().unwrap();
+    let heartbeat = gate.heartbeat().unwrap();
+    thread::spawn(move || {
+        while heartbeat.beat().is_ok() {
+            thread::sleep(tidegate::limits::HEARTBEAT_EVERY);
+        }
+    });
     if how == "forward-as-nobody" {
         calls::become_user(65_534);
     }

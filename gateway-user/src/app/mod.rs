@@ -37,7 +37,7 @@ use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::kernel::{self, KernelError, Place};
-use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
+use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HEARTBEAT_EVERY};
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
@@ -187,6 +187,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     let mut work = JoinSet::new();
     let door = Door::new(gateway.clone(), Processes::new(&cgroups), flows.clone(), cut.clone());
     open_doors(&gate, &door, &mut work)?;
+    work.spawn(beat(gate.heartbeat()?));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
     work.spawn(post.work());
@@ -239,6 +240,24 @@ fn open_desk(
     let spool = Spool::open(&settings.state, sealing)?;
     let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
     Ok((desk, post))
+}
+
+/// Tells the kernel that this runtime, which accepts the flows, still runs its tasks; a hung one must not look alive.
+/// Dropped with the task, the heartbeat ends at once.
+async fn beat(heartbeat: kernel::Heartbeat) {
+    let mut succeeded = false;
+    loop {
+        match heartbeat.beat() {
+            Ok(true) => {}
+            Ok(false) if succeeded => {}
+            Ok(false) => {
+                succeeded = true;
+                tracing::info!("another enforcer has taken over");
+            }
+            Err(error) => tracing::error!(%error, "the kernel does not hear that the gate lives"),
+        }
+        tokio::time::sleep(HEARTBEAT_EVERY).await;
+    }
 }
 
 /// Forgets blocks as they run out, until the task is dropped.

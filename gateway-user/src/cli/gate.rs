@@ -221,6 +221,15 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         kernel.port,
         kernel.pins.display()
     ))?;
+    let heartbeat = format!("heartbeat {}", kernel.heartbeat);
+    context.out.line(match (kernel.heartbeat.alive, kernel.heartbeat.age_ms) {
+        (true, _) => heartbeat,
+        (false, None) => paint(Tone::Warn, heartbeat),
+        (false, Some(_)) => paint(
+            Tone::Bad,
+            format!("{heartbeat}: the enforcer was killed or hangs, everything protected is refused"),
+        ),
+    })?;
     let number = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let programs = kernel
         .programs
@@ -259,7 +268,9 @@ fn policy_notices(context: &Context) -> Vec<Notice> {
 }
 
 fn doctor(context: &Context) -> Result<(), Failure> {
-    let checked = Checked { probe: kernel::probe(), policy: policy_notices(context) };
+    let mut probe = kernel::probe();
+    probe.checks.push(kernel::heartbeat_check(&context.settings.pins));
+    let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {
         context.out.json(&checked)?;

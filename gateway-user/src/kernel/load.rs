@@ -21,6 +21,7 @@ use super::{KernelError, OBJECT, Place, Table, btf, own, sockets};
 pub(super) const PINNED_MAPS: &[&str] = &[
     "CONFIG",
     "GATE",
+    "HEARTBEAT",
     "TARGETS",
     "SERVICES",
     "OWN",

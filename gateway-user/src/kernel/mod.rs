@@ -7,6 +7,7 @@
 mod btf;
 mod error;
 mod exempt;
+mod heartbeat;
 mod links;
 mod load;
 mod own;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 pub use error::KernelError;
 pub use exempt::Exempt;
+pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, probe};

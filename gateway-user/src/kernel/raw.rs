@@ -239,6 +239,14 @@ pub(super) fn netlink_strict(fd: BorrowedFd<'_>) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// CLOCK_MONOTONIC in nanoseconds: the kernel programs' clock.
+pub(super) fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one live structure. The clock always exists; failing, it leaves zero, which is long past.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 /// getsockopt(2) of any level and name. Gives how many bytes were written.
 pub(super) fn socket_option(fd: BorrowedFd<'_>, level: i32, name: i32, into: &mut [u8]) -> io::Result<usize> {
     let mut length = into.len() as libc::socklen_t;

@@ -18,6 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::heartbeat::Heartbeat;
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
@@ -243,6 +244,14 @@ impl Gate {
             outbound: self.listen_at(loopback, LISTEN_OUTBOUND)?,
             inbound: self.listen_at(unreachable, LISTEN_INBOUND)?,
         })
+    }
+
+    /// Takes the right to say that the gate lives. For whoever serves the listeners, once they are in charge.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written.
+    pub fn heartbeat(&self) -> Result<Heartbeat, KernelError> {
+        Heartbeat::take(&self.pins)
     }
 
     /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A

@@ -10,6 +10,7 @@ use gateway_ebpf::abi::{BlockKey, COUNTERS, DnsKey, Record, Tuple};
 use serde::Serialize;
 
 use super::KernelError;
+use super::heartbeat::{self, Pulse};
 use super::links::{HOOKS, To};
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
@@ -31,6 +32,8 @@ pub struct Status {
     pub only_netns: bool,
     /// Process id of the last gate that took its port; 0: none yet. It may be dead.
     pub gate: u32,
+    /// The gate's sign of life.
+    pub heartbeat: Pulse,
     /// Every program that should be there.
     pub programs: Vec<ProgramStatus>,
     /// How full the maps are.
@@ -107,6 +110,7 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
         netns_inode: config.netns_inode,
         only_netns: config.flags & gateway_ebpf::abi::FLAG_ONLY_NETNS != 0,
         gate: gate.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes),
+        heartbeat: heartbeat::pulse(pins)?,
         programs: HOOKS.iter().map(|hook| program(pins, hook.program, hook.to)).collect(),
         maps,
         counters: counters(&open("COUNTS", 4, 8)?)?.into_iter().collect(),

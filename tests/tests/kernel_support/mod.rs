@@ -230,6 +230,13 @@ impl World {
         self.gates[index].id()
     }
 
+    /// Stops its every thread (SIGSTOP), or lets them go on.
+    pub fn freeze(&self, index: usize, frozen: bool) {
+        let pid = rustix::process::Pid::from_child(&self.gates[index]);
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self, index: usize) {
         self.gates[index].kill().unwrap();
