@@ -323,6 +323,8 @@ counters! {
     EventLost = "event_lost",
     /// Refused: the gate's heartbeat is past its deadline.
     HeartbeatLost = "refused_heartbeat",
+    /// Refused: a datagram for a protected service, which is protected over TCP alone.
+    ServiceDatagram = "refused_service_datagram",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;

@@ -8,6 +8,8 @@ use crate::abi::{Address, Counter};
 pub const TCP: u32 = 6;
 /// UDP.
 pub const UDP: u32 = 17;
+/// UDP-Lite.
+pub const UDP_LITE: u32 = 136;
 /// Multipath TCP, as a socket protocol; on the wire it is TCP.
 pub const MPTCP: u32 = 262;
 /// `SOCK_STREAM`.
@@ -221,6 +223,10 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     }
     if fact.target && !ours {
         return Some(Counter::TargetPacket);
+    }
+    // `sk_lookup` sees neither what a connected socket gets, nor UDP-Lite: their answers are stopped instead.
+    if fact.service && (fact.protocol == UDP || fact.protocol == UDP_LITE) {
+        return Some(Counter::ServiceDatagram);
     }
     None
 }
@@ -480,6 +486,17 @@ mod tests {
         assert_eq!(packet(&Packet { accepted: true, ..sent }), Some(Counter::StalePacket));
         assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), None);
         assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+    }
+
+    #[test]
+    fn a_service_answers_no_datagram() {
+        for protocol in [UDP, UDP_LITE] {
+            let sent = Packet { service: true, protocol, kind: DATAGRAM, ..SENT };
+            assert_eq!(packet(&sent), Some(Counter::ServiceDatagram));
+            assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), Some(Counter::ServiceDatagram));
+            assert_eq!(packet(&Packet { service: false, ..sent }), None);
+            assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+        }
     }
 
     #[test]

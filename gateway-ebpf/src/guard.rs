@@ -185,7 +185,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
             && look::is_dns(fact.guard, &flight.destination, flight.destination_port)
             && look::is_alive();
         fact.target = ports && look::is_target(&flight.destination, flight.destination_port);
-        fact.service = flight.protocol == choose::TCP && look::is_service(&flight.source, flight.source_port);
+        fact.service = ports && look::is_service(&flight.source, flight.source_port);
     }
     match choose::packet(&fact) {
         None => ALLOW,

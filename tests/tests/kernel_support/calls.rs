@@ -114,6 +114,9 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
             let socket = UdpSocket::bind(any(to))?;
             socket.send_to(b"out", to).map(|_| "sent".to_owned())
         }
+        // Waits for an answer, too.
+        "udp-ask" => ask_datagram(UdpSocket::bind(any(to))?.into(), to),
+        "udplite-ask" => ask_datagram(socket(to, libc::SOCK_DGRAM, 136)?, to),
         "udp-routed" => {
             let socket = UdpSocket::bind(any(to))?;
             route_by_way_of_itself(&socket, to);
@@ -147,6 +150,35 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
         "sctp" => connect_with(socket(to, libc::SOCK_STREAM, 132)?, to),
         other => panic!("unknown call {other}"),
     }
+}
+
+fn ask_datagram(socket: Socket, to: SocketAddr) -> io::Result<String> {
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    // Connected, so that "port unreachable" comes back as an error.
+    socket.connect(&to.into())?;
+    socket.send(b"out")?;
+    let mut answer = [0; 16];
+    let length = (&socket).read(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Answers datagrams with "real" until the test process ends. `peer`: the only one it hears, by a connected socket.
+pub fn answer_datagrams(at: SocketAddr, protocol: i32, peer: Option<SocketAddr>) {
+    let server = socket(at, libc::SOCK_DGRAM, protocol).unwrap();
+    server.set_reuse_address(true).unwrap();
+    server.bind(&at.into()).unwrap();
+    if let Some(peer) = peer {
+        server.connect(&peer.into()).unwrap();
+    }
+    thread::spawn(move || {
+        let mut asked = [MaybeUninit::uninit(); 16];
+        while let Ok((_, from)) = server.recv_from(&mut asked) {
+            let _ = match peer {
+                None => server.send_to(b"real", &from),
+                Some(_) => server.send(b"real"),
+            };
+        }
+    });
 }
 
 fn any(to: SocketAddr) -> SocketAddr {
