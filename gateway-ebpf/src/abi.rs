@@ -325,6 +325,12 @@ counters! {
     HeartbeatLost = "refused_heartbeat",
     /// Refused: a datagram for a protected service, which is protected over TCP alone.
     ServiceDatagram = "refused_service_datagram",
+    /// Dropped at an uplink: a frame to a target that did not come from the gate, whatever made it.
+    TargetFrame = "dropped_target_frame",
+    /// Dropped at an uplink: a frame of a guarded process's packet socket.
+    GuardFrame = "dropped_guard_frame",
+    /// Dropped at an uplink: a frame made by hand, or of nobody's, whose destination cannot be read.
+    UnreadableFrame = "dropped_unreadable_frame",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;

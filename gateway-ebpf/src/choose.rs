@@ -231,6 +231,67 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     None
 }
 
+/// Whose socket a frame left from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Nobody's: forwarded, or the kernel's own.
+    Nobody,
+    /// A packet socket's: every byte of it may be invented.
+    Packet,
+    /// A socket's whose headers the kernel wrote, or the hooks at its cgroup have seen.
+    Socket,
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// An IP packet that was read to its ports.
+    Packet,
+    /// What cannot be an IP packet: ARP, LLDP and their like.
+    Other,
+    /// An IP packet inside of something else (MPLS, PPPoE): the next hop may unpack it.
+    Wrapped,
+    /// An IP packet that cannot be read to its ports, or whose header says that it ends elsewhere.
+    Unreadable,
+}
+
+/// What the uplink hook knows of a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    /// Its socket carries the gate's mark.
+    pub exempt: bool,
+    /// Whose it is.
+    pub sender: Sender,
+    /// Its socket was accepted while the programs were watching, or is a listener's.
+    pub accepted: bool,
+    /// The guard of its socket; 0: none, or no socket.
+    pub guard: u32,
+    /// What it carries.
+    pub carried: Carried,
+    /// Its destination lies in a target's block.
+    pub target: bool,
+}
+
+/// Decides one frame that leaves by an uplink; `Some` drops it.
+#[must_use]
+#[inline(always)]
+pub const fn frame(fact: &Frame) -> Option<Counter> {
+    if fact.exempt {
+        return None;
+    }
+    let by_hand = matches!(fact.sender, Sender::Packet);
+    if by_hand && fact.guard != 0 {
+        return Some(Counter::GuardFrame);
+    }
+    match (fact.carried, fact.sender) {
+        (Carried::Wrapped, Sender::Packet) | (Carried::Unreadable, Sender::Packet | Sender::Nobody) => {
+            Some(Counter::UnreadableFrame)
+        }
+        _ if fact.target && !(fact.accepted && !by_hand) => Some(Counter::TargetFrame),
+        _ => None,
+    }
+}
+
 /// Whether a socket protocol is TCP in either form.
 #[must_use]
 #[inline(always)]
@@ -496,6 +557,49 @@ mod tests {
             assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), Some(Counter::ServiceDatagram));
             assert_eq!(packet(&Packet { service: false, ..sent }), None);
             assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+        }
+    }
+
+    const LEFT: Frame = Frame {
+        exempt: false,
+        sender: Sender::Packet,
+        accepted: false,
+        guard: 0,
+        carried: Carried::Packet,
+        target: false,
+    };
+
+    #[test]
+    fn a_frame_for_a_target_leaves_only_by_the_gate_or_as_an_answer() {
+        for sender in [Sender::Nobody, Sender::Packet, Sender::Socket] {
+            let left = Frame { sender, target: true, ..LEFT };
+            assert_eq!(frame(&left), Some(Counter::TargetFrame), "{sender:?}");
+            assert_eq!(frame(&Frame { exempt: true, ..left }), None);
+            assert_eq!(frame(&Frame { target: false, ..left }), None);
+            let answer = frame(&Frame { accepted: true, ..left });
+            assert_eq!(answer.is_none(), sender != Sender::Packet, "a packet socket accepts nothing");
+        }
+    }
+
+    #[test]
+    fn a_guarded_process_writes_no_frame_at_all() {
+        for carried in [Carried::Packet, Carried::Other, Carried::Wrapped, Carried::Unreadable] {
+            assert_eq!(frame(&Frame { guard: 7, carried, ..LEFT }), Some(Counter::GuardFrame));
+        }
+        assert_eq!(frame(&Frame { guard: 7, sender: Sender::Socket, ..LEFT }), None, "its cgroup's hook saw it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_dropped_unless_the_kernel_wrote_it_and_arp_passes() {
+        let unreadable = Frame { carried: Carried::Unreadable, ..LEFT };
+        assert_eq!(frame(&unreadable), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Nobody, ..unreadable }), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Socket, ..unreadable }), None);
+        let wrapped = Frame { carried: Carried::Wrapped, ..LEFT };
+        assert_eq!(frame(&wrapped), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Nobody, ..wrapped }), None, "a router's own business");
+        for sender in [Sender::Nobody, Sender::Packet, Sender::Socket] {
+            assert_eq!(frame(&Frame { sender, carried: Carried::Other, ..LEFT }), None);
         }
     }
 

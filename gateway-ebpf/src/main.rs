@@ -13,15 +13,16 @@ mod establish;
 mod guard;
 mod look;
 mod report;
+mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, map, sk_lookup, sock_ops,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, map, sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
-    SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
 };
 use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple};
 
@@ -158,6 +159,18 @@ pub fn tg_getsockopt(ctx: SockoptContext) -> i32 {
 #[sk_lookup]
 pub fn tg_steer(ctx: SkLookupContext) -> u32 {
     accept::steer(&ctx)
+}
+
+/// tcx egress: 6.6.
+#[classifier]
+pub fn tg_uplink_ether(ctx: TcContext) -> i32 {
+    uplink::ether(&ctx)
+}
+
+/// tcx egress: 6.6.
+#[classifier]
+pub fn tg_uplink_bare(ctx: TcContext) -> i32 {
+    uplink::bare(&ctx)
 }
 
 #[panic_handler]

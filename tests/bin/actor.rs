@@ -172,11 +172,13 @@ fn fake(address: SocketAddr) {
     }
 }
 
-/// Enters a cgroup and a uid, then makes each call (`how address`) and prints its outcome.
+/// Enters a cgroup and a uid (`raw:UID` keeps CAP_NET_RAW), then makes each call (`how address`) and prints its outcome.
 fn call(cgroup: &str, uid: &str, calls: &[&str]) {
     enter(cgroup);
-    if uid != "-" {
-        calls::become_user(uid.parse().unwrap());
+    match uid.strip_prefix("raw:") {
+        Some(uid) => calls::become_user_with_net_raw(uid.parse().unwrap()),
+        None if uid == "-" => {}
+        None => calls::become_user(uid.parse().unwrap()),
     }
     for pair in calls.chunks(2) {
         println!("{}", calls::outcome(pair[0], pair[1]));

@@ -11,7 +11,7 @@ use super::table;
 use super::weigh::{Weigher, Whole};
 use crate::identity::account_name;
 use crate::judge::{Bench, now};
-use crate::kernel::{Gate, Own, Table};
+use crate::kernel::{Gate, Own, Place, Table};
 use crate::limits::POLICY_CHANGES_TOLD_MAX;
 use crate::operation::Sha256;
 use crate::policy::{Change, Inventory, Notice};
@@ -27,6 +27,8 @@ pub(super) struct Follower {
     gate: Arc<Gate>,
     /// The cgroup v2 root, found once: where it cannot be read, nothing must be found to be gone.
     root: PathBuf,
+    /// Where the programs are attached.
+    place: Place,
     /// What was in force last, also before this enforcer.
     known: Option<Known>,
     /// The set in force and its files, for what the next one is weighed against.
@@ -45,8 +47,13 @@ struct Known {
 }
 
 impl Follower {
-    pub(super) fn new(bench: Arc<Bench>, gate: Arc<Gate>, root: PathBuf, weigher: Weigher) -> Self {
-        Self { bench, gate, root, known: None, whole: None, weigher }
+    pub(super) fn new(
+        bench: Arc<Bench>,
+        gate: Arc<Gate>,
+        (root, place): (PathBuf, Place),
+        weigher: Weigher,
+    ) -> Self {
+        Self { bench, gate, root, place, known: None, whole: None, weigher }
     }
 
     /// Writes which policy the gate starts with, and what is wrong with the directory if it is another.
@@ -71,10 +78,11 @@ impl Follower {
     pub(super) async fn follow(mut self) {
         let mut state = self.bench.shelf.subscribe();
         let mut published: Option<Table> = None;
-        let (mut own, mut fault) = (Own::default(), None);
+        let (mut own, mut fault, mut unseen) = (Own::default(), None, None);
         let mut noticed = Vec::new();
         loop {
             fault = self.tell_own(&mut own, fault);
+            unseen = self.follow_uplinks(unseen);
             published = self.publish(published).await;
             noticed = self.notice(noticed);
             tokio::select! {
@@ -158,6 +166,15 @@ impl Follower {
                 %error,
                 "local clients of protected services at new addresses are refused; trying again"
             );
+        }
+        now
+    }
+
+    /// Brings the programs to new interfaces; says once what keeps them from there, which is given back.
+    fn follow_uplinks(&self, fault: Option<String>) -> Option<String> {
+        let now = self.gate.follow_uplinks(&self.place).err().map(|error| error.to_string());
+        if let Some(error) = now.as_ref().filter(|now| fault.as_ref() != Some(*now)) {
+            tracing::error!(%error, "frames of packet sockets may leave by an interface unseen; trying again");
         }
         now
     }

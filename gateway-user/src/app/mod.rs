@@ -125,6 +125,7 @@ pub fn place(settings: &Settings) -> Place {
         netns: settings.netns.clone(),
         port: settings.port,
         only_netns: settings.only_netns,
+        uplinks: settings.uplinks.clone(),
     }
 }
 
@@ -181,7 +182,8 @@ pub async fn run(settings: Settings, options: Options) -> Result<(), AppError> {
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
     let weighed = Arc::new(ArcSwapOption::empty());
     let weigher = Weigher::new(recorder.clone(), weighed.clone());
-    let mut follower = Follower::new(bench.clone(), gate.clone(), cgroups.clone(), weigher.clone());
+    let mut follower =
+        Follower::new(bench.clone(), gate.clone(), (cgroups.clone(), place(&settings)), weigher.clone());
     follower.started();
 
     let mut work = JoinSet::new();

@@ -237,6 +237,14 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         .map(|p| vec![p.name.to_owned(), number(p.id), number(p.link), p.attached_to.to_owned()])
         .collect();
     context.out.table(&["program", "id", "link", "attached to"], programs)?;
+    let unseen: Vec<&str> =
+        kernel.uplinks.iter().filter(|one| one.program.is_none()).map(|one| one.interface.as_str()).collect();
+    let seen = kernel.uplinks.len() - unseen.len();
+    context.out.line(format!("\nframes are looked at on {seen} interfaces"))?;
+    if !unseen.is_empty() {
+        let text = format!("frames of packet sockets leave unseen by {}", escape_line(&unseen.join(", ")));
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     let maps = kernel
         .maps
         .iter()

@@ -10,6 +10,7 @@ mod exempt;
 mod heartbeat;
 mod links;
 mod load;
+mod netlink;
 mod own;
 mod pins;
 mod probe;
@@ -17,6 +18,7 @@ mod raw;
 mod sockets;
 mod status;
 mod tables;
+mod uplinks;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ pub use probe::{Check, Found, Probe, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use status::{MapFill, ProgramStatus, Status, status};
 pub use tables::{Missing, Published};
+pub use uplinks::Uplink;
 
 /// The kernel programs, as `cargo xtask build` made them.
 pub static OBJECT: &[u8] = include_bytes!(env!("TIDEGATE_BPF_OBJECT"));
@@ -50,6 +53,8 @@ pub struct Place {
     pub port: u16,
     /// Watch only sockets of `netns`, although processes of other namespaces are in `cgroup` too. For tests.
     pub only_netns: bool,
+    /// Interfaces at which frames of packet sockets are looked at. Empty: every one that is up, as they come and go.
+    pub uplinks: Vec<String>,
 }
 
 impl Place {
@@ -64,6 +69,7 @@ impl Place {
             netns: PathBuf::from("/proc/self/ns/net"),
             port: DEFAULT_PORT,
             only_netns: false,
+            uplinks: Vec::new(),
         })
     }
 }

@@ -79,6 +79,15 @@ pub(super) fn link_create(
     Attributes::none().descriptor(0, program).descriptor(4, to).word(8, attach_type).open(LINK_CREATE)
 }
 
+/// Attaches a program to an interface of the caller's network namespace, behind those that are there.
+pub(super) fn link_create_at(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    Attributes::none().descriptor(0, program).word(4, interface).word(8, attach_type).open(LINK_CREATE)
+}
+
 /// Puts another program under a link, atomically: no packet and no call sees neither.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     Attributes::none().descriptor(0, link).descriptor(4, program).call(LINK_UPDATE).map(drop)

@@ -22,7 +22,7 @@ use super::heartbeat::Heartbeat;
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{Block, KernelError, Table, own, status};
+use super::{Block, KernelError, Place, Table, own, status, uplinks};
 
 /// Connections that may wait for the gate to accept them; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -270,6 +270,14 @@ impl Gate {
         Ok(())
     }
 
+    /// Brings the programs to interfaces that came, in the place they were loaded for. Needs the rights to attach.
+    ///
+    /// # Errors
+    /// Where the interfaces cannot be read, or a program not be attached to one: frames of packet sockets leave there.
+    pub fn follow_uplinks(&self, place: &Place) -> Result<(), KernelError> {
+        uplinks::follow(place).map(drop)
+    }
+
     fn is_here(&self) -> Result<(), KernelError> {
         let cookie = own_netns_cookie().map_err(KernelError::file("/proc/thread-self/ns/net"))?;
         if cookie == self.config.netns { Ok(()) } else { Err(KernelError::OtherNamespace) }
@@ -417,7 +425,10 @@ pub(super) fn netns_cookie(path: &Path) -> Result<u64, KernelError> {
 }
 
 /// Asks something of a network namespace, by entering it on a thread of its own where it is not the caller's.
-pub(super) fn inside<T: Send + 'static>(path: &Path, ask: fn() -> io::Result<T>) -> Result<T, KernelError> {
+pub(super) fn inside<T: Send + 'static>(
+    path: &Path,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, KernelError> {
     let failed = || KernelError::file(path);
     let own = pins::inode(Path::new("/proc/thread-self/ns/net"))?;
     if pins::inode(path)? == own {

@@ -14,6 +14,7 @@ use super::heartbeat::{self, Pulse};
 use super::links::{HOOKS, To};
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
+use super::uplinks::{self, Uplink};
 
 /// Everything about one load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,6 +37,9 @@ pub struct Status {
     pub heartbeat: Pulse,
     /// Every program that should be there.
     pub programs: Vec<ProgramStatus>,
+    /// Every interface that is up, and whether frames of packet sockets are looked at there. Empty where the caller is in
+    /// another namespace.
+    pub uplinks: Vec<Uplink>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
     /// Every counter.
@@ -89,7 +93,7 @@ const CGROUPS_MAX: usize = 100_000;
 /// # Errors
 /// Where nothing is loaded there, another version's, or it may not be read.
 pub fn status(pins: &Path) -> Result<Status, KernelError> {
-    let config = pins::config(pins)?;
+    let (config, here) = (pins::config(pins)?, Path::new("/proc/thread-self/ns/net"));
     let open = |name: &'static str, key, value| {
         RawMap::open(&map_path(pins, name), key, value).map_err(KernelError::map(name))
     };
@@ -112,6 +116,10 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
         gate: gate.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes),
         heartbeat: heartbeat::pulse(pins)?,
         programs: HOOKS.iter().map(|hook| program(pins, hook.program, hook.to)).collect(),
+        uplinks: match pins::inode(here)? == config.netns_inode {
+            true => uplinks::uplinks(pins).map_err(KernelError::file(here))?,
+            false => Vec::new(),
+        },
         maps,
         counters: counters(&open("COUNTS", 4, 8)?)?.into_iter().collect(),
     })

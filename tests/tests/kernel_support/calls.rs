@@ -147,6 +147,8 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
         }
         "raw-tcp" => raw_tcp(to),
         "raw-hdrincl" => raw_header(to),
+        "frame" | "frame-vlan" | "frame-vlan-twice" | "frame-posing" | "frame-extended" | "frame-udp"
+        | "frame-mpls" => frame(how, "tgin", to),
         "sctp" => connect_with(socket(to, libc::SOCK_STREAM, 132)?, to),
         other => panic!("unknown call {other}"),
     }
@@ -327,6 +329,89 @@ fn raw_header(to: SocketAddr) -> io::Result<String> {
     send_to(socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?, SocketAddr::new(to.ip(), 0), &packet)
 }
 
+/// A frame by hand to everybody on this interface, with a packet inside. Odd ones: VLAN tags; an ARP frame by what the
+/// kernel is told, not by its bytes; ports behind an IPv6 extension header (IPv4: a no-operation option); MPLS.
+pub fn frame(how: &str, interface: &str, to: SocketAddr) -> io::Result<String> {
+    let (kind, posing) = if to.is_ipv4() { (0x0800u16, 0x0806u16) } else { (0x86dd, 0x0806) };
+    let tags: &[u16] = match how {
+        "frame-vlan" => &[0x8100, 1],
+        "frame-vlan-twice" => &[0x88a8, 1, 0x8100, 1],
+        "frame-mpls" => &[0x8847, 0x0001, 0x01ff],
+        _ => &[],
+    };
+    let mut bytes = vec![0xff; 6];
+    bytes.extend([2, 0, 0, 0, 0, 9]);
+    bytes.extend(tags.iter().flat_map(|tag| tag.to_be_bytes()));
+    if how != "frame-mpls" {
+        bytes.extend(kind.to_be_bytes());
+    }
+    bytes.extend(packet(how, to));
+    let told = if how == "frame-posing" { posing } else { kind };
+    send_frame(interface, told, &bytes).map(|()| "sent".to_owned())
+}
+
+fn packet(how: &str, to: SocketAddr) -> Vec<u8> {
+    let (protocol, inner) = match how {
+        "frame-udp" => {
+            let mut udp = vec![0x9c, 0x40];
+            udp.extend(to.port().to_be_bytes());
+            udp.extend([0, 8, 0, 0]);
+            (17, udp)
+        }
+        _ => (6, syn(to.port())),
+    };
+    let extended = how == "frame-extended";
+    match to.ip() {
+        IpAddr::V4(v4) => {
+            let length = 20 + inner.len() as u16 + if extended { 4 } else { 0 };
+            let mut packet = vec![if extended { 0x46 } else { 0x45 }, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([0, 1, 0, 0, 64, protocol, 0, 0, 198, 18, 0, 9]);
+            packet.extend(v4.octets());
+            packet.extend(extended.then_some([1u8, 1, 1, 0]).into_iter().flatten());
+            packet.extend(inner);
+            packet
+        }
+        IpAddr::V6(v6) => {
+            let length = inner.len() as u16 + if extended { 8 } else { 0 };
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([if extended { 60 } else { protocol }, 64]);
+            packet.extend([0xfd, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            packet.extend(v6.octets());
+            packet.extend(extended.then_some([protocol, 0, 1, 4, 0, 0, 0, 0]).into_iter().flatten());
+            packet.extend(inner);
+            packet
+        }
+    }
+}
+
+fn send_frame(interface: &str, kind: u16, bytes: &[u8]) -> io::Result<()> {
+    let name = std::ffi::CString::new(interface).unwrap();
+    // SAFETY: plain system calls with live arguments of their own sizes; the descriptor is ours alone.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut at: libc::sockaddr_ll = std::mem::zeroed();
+        at.sll_family = libc::AF_PACKET as u16;
+        at.sll_protocol = kind.to_be();
+        at.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+        at.sll_halen = 6;
+        let sent = libc::sendto(
+            fd.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            0,
+            (&raw const at).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        );
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 fn syn(port: u16) -> Vec<u8> {
     let mut head = vec![0x9c, 0x40];
     head.extend(port.to_be_bytes());
@@ -383,6 +468,19 @@ fn flood_one(to: SocketAddr) -> io::Result<String> {
 pub fn become_user(uid: u32) {
     // SAFETY: plain system call on this process.
     assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0);
+}
+
+/// The same, and keeps the right to raw and packet sockets.
+pub fn become_user_with_net_raw(uid: u32) {
+    const NET_RAW: u32 = 1 << 13;
+    const VERSION_3: u32 = 0x2008_0522;
+    // SAFETY: plain system calls on this process; capset reads a header and two sets of its own.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::setresuid(uid, uid, uid), 0);
+        let (head, sets) = ([VERSION_3, 0], [NET_RAW, NET_RAW, 0, 0, 0, 0]);
+        assert_eq!(libc::syscall(libc::SYS_capset, head.as_ptr(), sets.as_ptr()), 0);
+    }
 }
 
 /// Counts the packets that arrive at an interface of this namespace for one address.
