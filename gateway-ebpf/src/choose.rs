@@ -161,6 +161,13 @@ pub const fn socket(kind: u32, protocol: u32) -> bool {
     }
 }
 
+/// Whether sockets of this family carry bytes off the host past every cgroup hook: AF_PACKET, AF_VSOCK, AF_XDP.
+#[must_use]
+#[inline(always)]
+pub const fn is_off_host_family(family: i32) -> bool {
+    matches!(family, 17 | 40 | 44)
+}
+
 /// What the egress hook knows of a packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet {
@@ -463,6 +470,12 @@ mod tests {
         {
             assert!(!socket(kind, protocol), "{kind}/{protocol}");
         }
+    }
+
+    #[test]
+    fn packet_vsock_and_xdp_sockets_leave_the_host_and_unix_netlink_and_inet_are_seen_elsewhere() {
+        assert!([17, 40, 44].into_iter().all(is_off_host_family));
+        assert!(![1, 2, 10, 16, 38].into_iter().any(is_off_host_family));
     }
 
     #[test]

@@ -12,17 +12,18 @@ mod connect;
 mod establish;
 mod guard;
 mod look;
+mod lsm;
 mod report;
 mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, map, sk_lookup, sock_ops,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, map, sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
-    SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+    LsmContext, SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
 };
 use gateway_ebpf::abi::{self, BlockData, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple};
 
@@ -171,6 +172,12 @@ pub fn tg_uplink_ether(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tg_uplink_bare(ctx: TcContext) -> i32 {
     uplink::bare(&ctx)
+}
+
+/// lsm_cgroup/socket_create: 6.0, with CONFIG_BPF_LSM=y and `bpf` among the active modules. Optional.
+#[lsm_cgroup(hook = "socket_create")]
+pub fn tg_socket_create(ctx: LsmContext) -> i32 {
+    lsm::socket_create(&ctx)
 }
 
 #[panic_handler]

@@ -241,6 +241,11 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         kernel.uplinks.iter().filter(|one| one.program.is_none()).map(|one| one.interface.as_str()).collect();
     let seen = kernel.uplinks.len() - unseen.len();
     context.out.line(format!("\nframes are looked at on {seen} interfaces"))?;
+    if kernel.lsm.is_none() {
+        let text =
+            "packet sockets of guarded processes are not refused when they are made: see `tidegate doctor`";
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     if !unseen.is_empty() {
         let text = format!("frames of packet sockets leave unseen by {}", escape_line(&unseen.join(", ")));
         context.out.line(paint(Tone::Warn, text))?;

@@ -15,7 +15,7 @@ use super::links::{self, HOOKS};
 use super::pins::{self, Pins};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{KernelError, OBJECT, Place, Table, btf, own, sockets, uplinks};
+use super::{KernelError, OBJECT, Place, Table, btf, lsm, own, sockets, uplinks};
 
 /// Maps that outlive the loader. (`AYA_LOGS` and read-only data live as long as the programs.)
 pub(super) const PINNED_MAPS: &[&str] = &[
@@ -61,6 +61,8 @@ pub struct LoadReport {
     pub updated: usize,
     /// What the tables hold now.
     pub table: Published,
+    /// Why packet sockets of guarded processes are not refused when they are made; `None`: they are.
+    pub no_lsm: Option<String>,
 }
 
 /// What an unload did.
@@ -200,7 +202,7 @@ fn attach(
 ) -> Result<LoadReport, KernelError> {
     let rows = tables::resolve(table, place.port)?;
     let own = own::addresses(&place.netns)?;
-    let (programs, at_uplinks) = programs(pins, options)?;
+    let Programs { hooks, at_uplinks, lsm } = programs(pins, options)?;
     let uplinks = if uplinks::supported() { uplinks::wanted(place)? } else { Vec::new() };
     let settings =
         RawMap::open(&pins.map("CONFIG"), 4, size_of::<Config>()).map_err(KernelError::map("CONFIG"))?;
@@ -209,12 +211,24 @@ fn attach(
     tables.publish_own(&own)?;
     let table = tables.publish(rows)?;
     uplinks::keep(pins, &at_uplinks)?;
-    let attached = links::attach(pins, place, &programs, (&uplinks, &at_uplinks))?;
-    Ok(LoadReport { made: attached.made, updated: attached.updated, table })
+    let attached = links::attach(pins, place, &hooks, (&uplinks, &at_uplinks))?;
+    let no_lsm = lsm::attach(pins, place, lsm);
+    if let Some(why) = &no_lsm {
+        tracing::info!(why, "packet sockets of guarded processes are not refused when they are made");
+    }
+    Ok(LoadReport { made: attached.made, updated: attached.updated, table, no_lsm })
+}
+
+/// What was loaded.
+struct Programs {
+    hooks: Vec<OwnedFd>,
+    at_uplinks: Vec<OwnedFd>,
+    /// Optional: many kernels have none.
+    lsm: Result<OwnedFd, String>,
 }
 
 /// Loads every program (nothing is attached yet): those of [`HOOKS`] in that order, and those for uplinks.
-fn programs(pins: &Pins, options: &Options) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>), KernelError> {
+fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
     let offsets = btf::offsets()?;
     let log = u32::from(options.log);
     let mut loader = EbpfLoader::new();
@@ -230,9 +244,9 @@ fn programs(pins: &Pins, options: &Options) -> Result<(Vec<OwnedFd>, Vec<OwnedFd
     }
     let mut object = loader.load(OBJECT).map_err(|error| prepare_error(&error))?;
     let hooks = HOOKS.iter().map(|hook| program(&mut object, hook.program)).collect::<Result<_, _>>()?;
-    let uplinks =
+    let at_uplinks =
         uplinks::PROGRAMS.iter().map(|name| program(&mut object, name)).collect::<Result<_, _>>()?;
-    Ok((hooks, uplinks))
+    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object) })
 }
 
 fn program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, KernelError> {

@@ -10,6 +10,7 @@ mod exempt;
 mod heartbeat;
 mod links;
 mod load;
+mod lsm;
 mod netlink;
 mod own;
 mod pins;

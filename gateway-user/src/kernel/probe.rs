@@ -9,7 +9,7 @@ use aya::programs::ProgramType;
 use serde::Serialize;
 
 use super::pins::{cgroup2_root, is_bpffs};
-use super::{btf, raw, uplinks};
+use super::{btf, lsm, raw, uplinks};
 
 /// How one need is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ const KERNEL_MIN: (u32, u32) = (6, 1);
 pub fn probe() -> Probe {
     let mut checks = vec![kernel(), types(), cgroup(), bpffs(), rights()];
     checks.extend(programs());
-    checks.extend([lsm(), user_namespaces(), packet_sockets(), unprivileged_bpf(), ipv6()]);
+    checks.extend([lsm::check(), user_namespaces(), packet_sockets(), unprivileged_bpf(), ipv6()]);
     Probe { checks }
 }
 
@@ -172,25 +172,6 @@ fn program(name: &'static str, kind: ProgramType) -> Check {
             "nothing can be loaded: boot a kernel with CONFIG_CGROUP_BPF=y and CONFIG_INET=y, 6.1 or newer",
         ),
         Err(error) => check(name, Found::Unknown, error.to_string(), "run as root to find out"),
-    }
-}
-
-fn lsm() -> Check {
-    let name = "BPF LSM";
-    let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let means = "raw packet sockets (AF_PACKET) of root and of containers with CAP_NET_RAW are not refused when they are made; \
-                 boot with lsm=...,bpf (CONFIG_BPF_LSM=y), and take CAP_NET_RAW from what is guarded";
-    if active.split(',').any(|module| module.trim() == "bpf") {
-        check(name, Found::Ok, active.trim(), "")
-    } else if active.is_empty() {
-        check(
-            name,
-            Found::Reduced,
-            "security modules are not shown (securityfs is not mounted) or there are none",
-            means,
-        )
-    } else {
-        check(name, Found::Reduced, active.trim(), means)
     }
 }
 

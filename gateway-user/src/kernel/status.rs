@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::KernelError;
 use super::heartbeat::{self, Pulse};
 use super::links::{HOOKS, To};
+use super::lsm;
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
 use super::uplinks::{self, Uplink};
@@ -37,6 +38,8 @@ pub struct Status {
     pub heartbeat: Pulse,
     /// Every program that should be there.
     pub programs: Vec<ProgramStatus>,
+    /// Id of the program that refuses packet sockets to guarded processes; `None`: this kernel has none.
+    pub lsm: Option<u32>,
     /// Every interface that is up, and whether frames of packet sockets are looked at there. Empty where the caller is in
     /// another namespace.
     pub uplinks: Vec<Uplink>,
@@ -116,6 +119,7 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
         gate: gate.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes),
         heartbeat: heartbeat::pulse(pins)?,
         programs: HOOKS.iter().map(|hook| program(pins, hook.program, hook.to)).collect(),
+        lsm: lsm::attached(pins),
         uplinks: match pins::inode(here)? == config.netns_inode {
             true => uplinks::uplinks(pins).map_err(KernelError::file(here))?,
             false => Vec::new(),
