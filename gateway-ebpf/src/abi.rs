@@ -67,6 +67,16 @@ pub struct Config {
     pub cgroup: u64,
 }
 
+/// How long the gate is believed to live. One entry; all zero: there is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// CLOCK_MONOTONIC in nanoseconds; past it the gate counts as dead.
+    pub deadline: u64,
+    /// Which gate wrote it: each that takes charge counts one on, and an older one leaves it alone.
+    pub turn: u64,
+}
+
 /// One block of addresses at one port, as a longest-prefix key. The port comes first, so that blocks of different
 /// ports never hide each other and one lookup is enough.
 #[repr(C)]
@@ -323,6 +333,16 @@ counters! {
     RecordMissing = "record_missing",
     /// A refusal that the telemetry ring had no room for.
     EventLost = "event_lost",
+    /// Refused: the gate's heartbeat is past its deadline.
+    HeartbeatLost = "refused_heartbeat",
+    /// Refused: a datagram for a protected service, which is protected over TCP alone.
+    ServiceDatagram = "refused_service_datagram",
+    /// Dropped at an uplink: a frame to a target that did not come from the gate, whatever made it.
+    TargetFrame = "dropped_target_frame",
+    /// Dropped at an uplink: a frame of a guarded process's packet socket.
+    GuardFrame = "dropped_guard_frame",
+    /// Dropped at an uplink: a frame made by hand, or of nobody's, whose destination cannot be read.
+    UnreadableFrame = "dropped_unreadable_frame",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -360,6 +380,7 @@ macro_rules! plain {
 }
 plain! {
     Config = 32,
+    Heartbeat = 16,
     BlockKey = 4 + 20,
     BlockData = 2 + 2 + 16,
     DnsKey = 4 + 2 + 2 + 16,

@@ -47,9 +47,6 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     ];
     let port = read!((*lookup).local_port) as u16;
     let remote_port = u16::from_be(read!((*lookup).remote_port) as u16);
-    if protocol != choose::TCP {
-        return PASS;
-    }
     let (destination, source) =
         if family == AF_INET { (v4(local4), v4(remote4)) } else { (v6(local6), v6(remote6)) };
     let to = To { address: &destination, port, protocol, guard: 0 };
@@ -57,6 +54,14 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
         dropped(Counter::ConfigFailed, &to);
         return DROP;
     };
+    if protocol != choose::TCP {
+        // The service is protected over TCP; what it also serves over UDP (QUIC) would be a door beside the gate.
+        if !look::is_service(&destination, port) {
+            return PASS;
+        }
+        dropped(Counter::ServiceDatagram, &to);
+        return DROP;
+    }
     let outbound = port == config.gate_port;
     if !outbound && !look::is_service(&destination, port) {
         return PASS;
@@ -84,6 +89,12 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     // During an upgrade the old gate listens beside the new one; only the one in the map is meant.
     if LISTENING.redirect_sk_lookup(ctx, index, NO_REUSEPORT).is_err() {
         dropped(Counter::GateDown, &to);
+        return DROP;
+    }
+    // Frozen, the listener would still take connections, and nobody would serve them. What is assigned counts for nothing
+    // where the program drops.
+    if !look::is_alive() {
+        dropped(Counter::HeartbeatLost, &to);
         return DROP;
     }
     count(Counter::Steered);

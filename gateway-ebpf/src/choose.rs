@@ -8,6 +8,8 @@ use crate::abi::{Address, Counter};
 pub const TCP: u32 = 6;
 /// UDP.
 pub const UDP: u32 = 17;
+/// UDP-Lite.
+pub const UDP_LITE: u32 = 136;
 /// Multipath TCP, as a socket protocol; on the wire it is TCP.
 pub const MPTCP: u32 = 262;
 /// `SOCK_STREAM`.
@@ -37,6 +39,8 @@ pub struct Connect {
     pub exempt: bool,
     /// The calling process is the gate.
     pub gate: bool,
+    /// The gate's heartbeat is in time.
+    pub alive: bool,
     /// Socket protocol.
     pub protocol: u32,
     /// The destination port is the gate's.
@@ -78,16 +82,21 @@ pub const fn connect(fact: &Connect) -> Answer {
 
 #[inline(always)]
 const fn guarded(fact: &Connect, tcp: bool) -> Answer {
-    if fact.dns && (tcp || fact.protocol == UDP) {
+    let dns = fact.dns && (tcp || fact.protocol == UDP);
+    if dns && fact.alive {
         return Answer::Pass(Some(Counter::DnsAllowed));
     }
     if !tcp {
+        if dns {
+            return Answer::Refuse(Counter::HeartbeatLost);
+        }
         return Answer::Refuse(Counter::GuardDatagram);
     }
     // Only here is loopback certain to end in our own sk_lookup. Elsewhere it would be a way out.
     if fact.service && fact.loopback && fact.here {
         return Answer::Record;
     }
+    // Also past the heartbeat's deadline: refused at the gate's port, the caller sees "connection refused" and no EPERM.
     Answer::Redirect
 }
 
@@ -108,6 +117,8 @@ const fn unguarded(fact: &Connect, tcp: bool) -> Answer {
 pub struct Datagram {
     /// The socket carries the gate's mark.
     pub exempt: bool,
+    /// The gate's heartbeat is in time.
+    pub alive: bool,
     /// Socket protocol.
     pub protocol: u32,
     /// The sender's guard; 0: none.
@@ -126,7 +137,11 @@ pub const fn datagram(fact: &Datagram) -> Option<Counter> {
         None
     } else if fact.guard != 0 {
         // UDP-Lite shares these hooks, but a DNS server does not speak it.
-        if fact.dns && fact.protocol == UDP { None } else { Some(Counter::GuardDatagram) }
+        match (fact.dns && fact.protocol == UDP, fact.alive) {
+            (true, true) => None,
+            (true, false) => Some(Counter::HeartbeatLost),
+            (false, _) => Some(Counter::GuardDatagram),
+        }
     } else if fact.target {
         Some(Counter::TargetDatagram)
     } else {
@@ -144,6 +159,13 @@ pub const fn socket(kind: u32, protocol: u32) -> bool {
         DATAGRAM => protocol == 0 || protocol == UDP,
         _ => false,
     }
+}
+
+/// Whether sockets of this family carry bytes off the host past every cgroup hook: AF_PACKET, AF_VSOCK, AF_XDP.
+#[must_use]
+#[inline(always)]
+pub const fn is_off_host_family(family: i32) -> bool {
+    matches!(family, 17 | 40 | 44)
 }
 
 /// What the egress hook knows of a packet.
@@ -171,7 +193,7 @@ pub struct Packet {
     pub routed: bool,
     /// The guard of its socket; 0: none.
     pub guard: u32,
-    /// Its destination is a DNS server of that guard.
+    /// Its destination is a DNS server of that guard, and the gate's heartbeat is in time.
     pub dns: bool,
     /// Its destination lies in a target's block.
     pub target: bool,
@@ -209,7 +231,72 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     if fact.target && !ours {
         return Some(Counter::TargetPacket);
     }
+    // `sk_lookup` sees neither what a connected socket gets, nor UDP-Lite: their answers are stopped instead.
+    if fact.service && (fact.protocol == UDP || fact.protocol == UDP_LITE) {
+        return Some(Counter::ServiceDatagram);
+    }
     None
+}
+
+/// Whose socket a frame left from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Nobody's: forwarded, or the kernel's own.
+    Nobody,
+    /// A packet socket's: every byte of it may be invented.
+    Packet,
+    /// A socket's whose headers the kernel wrote, or the hooks at its cgroup have seen.
+    Socket,
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// An IP packet that was read to its ports.
+    Packet,
+    /// What cannot be an IP packet: ARP, LLDP and their like.
+    Other,
+    /// An IP packet inside of something else (MPLS, PPPoE): the next hop may unpack it.
+    Wrapped,
+    /// An IP packet that cannot be read to its ports, or whose header says that it ends elsewhere.
+    Unreadable,
+}
+
+/// What the uplink hook knows of a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    /// Its socket carries the gate's mark.
+    pub exempt: bool,
+    /// Whose it is.
+    pub sender: Sender,
+    /// Its socket was accepted while the programs were watching, or is a listener's.
+    pub accepted: bool,
+    /// The guard of its socket; 0: none, or no socket.
+    pub guard: u32,
+    /// What it carries.
+    pub carried: Carried,
+    /// Its destination lies in a target's block.
+    pub target: bool,
+}
+
+/// Decides one frame that leaves by an uplink; `Some` drops it.
+#[must_use]
+#[inline(always)]
+pub const fn frame(fact: &Frame) -> Option<Counter> {
+    if fact.exempt {
+        return None;
+    }
+    let by_hand = matches!(fact.sender, Sender::Packet);
+    if by_hand && fact.guard != 0 {
+        return Some(Counter::GuardFrame);
+    }
+    match (fact.carried, fact.sender) {
+        (Carried::Wrapped, Sender::Packet) | (Carried::Unreadable, Sender::Packet | Sender::Nobody) => {
+            Some(Counter::UnreadableFrame)
+        }
+        _ if fact.target && !(fact.accepted && !by_hand) => Some(Counter::TargetFrame),
+        _ => None,
+    }
 }
 
 /// Whether a socket protocol is TCP in either form.
@@ -252,6 +339,7 @@ mod tests {
     const CALL: Connect = Connect {
         exempt: false,
         gate: false,
+        alive: true,
         protocol: TCP,
         gate_port: false,
         loopback: false,
@@ -339,6 +427,19 @@ mod tests {
     }
 
     #[test]
+    fn past_the_heartbeats_deadline_nobody_asks_dns_and_tcp_goes_where_it_is_refused() {
+        let call = Connect { guard: 7, dns: true, alive: false, ..CALL };
+        assert_eq!(connect(&call), Answer::Redirect, "to the gate's port");
+        let udp = Connect { protocol: UDP, ..call };
+        assert_eq!(connect(&udp), Answer::Refuse(Counter::HeartbeatLost));
+        let sent =
+            Datagram { exempt: false, alive: false, protocol: UDP, guard: 7, dns: true, target: false };
+        assert_eq!(datagram(&sent), Some(Counter::HeartbeatLost));
+        assert_eq!(datagram(&Datagram { alive: true, ..sent }), None);
+        assert_eq!(connect(&Connect { target: true, alive: false, ..CALL }), Answer::Redirect);
+    }
+
+    #[test]
     fn the_gate_never_calls_itself() {
         for call in [Connect { target: true, ..CALL }, Connect { service: true, own: true, ..CALL }] {
             let answer = connect(&Connect { gate: true, ..call });
@@ -349,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_datagram_to_a_target_is_refused_unless_it_is_the_gates() {
-        let sent = Datagram { exempt: false, protocol: UDP, guard: 0, dns: false, target: true };
+        let sent = Datagram { exempt: false, alive: true, protocol: UDP, guard: 0, dns: false, target: true };
         assert_eq!(datagram(&sent), Some(Counter::TargetDatagram));
         assert_eq!(datagram(&Datagram { exempt: true, ..sent }), None);
         assert_eq!(datagram(&Datagram { target: false, ..sent }), None);
@@ -369,6 +470,12 @@ mod tests {
         {
             assert!(!socket(kind, protocol), "{kind}/{protocol}");
         }
+    }
+
+    #[test]
+    fn packet_vsock_and_xdp_sockets_leave_the_host_and_unix_netlink_and_inet_are_seen_elsewhere() {
+        assert!([17, 40, 44].into_iter().all(is_off_host_family));
+        assert!(![1, 2, 10, 16, 38].into_iter().any(is_off_host_family));
     }
 
     #[test]
@@ -453,6 +560,60 @@ mod tests {
         assert_eq!(packet(&Packet { accepted: true, ..sent }), Some(Counter::StalePacket));
         assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), None);
         assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+    }
+
+    #[test]
+    fn a_service_answers_no_datagram() {
+        for protocol in [UDP, UDP_LITE] {
+            let sent = Packet { service: true, protocol, kind: DATAGRAM, ..SENT };
+            assert_eq!(packet(&sent), Some(Counter::ServiceDatagram));
+            assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), Some(Counter::ServiceDatagram));
+            assert_eq!(packet(&Packet { service: false, ..sent }), None);
+            assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
+        }
+    }
+
+    const LEFT: Frame = Frame {
+        exempt: false,
+        sender: Sender::Packet,
+        accepted: false,
+        guard: 0,
+        carried: Carried::Packet,
+        target: false,
+    };
+
+    #[test]
+    fn a_frame_for_a_target_leaves_only_by_the_gate_or_as_an_answer() {
+        for sender in [Sender::Nobody, Sender::Packet, Sender::Socket] {
+            let left = Frame { sender, target: true, ..LEFT };
+            assert_eq!(frame(&left), Some(Counter::TargetFrame), "{sender:?}");
+            assert_eq!(frame(&Frame { exempt: true, ..left }), None);
+            assert_eq!(frame(&Frame { target: false, ..left }), None);
+            let answer = frame(&Frame { accepted: true, ..left });
+            assert_eq!(answer.is_none(), sender != Sender::Packet, "a packet socket accepts nothing");
+        }
+    }
+
+    #[test]
+    fn a_guarded_process_writes_no_frame_at_all() {
+        for carried in [Carried::Packet, Carried::Other, Carried::Wrapped, Carried::Unreadable] {
+            assert_eq!(frame(&Frame { guard: 7, carried, ..LEFT }), Some(Counter::GuardFrame));
+        }
+        assert_eq!(frame(&Frame { guard: 7, sender: Sender::Socket, ..LEFT }), None, "its cgroup's hook saw it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_dropped_unless_the_kernel_wrote_it_and_arp_passes() {
+        let unreadable = Frame { carried: Carried::Unreadable, ..LEFT };
+        assert_eq!(frame(&unreadable), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Nobody, ..unreadable }), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Socket, ..unreadable }), None);
+        let wrapped = Frame { carried: Carried::Wrapped, ..LEFT };
+        assert_eq!(frame(&wrapped), Some(Counter::UnreadableFrame));
+        assert_eq!(frame(&Frame { sender: Sender::Nobody, ..wrapped }), None, "a router's own business");
+        for sender in [Sender::Nobody, Sender::Packet, Sender::Socket] {
+            assert_eq!(frame(&Frame { sender, carried: Carried::Other, ..LEFT }), None);
+        }
     }
 
     #[test]

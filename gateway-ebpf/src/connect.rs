@@ -146,6 +146,8 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     let answer = choose::connect(&Connect {
         exempt,
         gate: look::is_gate(),
+        // Asked where it matters alone.
+        alive: guard == 0 || look::is_alive(),
         protocol: dial.protocol,
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),

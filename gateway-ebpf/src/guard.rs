@@ -19,8 +19,8 @@ use crate::{EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
-const TCP_LISTEN: u32 = 10;
-const TCP_NEW_SYN_RECV: u32 = 12;
+pub(crate) const TCP_LISTEN: u32 = 10;
+pub(crate) const TCP_NEW_SYN_RECV: u32 = 12;
 /// IPv6 extension headers walked before the packet counts as unreadable. RFC 8200 knows seven kinds, each once.
 const EXTENSIONS_MAX: u32 = 7;
 
@@ -68,6 +68,7 @@ fn datagram(ctx: &SockAddrContext, address: &Address) -> i32 {
     }
     let verdict = choose::datagram(&Datagram {
         exempt,
+        alive: guard == 0 || look::is_alive(),
         protocol,
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
@@ -143,21 +144,23 @@ pub(crate) fn sock_create(ctx: &SockContext) -> i32 {
 }
 
 /// Where a packet goes, as its bytes say.
-struct Flight {
-    source: Address,
-    destination: Address,
-    source_port: u16,
-    destination_port: u16,
-    protocol: u32,
-    fragment: bool,
-    routed: bool,
+pub(crate) struct Flight {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) protocol: u32,
+    pub(crate) fragment: bool,
+    pub(crate) routed: bool,
+    /// IPv4 options, which may name another end, too.
+    pub(crate) options: bool,
 }
 
 /// Every packet a socket sends, whatever way it found.
 #[inline(always)]
 pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
-    let Some(flight) = flight(skb) else {
+    let Some(flight) = flight(skb, 0) else {
         dropped(Counter::UnreadablePacket, &To { address: &[0; 16], port: 0, protocol: 0, guard: 0 });
         return DENY;
     };
@@ -180,9 +183,11 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     sender(skb, &flight, &mut fact);
     if !fact.exempt {
         let ports = !flight.fragment && choose::has_ports(flight.protocol);
-        fact.dns = fact.guard != 0 && look::is_dns(fact.guard, &flight.destination, flight.destination_port);
+        fact.dns = fact.guard != 0
+            && look::is_dns(fact.guard, &flight.destination, flight.destination_port)
+            && look::is_alive();
         fact.target = ports && look::is_target(&flight.destination, flight.destination_port);
-        fact.service = flight.protocol == choose::TCP && look::is_service(&flight.source, flight.source_port);
+        fact.service = ports && look::is_service(&flight.source, flight.source_port);
     }
     match choose::packet(&fact) {
         None => ALLOW,
@@ -247,17 +252,17 @@ fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
 }
 
 #[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; N]> {
+pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; N]> {
     let mut bytes = [0u8; N];
     // SAFETY: writes at most N bytes into our own buffer, or fails.
     let failed = unsafe { helper::bpf_skb_load_bytes(skb.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
     (failed == 0).then_some(bytes)
 }
 
-/// Reads a packet's addresses and ports; `None` where it cannot be read to its end.
+/// Reads addresses and ports of the packet that starts at `base`; `None` where it cannot be read to its end.
 #[inline(always)]
-fn flight(skb: *mut __sk_buff) -> Option<Flight> {
-    let first: [u8; 1] = load(skb, 0)?;
+pub(crate) fn flight(skb: *mut __sk_buff, base: u32) -> Option<Flight> {
+    let first: [u8; 1] = load(skb, base)?;
     let mut flight = Flight {
         source: [0; 16],
         destination: [0; 16],
@@ -266,20 +271,22 @@ fn flight(skb: *mut __sk_buff) -> Option<Flight> {
         protocol: 0,
         fragment: false,
         routed: false,
+        options: false,
     };
     let ports_at = match first[0] >> 4 {
         4 => {
-            let head: [u8; 20] = load(skb, 0)?;
+            let head: [u8; 20] = load(skb, base)?;
             flight.source = mapped([head[12], head[13], head[14], head[15]]);
             flight.destination = mapped([head[16], head[17], head[18], head[19]]);
             flight.protocol = u32::from(head[9]);
             flight.fragment = u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0;
-            u32::from(head[0] & 0xf) * 4
+            flight.options = head[0] & 0xf != 5;
+            base + u32::from(head[0] & 0xf) * 4
         }
         6 => {
-            flight.source = load(skb, 8)?;
-            flight.destination = load(skb, 24)?;
-            walk_extensions(skb, &mut flight)?
+            flight.source = load(skb, base + 8)?;
+            flight.destination = load(skb, base + 24)?;
+            walk_extensions(skb, base, &mut flight)?
         }
         _ => return None,
     };
@@ -293,10 +300,10 @@ fn flight(skb: *mut __sk_buff) -> Option<Flight> {
 
 /// Finds the transport header behind IPv6 extension headers; its offset.
 #[inline(always)]
-fn walk_extensions(skb: *mut __sk_buff, flight: &mut Flight) -> Option<u32> {
-    let next: [u8; 1] = load(skb, 6)?;
+fn walk_extensions(skb: *mut __sk_buff, base: u32, flight: &mut Flight) -> Option<u32> {
+    let next: [u8; 1] = load(skb, base + 6)?;
     let mut next = next[0];
-    let mut at = 40u32;
+    let mut at = base + 40;
     let mut walked = 0;
     while walked < EXTENSIONS_MAX {
         // Hop-by-hop, routing, fragment, authentication, destination options.

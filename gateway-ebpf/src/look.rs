@@ -15,7 +15,7 @@ use gateway_ebpf::abi::{
 };
 use gateway_ebpf::choose;
 
-use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, OWN, SERVICES, TARGETS};
+use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS};
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
 /// followed; their types are what the loader reads from the object's BTF.
@@ -110,6 +110,18 @@ pub(crate) fn word(address: &Address, at: usize) -> u32 {
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0).filter(|config| config.abi != 0)
+}
+
+/// Whether the gate's heartbeat is in time. A gate that hangs is as dead as none.
+#[inline(always)]
+pub(crate) fn is_alive() -> bool {
+    // SAFETY: reads the clock.
+    let now = unsafe { helper::bpf_ktime_get_ns() };
+    HEARTBEAT.get(0).is_some_and(|heartbeat| {
+        // SAFETY: a map value the lookup just gave; another processor may be writing it, hence volatile.
+        let deadline = unsafe { ptr::read_volatile(&raw const heartbeat.deadline) };
+        now < deadline
+    })
 }
 
 /// Whether a socket with this namespace cookie is none of our business.

@@ -12,18 +12,20 @@ mod connect;
 mod establish;
 mod guard;
 mod look;
+mod lsm;
 mod report;
+mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, map, sk_lookup, sock_ops,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, map, sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
-    SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    LsmContext, SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
 };
-use gateway_ebpf::abi::{self, BlockData, Bound, Config, DnsKey, Guarding, LISTENERS, Mark, Record, Tuple};
+use gateway_ebpf::abi::{self, BlockData, Bound, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple};
 
 use crate::look::Storage;
 
@@ -33,6 +35,10 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 /// Process id of the gate, written when it binds its port: the loop breaker.
 #[map]
 static GATE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Until when the gate counts as alive. Written by the enforcer.
+#[map]
+static HEARTBEAT: Array<Heartbeat> = Array::with_max_entries(1, 0);
 
 // The two tables, and the services. Written by the enforcer.
 #[map]
@@ -157,6 +163,24 @@ pub fn tg_getsockopt(ctx: SockoptContext) -> i32 {
 #[sk_lookup]
 pub fn tg_steer(ctx: SkLookupContext) -> u32 {
     accept::steer(&ctx)
+}
+
+/// tcx egress: 6.6.
+#[classifier]
+pub fn tg_uplink_ether(ctx: TcContext) -> i32 {
+    uplink::ether(&ctx)
+}
+
+/// tcx egress: 6.6.
+#[classifier]
+pub fn tg_uplink_bare(ctx: TcContext) -> i32 {
+    uplink::bare(&ctx)
+}
+
+/// lsm_cgroup/socket_create: 6.0, with CONFIG_BPF_LSM=y and `bpf` among the active modules. Optional.
+#[lsm_cgroup(hook = "socket_create")]
+pub fn tg_socket_create(ctx: LsmContext) -> i32 {
+    lsm::socket_create(&ctx)
 }
 
 #[panic_handler]

@@ -33,6 +33,8 @@ pub struct Settings {
     pub netns: PathBuf,
     /// Watch only sockets of `netns`, although processes of other namespaces are in `cgroup` too.
     pub only_netns: bool,
+    /// Interfaces by which frames of packet sockets may leave; empty: every one that is up.
+    pub uplinks: Vec<String>,
     /// The gate's own TCP port.
     pub port: u16,
     /// Path of the admin socket.
@@ -56,6 +58,7 @@ impl Default for Settings {
             cgroup: cgroup_root(),
             netns: NETNS.into(),
             only_netns: false,
+            uplinks: Vec::new(),
             port: PORT,
             admin_socket: ADMIN_SOCKET.into(),
             metrics_port: None,

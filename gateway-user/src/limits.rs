@@ -128,6 +128,11 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long what was found out about an operation counts while its body comes; later it is found out again.
 pub const JUDGED_AT_ONCE: Duration = Duration::from_secs(1);
+/// Between two signs of life of the enforcer to the kernel programs.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// From a sign of life to the moment the kernel programs refuse in the enforcer's place. Ten beats, so that a
+/// machine with far more work than it can do does not trip it; a client that met a hung gate waits no longer than this.
+pub const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
 /// To a TCP connection with an upstream.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a whole request to the first byte of the response head. LLMs think long.

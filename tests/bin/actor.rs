@@ -61,6 +61,12 @@ fn serve(pins: &Path, how: &'static str, cgroup: &str) {
     enter(cgroup);
     let gate = Arc::new(Gate::adopt(pins).unwrap());
     let listeners = gate.listen().unwrap();
+    let heartbeat = gate.heartbeat().unwrap();
+    thread::spawn(move || {
+        while heartbeat.beat().is_ok() {
+            thread::sleep(tidegate::limits::HEARTBEAT_EVERY);
+        }
+    });
     if how == "forward-as-nobody" {
         calls::become_user(65_534);
     }
@@ -166,11 +172,13 @@ fn fake(address: SocketAddr) {
     }
 }
 
-/// Enters a cgroup and a uid, then makes each call (`how address`) and prints its outcome.
+/// Enters a cgroup and a uid (`raw:UID` keeps CAP_NET_RAW), then makes each call (`how address`) and prints its outcome.
 fn call(cgroup: &str, uid: &str, calls: &[&str]) {
     enter(cgroup);
-    if uid != "-" {
-        calls::become_user(uid.parse().unwrap());
+    match uid.strip_prefix("raw:") {
+        Some(uid) => calls::become_user_with_net_raw(uid.parse().unwrap()),
+        None if uid == "-" => {}
+        None => calls::become_user(uid.parse().unwrap()),
     }
     for pair in calls.chunks(2) {
         println!("{}", calls::outcome(pair[0], pair[1]));

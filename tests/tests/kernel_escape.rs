@@ -65,6 +65,52 @@ fn every_kind_of_tcp_connect_is_redirected_and_identified() {
 }
 
 #[test]
+fn a_protected_services_port_has_no_side_door_over_udp() {
+    let mut world = World::new();
+    let (v4, v6, other) = (world.here(PORT), world.here6(PORT), world.here(PORT + 1));
+    let peer = world.there(40_000);
+    world.inside(|| {
+        for at in [v4, v6, other] {
+            calls::answer_datagrams(at, 17, None);
+            calls::answer_datagrams(at, 136, None);
+        }
+        calls::answer_datagrams(world.here(PORT + 2), 17, Some(peer));
+    });
+    // Two bytes from a socket that the server is connected to.
+    let known = |world: &World, to: SocketAddr| {
+        world.beyond(|| {
+            let socket = std::net::UdpSocket::bind(peer).unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+            socket.send_to(b"in", to).unwrap();
+            socket.recv(&mut [0; 16]).is_ok()
+        })
+    };
+    let ask =
+        |world: &World, how: &str, to: SocketAddr| world.beyond(|| calls::outcome(how, &to.to_string()));
+    let mut table = world.service();
+    table.services[0].ports = vec![PORT, PORT + 2];
+    assert!((0..20).any(|_| ask(&world, "udp-ask", v4) == "real"), "a new link loses some");
+    for how in ["udp-ask", "udplite-ask"] {
+        for to in [v4, v6, other] {
+            assert_eq!(ask(&world, how, to), "real", "a control: {how} {to} is open before the load");
+        }
+    }
+    assert!(known(&world, world.here(PORT + 2)), "a control: the connected server answers before the load");
+    world.load(&table);
+    world.gate("reply");
+    for how in ["udp-ask", "udplite-ask"] {
+        for to in [v4, v6] {
+            let (away, here) = (ask(&world, how, to), world.call(how, to));
+            assert!(is_refused(&away) && is_refused(&here), "{how} {to}: {away}, {here}");
+        }
+        assert_eq!(ask(&world, how, other), "real", "another port is nobody's business");
+    }
+    assert!(ask(&world, "udp-ask", v4).contains("Connection refused"), "at once");
+    assert!(!known(&world, world.here(PORT + 2)), "older than the load");
+    assert!(world.counter("refused_service_datagram") >= 9);
+}
+
+#[test]
 fn a_forged_mark_exempts_nobody() {
     let mut world = World::new();
     world.load(&world.target());

@@ -91,6 +91,24 @@ fn a_guarded_process_asks_its_own_dns_by_udp_and_tcp_and_no_other() {
 }
 
 #[test]
+fn without_a_living_gate_a_guarded_process_reaches_not_even_its_dns() {
+    let mut world = World::new();
+    let cgroup = world.cgroup("agent");
+    let dns = world.there(53);
+    world.real_server(dns);
+    world.load(&world.guard(vec![cgroup.clone()], vec![], vec![dns]));
+    let calls = [("udp", dns), ("udp-connected", dns), ("udp-mapped", dns), ("tcp", dns)];
+    let sniffer = world.beyond(Sniffer::open);
+    let answers = guarded(&world, cgroup.to_str().unwrap(), "-", &calls);
+    assert!(answers.iter().all(|answer| answer.starts_with("refused")), "{answers:?}");
+    assert!(answers[3].contains("Connection refused"), "{answers:?}");
+    assert_eq!((sniffer.count(dns), world.counter("refused_heartbeat")), (0, 3));
+    // The gate makes the difference.
+    world.gate("reply");
+    assert_eq!(guarded(&world, cgroup.to_str().unwrap(), "-", &calls), ["sent", "sent", "sent", "real"]);
+}
+
+#[test]
 fn a_guarded_process_asks_its_dns_by_no_route_of_its_own() {
     let mut world = World::new();
     let cgroup = world.cgroup("agent");

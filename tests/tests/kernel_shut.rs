@@ -6,11 +6,20 @@ mod kernel_support;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gateway_ebpf::abi::{Plain, Record};
 use kernel_support::calls::{self, Sniffer};
 use kernel_support::{PORT, World, is_gate_answer};
 use tidegate::kernel::{self, Gate, KernelError, ServiceRow, Table};
+use tidegate::limits::HEARTBEAT_LIFE;
+
+/// The links of the hooks, and of the uplinks where this kernel has them.
+fn all_links(world: &World) -> usize {
+    let uplinks = world.inside(|| kernel::status(&world.pins()).unwrap().uplinks);
+    13 + uplinks.iter().filter(|uplink| uplink.program.is_some()).count()
+}
 
 fn is_refused(answer: &str) -> bool {
     answer.starts_with("refused")
@@ -43,6 +52,66 @@ fn a_dead_gate_means_connection_refused_at_once() {
 }
 
 #[test]
+fn a_frozen_gate_is_refused_at_once_after_its_deadline_and_thawed_it_works_again() {
+    let mut world = World::new();
+    let mut table = world.target();
+    table.services = world.service().services;
+    world.real_server(world.there(PORT));
+    world.real_service(world.here(PORT));
+    world.load(&table);
+    let gate = world.gate("reply");
+    let to = [world.there(PORT), world.there6(PORT), world.here(PORT), world.here6(PORT)];
+    let sniffer = world.beyond(Sniffer::open);
+    world.freeze(gate, true);
+    let frozen = Instant::now();
+    assert!(kernel::status(&world.pins()).unwrap().heartbeat.alive);
+    let hung = world.call("tcp", to[0]);
+    assert!(
+        !hung.contains("Connection refused"),
+        "a control: a frozen listener takes the connection: {hung}"
+    );
+    while kernel::status(&world.pins()).unwrap().heartbeat.alive {
+        assert!(frozen.elapsed() < HEARTBEAT_LIFE + Duration::from_secs(5));
+        thread::sleep(Duration::from_millis(50));
+    }
+    let calls = to.map(|to| (world.call("tcp", to), to)).into_iter();
+    let from_beyond = to[2..].iter().map(|to| (world.beyond(|| calls::outcome("tcp", &to.to_string())), *to));
+    for (answer, to) in calls.chain(from_beyond) {
+        assert!(answer.contains("Connection refused"), "{to}: {answer}");
+    }
+    assert_eq!(world.counter("refused_heartbeat"), 6);
+    assert_eq!((sniffer.count(to[0]), sniffer.count(to[1])), (0, 0));
+    assert!(world.fill("TUPLES") <= 1, "refused connects leave nothing behind");
+    world.freeze(gate, false);
+    let until = Instant::now() + Duration::from_secs(10);
+    while !is_gate_answer(&world.call("tcp", to[0]), "out", to[0], std::process::id()) {
+        assert!(Instant::now() < until, "thawed, it works by itself");
+    }
+    for (way, to) in [("out", to[1]), ("in", to[2]), ("in", to[3])] {
+        let answer = world.call("tcp", to);
+        assert!(is_gate_answer(&answer, way, to, std::process::id()), "{to}: {answer}");
+    }
+}
+
+#[test]
+fn a_gate_that_was_taken_over_from_neither_beats_nor_shuts_the_new_one() {
+    let world = World::new();
+    world.load(&world.target());
+    let alive = || kernel::status(&world.pins()).unwrap().heartbeat.alive;
+    assert!(!alive(), "loaded and not started");
+    let gate = Gate::adopt(&world.pins()).unwrap();
+    let old = gate.heartbeat().unwrap();
+    assert!(alive() && old.beat().unwrap());
+    let new = gate.heartbeat().unwrap();
+    assert!(!old.beat().unwrap(), "the old one is not in charge");
+    drop(old);
+    assert!(alive() && new.beat().unwrap(), "its end is not the new one's");
+    drop(new);
+    assert!(!alive(), "an orderly end counts at once");
+    assert_eq!(kernel::status(&world.pins()).unwrap().heartbeat.age_ms, None);
+}
+
+#[test]
 fn nothing_gets_by_while_the_gate_dies_restarts_and_is_upgraded() {
     let mut world = World::new();
     world.real_server(world.there(PORT));
@@ -57,7 +126,7 @@ fn nothing_gets_by_while_the_gate_dies_restarts_and_is_upgraded() {
         world.wait_for_more("handed_over");
         for _ in 0..3 {
             let report = kernel::load(&world.place(), &world.target()).unwrap();
-            assert_eq!((report.made, report.updated), (0, 13));
+            assert_eq!((report.made, report.updated), (0, all_links(&world)));
         }
         world.kill(gate);
     }
@@ -345,7 +414,7 @@ fn a_load_that_fails_at_any_link_leaves_the_old_programs_in_force() {
     }
     let to = world.there(PORT);
     assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
-    assert_eq!(kernel::load(&world.place(), &world.target()).unwrap().updated, 13);
+    assert_eq!(kernel::load(&world.place(), &world.target()).unwrap().updated, all_links(&world));
 }
 
 #[test]
@@ -362,7 +431,7 @@ fn a_link_that_a_failed_load_made_is_taken_back() {
     std::fs::remove_dir(links.join("tg_egress")).unwrap();
     std::fs::rename(links.join("aside"), links.join("tg_egress")).unwrap();
     let report = kernel::load(&world.place(), &world.target()).unwrap();
-    assert_eq!((report.made, report.updated), (1, 12));
+    assert_eq!((report.made, report.updated), (1, all_links(&world) - 1));
 }
 
 #[test]
@@ -372,7 +441,7 @@ fn a_half_finished_load_is_taken_up_by_the_next() {
     std::fs::remove_file(world.pins().join("links/tg_connect4")).unwrap();
     std::fs::remove_file(world.pins().join("links/tg_egress")).unwrap();
     let report = kernel::load(&world.place(), &world.target()).unwrap();
-    assert_eq!((report.made, report.updated), (2, 11));
+    assert_eq!((report.made, report.updated), (2, all_links(&world) - 2));
     world.gate("reply");
     let to = world.there(PORT);
     assert!(is_gate_answer(&world.call("tcp", to), "out", to, std::process::id()));
@@ -418,8 +487,9 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     let status = kernel::status(&world.pins()).unwrap();
     let programs: Vec<u32> = status.programs.iter().map(|program| program.id.unwrap()).collect();
     assert_eq!(programs.len(), 13);
+    let all = all_links(&world) + usize::from(status.lsm.is_some());
     let report = kernel::unload(&world.pins()).unwrap();
-    assert_eq!((report.links, report.maps), (13, 18));
+    assert_eq!((report.links, report.maps), (all, 19));
     assert!(!world.pins().exists());
     assert_eq!(world.call("tcp", to), "real");
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tidegate::kernel;
 use tidegate_tests::host::{HOST4, HOST6};
 use tidegate_tests::recorded::fault;
 use tidegate_tests::{Answer, Client, Gate, Host, Process, StopOnDrop, Upstream, eventually};
@@ -151,6 +152,26 @@ fn a_frozen_gate_lets_nothing_through() {
     world.gate.freeze(false);
     client.set_patience(Duration::from_secs(20));
     assert_eq!(client.response("GET").unwrap().status, 200, "thawed, it answers what waited");
+}
+
+#[test]
+fn a_gate_that_stays_frozen_is_shut_at_once_says_so_and_opens_by_itself() {
+    let mut world = World::new();
+    // Of the kernel itself: a frozen enforcer answers no command.
+    let heartbeat = |world: &World| kernel::status(world.gate.pins()).unwrap().heartbeat;
+    let shown = world.gate.tidegate(&["status"]).success().text();
+    assert!(shown.contains("heartbeat 0.") || shown.contains("heartbeat 1."), "{shown}");
+    world.gate.freeze(true);
+    eventually("the end of its heartbeat", || (!heartbeat(&world).alive).then_some(()));
+    world.is_shut();
+    let doctor = kernel::heartbeat_check(world.gate.pins());
+    assert!(doctor.found == kernel::Found::Reduced && doctor.means.contains("killed or hangs"), "{doctor:?}");
+    world.gate.freeze(false);
+    eventually("its heartbeat", || heartbeat(&world).alive.then_some(()));
+    world.works();
+    world.gate.stop();
+    assert_eq!(heartbeat(&world).age_ms, None, "stopped in order, it is gone at once");
+    world.is_shut();
 }
 
 #[test]

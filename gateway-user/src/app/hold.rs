@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::identity::process::Processes;
-use crate::keeper::{Client, Tables};
-use crate::kernel::{Exempt, Gate, Listeners, Seen};
+use crate::keeper::{Client, Standing, Tables};
+use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 
@@ -24,8 +24,10 @@ pub(super) enum Hold {
         cgroups: PathBuf,
         /// The words of listeners that were left for it.
         left: Option<String>,
-        /// Its listeners once more, for an upgrade.
-        kept: Arc<Mutex<Option<Listeners>>>,
+        /// The gate, as long as it stands open.
+        standing: Arc<Mutex<Option<Standing>>>,
+        /// Where the programs are attached.
+        place: Place,
     },
     /// The keeper has it.
     Kept(Client),
@@ -33,9 +35,9 @@ pub(super) enum Hold {
 
 impl Hold {
     /// Over programs that this process loaded.
-    pub(super) fn own(gate: Gate, cgroups: PathBuf, left: Option<String>) -> Self {
+    pub(super) fn own(gate: Gate, cgroups: PathBuf, place: Place, left: Option<String>) -> Self {
         let processes = Arc::new(Processes::new(&cgroups));
-        Self::Own { gate: Arc::new(gate), processes, cgroups, left, kept: Arc::default() }
+        Self::Own { gate: Arc::new(gate), processes, cgroups, left, standing: Arc::default(), place }
     }
 
     /// Sockets that the programs let out.
@@ -64,23 +66,40 @@ impl Hold {
     /// The gate's listeners: from here on the gate is open.
     pub(super) async fn listeners(&self) -> io::Result<Listeners> {
         match self {
-            Self::Own { gate, left, kept, .. } => {
-                let listeners = match left {
-                    Some(words) => gate.take_over(words),
-                    None => gate.listen(),
-                };
-                let listeners = listeners.map_err(io::Error::other)?;
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
+            Self::Own { gate, left, standing, .. } => {
+                let (stands, listeners) = Standing::up(gate, left.as_deref())?;
+                *standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
                 Ok(listeners)
             }
             Self::Kept(keeper) => keeper.listeners().await,
         }
     }
 
-    /// The listeners once more, for the program that goes on; `None` where the keeper has them.
-    pub(super) fn left(self) -> Option<Listeners> {
+    /// Tells the kernel that the gate lives. False: a newer gate has taken over.
+    pub(super) async fn beat(&self) -> io::Result<bool> {
         match self {
-            Self::Own { kept, .. } => kept.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Self::Own { standing, .. } => {
+                let standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+                standing.as_ref().map_or(Ok(false), Standing::beat).map_err(io::Error::other)
+            }
+            Self::Kept(keeper) => keeper.beat().await,
+        }
+    }
+
+    /// From here on the gate is shut.
+    pub(super) fn shut(&self) {
+        if let Self::Own { standing, .. } = self {
+            drop(standing.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+
+    /// Leaves the gate standing for the program that goes on; `None` where the keeper does that.
+    pub(super) fn leave(&self) -> Option<Listeners> {
+        match self {
+            Self::Own { standing, .. } => {
+                let standing = standing.lock().unwrap_or_else(PoisonError::into_inner).take();
+                standing.map(Standing::leave)
+            }
             Self::Kept(_) => None,
         }
     }
@@ -96,8 +115,8 @@ impl Hold {
     /// What keeps the kernel's tables in step with the policy.
     pub(super) fn follow(&self) -> Followed {
         match self {
-            Self::Own { gate, cgroups, .. } => {
-                Followed::Own(Box::new(Tables::new(gate.clone(), cgroups.clone(), None)))
+            Self::Own { gate, cgroups, place, .. } => {
+                Followed::Own(Box::new(Tables::new(gate.clone(), (cgroups.clone(), place.clone()), None)))
             }
             Self::Kept(keeper) => Followed::Kept { keeper: keeper.clone(), told: None },
         }

@@ -41,7 +41,7 @@ use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
 use crate::keeper::{self, Client, Keeper, KeeperError, Lost, Tables, User, denials, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
@@ -143,6 +143,7 @@ pub fn place(settings: &Settings) -> Place {
         netns: settings.netns.clone(),
         port: settings.port,
         only_netns: settings.only_netns,
+        uplinks: settings.uplinks.clone(),
     }
 }
 
@@ -168,7 +169,14 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     work.spawn(denials::log(gate.denials()?, told));
     let door = Socket::bind(&settings.admin_socket)?;
-    enforce(&settings, (shelf, record), Hold::own(gate, cgroups, options.listeners), door, work).await
+    enforce(
+        &settings,
+        (shelf, record),
+        Hold::own(gate, cgroups, place(&settings), options.listeners),
+        door,
+        work,
+    )
+    .await
 }
 
 /// Runs the keeper, and through it the enforcer as another user, until it is told to stop.
@@ -189,7 +197,7 @@ pub async fn keep(
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let telling = tokio::spawn(denials::log(gate.denials()?, told));
     let keeper = Keeper::new(keeper::Parts {
-        tables: Tables::new(gate.clone(), cgroups.clone(), Some(own_guard)),
+        tables: Tables::new(gate.clone(), (cgroups.clone(), place(&settings)), Some(own_guard)),
         shelf,
         gate,
         cgroups,
@@ -314,6 +322,7 @@ async fn enforce(
 
     let accepting = Door::new(gateway.clone(), hold.clone(), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
+    work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
     work.spawn(post.work());
@@ -326,24 +335,25 @@ async fn enforce(
     tracing::info!(policy = %set.digest(), "the gate is open");
 
     let outcome = signs.until_told(&shelf, &mut work).await;
-    if !matches!(outcome, Ok(Told::Upgrade)) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    }
     bench.draining.begin();
+    let left = match outcome {
+        Ok(Told::Upgrade) => hold.leave(),
+        _ => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            hold.shut();
+            None
+        }
+    };
     work.shutdown().await;
     drain(flows, &cut).await;
     recorder.close();
-    let kept = hold.left();
-    match outcome? {
-        Told::Upgrade if let Some(listeners) = kept => {
-            tracing::info!("another program goes on; connections wait for it");
-            Ok(Ended::Upgrade(listeners))
-        }
-        Told::Upgrade | Told::Stop => {
-            tracing::info!("the gate is shut");
-            Ok(Ended::Stopped)
-        }
+    outcome?;
+    if let Some(listeners) = left {
+        tracing::info!("another program goes on; connections wait for it");
+        return Ok(Ended::Upgrade(listeners));
     }
+    tracing::info!("the gate is shut");
+    Ok(Ended::Stopped)
 }
 
 /// Says so to systemd where there is one, or to the keeper, who does.
@@ -392,6 +402,23 @@ fn open_desk(
     let spool = Spool::open(&settings.state, sealing)?;
     let desk = Desk::open(Parts { ledger, clock, spool, listener: Arc::new(post.clone()) })?;
     Ok((desk, post))
+}
+
+/// Tells the kernel that this runtime, which accepts the flows, still runs its tasks; a hung one must not look alive.
+async fn beat(hold: Hold) {
+    let mut succeeded = false;
+    loop {
+        match hold.beat().await {
+            Ok(true) => {}
+            Ok(false) if succeeded => {}
+            Ok(false) => {
+                succeeded = true;
+                tracing::info!("another enforcer has taken over");
+            }
+            Err(error) => tracing::error!(%error, "the kernel does not hear that the gate lives"),
+        }
+        tokio::time::sleep(HEARTBEAT_EVERY).await;
+    }
 }
 
 /// Forgets blocks as they run out, until the task is dropped.

@@ -221,6 +221,15 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         kernel.port,
         kernel.pins.display()
     ))?;
+    let heartbeat = format!("heartbeat {}", kernel.heartbeat);
+    context.out.line(match (kernel.heartbeat.alive, kernel.heartbeat.age_ms) {
+        (true, _) => heartbeat,
+        (false, None) => paint(Tone::Warn, heartbeat),
+        (false, Some(_)) => paint(
+            Tone::Bad,
+            format!("{heartbeat}: the enforcer was killed or hangs, everything protected is refused"),
+        ),
+    })?;
     let number = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let programs = kernel
         .programs
@@ -228,6 +237,19 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         .map(|p| vec![p.name.to_owned(), number(p.id), number(p.link), p.attached_to.to_owned()])
         .collect();
     context.out.table(&["program", "id", "link", "attached to"], programs)?;
+    let unseen: Vec<&str> =
+        kernel.uplinks.iter().filter(|one| one.program.is_none()).map(|one| one.interface.as_str()).collect();
+    let seen = kernel.uplinks.len() - unseen.len();
+    context.out.line(format!("\nframes are looked at on {seen} interfaces"))?;
+    if kernel.lsm.is_none() {
+        let text =
+            "packet sockets of guarded processes are not refused when they are made: see `tidegate doctor`";
+        context.out.line(paint(Tone::Warn, text))?;
+    }
+    if !unseen.is_empty() {
+        let text = format!("frames of packet sockets leave unseen by {}", escape_line(&unseen.join(", ")));
+        context.out.line(paint(Tone::Warn, text))?;
+    }
     let maps = kernel
         .maps
         .iter()
@@ -259,7 +281,9 @@ fn policy_notices(context: &Context) -> Vec<Notice> {
 }
 
 fn doctor(context: &Context) -> Result<(), Failure> {
-    let checked = Checked { probe: kernel::probe(), policy: policy_notices(context) };
+    let mut probe = kernel::probe();
+    probe.checks.push(kernel::heartbeat_check(&context.settings.pins));
+    let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {
         context.out.json(&checked)?;

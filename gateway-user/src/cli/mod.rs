@@ -89,6 +89,15 @@ struct Global {
     /// Watch only sockets of that namespace, although the cgroup holds processes of others too.
     #[arg(long, global = true, env = "TIDEGATE_ONLY_NETNS")]
     only_netns: bool,
+    /// Interface at which frames of packet sockets are looked at. May be repeated [default: every one that is up].
+    #[arg(
+        long = "uplink",
+        global = true,
+        env = "TIDEGATE_UPLINKS",
+        value_name = "INTERFACE",
+        value_delimiter = ','
+    )]
+    uplinks: Vec<String>,
     /// The gate's own TCP port.
     #[arg(long, global = true, env = "TIDEGATE_PORT", value_name = "N", default_value_t = config::PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -154,6 +163,7 @@ impl Context {
             cgroup: global.cgroup.unwrap_or_else(config::cgroup_root),
             netns: global.netns,
             only_netns: global.only_netns,
+            uplinks: global.uplinks,
             port: global.port,
             admin_socket: global.admin_socket,
             metrics_port: global.metrics_port,

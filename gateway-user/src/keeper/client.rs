@@ -178,6 +178,17 @@ impl Client {
         counter_names().zip(self.0.counters.load().iter().copied()).collect()
     }
 
+    /// Has the kernel told that the enforcer lives. False: a newer gate has taken over.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn beat(&self) -> io::Result<bool> {
+        match self.ask(&Request::Beat).await? {
+            (Answer::Beat(heard), _) => Ok(heard),
+            _ => Err(misunderstood()),
+        }
+    }
+
     /// Says that the gate is open.
     ///
     /// # Errors

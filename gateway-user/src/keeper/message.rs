@@ -26,6 +26,8 @@ pub enum Request {
     Publish,
     /// The kernel's counters.
     Counters,
+    /// It is alive.
+    Beat,
     /// It is open.
     Ready,
 }
@@ -48,6 +50,8 @@ pub enum Answer {
     Published(Sha256),
     /// The counters, in the order of their list.
     Counters(Vec<u64>),
+    /// The kernel heard it; or a newer gate has taken over, and it did not.
+    Beat(bool),
     /// It is done.
     Done,
     /// It is not.

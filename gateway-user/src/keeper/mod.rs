@@ -10,6 +10,7 @@ pub mod denials;
 mod link;
 pub mod message;
 mod serve;
+mod standing;
 mod state;
 pub mod table;
 mod tables;
@@ -22,6 +23,7 @@ use crate::kernel::GuardRow;
 pub use allowed::files_named;
 pub use client::{Client, Lost};
 pub use serve::{Keeper, KeeperError, Parts};
+pub use standing::Standing;
 pub use tables::Tables;
 pub use user::{NoUser, User};
 

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::link::{self, Link};
 use super::message::{Answer, Request, pack, unpack};
-use super::{Tables, User, allowed, state};
+use super::{Standing, Tables, User, allowed, state};
 use crate::admin::{Named, Socket};
 use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
@@ -86,20 +86,16 @@ struct Inner {
     door: Lock<Option<Named>>,
     /// The words of listeners that were left, until an enforcer asks.
     left: Lock<Option<String>>,
-    /// The enforcer's listeners once more, for an upgrade; closed as soon as it ends by itself.
-    listeners: Lock<Option<Listeners>>,
+    /// The gate, as long as it stands open.
+    standing: Lock<Option<Standing>>,
 }
 
 /// How one enforcer ended.
 enum Ended {
-    Told(ExitStatus, Told),
+    Told(ExitStatus),
     ByItself(ExitStatus),
-}
-
-/// What it was told to end for.
-enum Told {
-    Stop,
-    Upgrade,
+    /// As it was told to, and the gate is left standing.
+    Left(Option<Listeners>),
 }
 
 impl Keeper {
@@ -118,7 +114,7 @@ impl Keeper {
             rooms: Arc::new(Semaphore::new(KEEPER_ASKED_MAX)),
             door: Lock::default(),
             left: Lock::new(parts.listeners),
-            listeners: Lock::default(),
+            standing: Lock::default(),
         }))
     }
 
@@ -134,15 +130,14 @@ impl Keeper {
             state::give(&self.0.state, self.0.user)
                 .map_err(failed("cannot give the state directory away"))?;
             match self.one().await? {
-                Ended::Told(status, Told::Stop) if status.success() => return Ok(None),
+                Ended::Told(status) if status.success() => return Ok(None),
                 // However it ended: the next one closes in the record what this one did not.
-                Ended::Told(_, Told::Upgrade) => return Ok(taken(&self.0.listeners)),
-                Ended::Told(status, Told::Stop) => {
+                Ended::Left(listeners) => return Ok(listeners),
+                Ended::Told(status) => {
                     let source = io::Error::other(status.to_string());
                     return Err(KeeperError { what: "the enforcer, told to stop".into(), source });
                 }
                 Ended::ByItself(status) => {
-                    drop(taken(&self.0.listeners));
                     tracing::error!(%status, "the enforcer ended; the gate is shut until the next one is there");
                 }
             }
@@ -167,9 +162,13 @@ impl Keeper {
         let ended = loop {
             tokio::select! {
                 status = child.wait() => break Ended::ByItself(status.map_err(failed("cannot wait for the enforcer"))?),
-                _ = term.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
-                _ = int.recv() => break Ended::Told(stop(&mut child).await?, Told::Stop),
-                _ = upgrade.recv() => break Ended::Told(stop(&mut child).await?, Told::Upgrade),
+                _ = term.recv() => break self.told(&mut child).await?,
+                _ = int.recv() => break self.told(&mut child).await?,
+                _ = upgrade.recv() => {
+                    let left = taken(&self.0.standing).map(Standing::leave);
+                    stop(&mut child).await?;
+                    break Ended::Left(left);
+                }
                 _ = hangup.recv() => tell(&child, Signal::HUP),
                 _ = look.tick() => {
                     let set = self.0.shelf.current();
@@ -178,8 +177,14 @@ impl Keeper {
             }
         };
         serving.abort();
-        drop(taken(&self.0.door));
+        drop((taken(&self.0.door), taken(&self.0.standing)));
         Ok(ended)
+    }
+
+    /// Shuts the gate, then lets the enforcer drain.
+    async fn told(&self, child: &mut Child) -> Result<Ended, KeeperError> {
+        drop(taken(&self.0.standing));
+        stop(child).await.map(Ended::Told)
     }
 
     /// The same program and command line, as the other user, with the line for its standard input.
@@ -273,6 +278,11 @@ impl Inner {
                 let counters = self.gate.counters().map_err(io::Error::other);
                 counters.map(|all| Answer::Counters(all.into_iter().map(|(_, count)| count).collect()))
             }
+            Request::Beat => {
+                let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+                let heard = standing.as_ref().map_or(Ok(false), Standing::beat);
+                heard.map(Answer::Beat).map_err(io::Error::other)
+            }
             Request::Ready => {
                 // Says so to systemd where there is one.
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -291,12 +301,8 @@ impl Inner {
     }
 
     fn listeners(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let listeners = match taken(&self.left) {
-            Some(words) => self.gate.take_over(&words),
-            None => self.gate.listen(),
-        };
-        let listeners = listeners.map_err(io::Error::other)?;
-        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners.try_clone()?);
+        let (standing, listeners) = Standing::up(&self.gate, taken(&self.left).as_deref())?;
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
         let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
         let answer =
             Answer::Listeners { outbound: count(&listeners.outbound)?, inbound: count(&listeners.inbound)? };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::table;
-use crate::kernel::{Gate, GuardRow, Own, Table};
+use crate::kernel::{Gate, GuardRow, Own, Place, Table};
 use crate::policy::Set;
 
 /// What the kernel was told last.
@@ -19,18 +19,22 @@ pub struct Tables {
     published: Option<Table>,
     own: Own,
     fault: Option<String>,
+    /// Where the programs are attached.
+    place: Place,
+    unseen: Option<String>,
 }
 
 impl Tables {
     /// Nothing was told yet.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, root: PathBuf, own_guard: Option<GuardRow>) -> Self {
-        Self { gate, root, own_guard, published: None, own: Own::default(), fault: None }
+    pub fn new(gate: Arc<Gate>, (root, place): (PathBuf, Place), own_guard: Option<GuardRow>) -> Self {
+        Self { gate, root, own_guard, published: None, own: Own::default(), fault: None, place, unseen: None }
     }
 
     /// Tells the kernel what differs from what it was told last. Gives whether its tables are of this set now.
     pub async fn follow(&mut self, set: &Arc<Set>) -> bool {
         self.tell_own();
+        self.follow_uplinks();
         let (set, root, own_guard) = (set.clone(), self.root.clone(), self.own_guard.clone());
         let searched = tokio::task::spawn_blocking(move || {
             table::of(&set, &root).map(|(mut table, missing)| {
@@ -61,6 +65,15 @@ impl Tables {
                 false
             }
         }
+    }
+
+    /// Brings the programs to new interfaces; says once what keeps them from there.
+    fn follow_uplinks(&mut self) {
+        let now = self.gate.follow_uplinks(&self.place).err().map(|error| error.to_string());
+        if let Some(error) = now.as_ref().filter(|now| self.unseen.as_ref() != Some(*now)) {
+            tracing::error!(%error, "frames of packet sockets may leave by an interface unseen; trying again");
+        }
+        self.unseen = now;
     }
 
     /// Tells the kernel which addresses are this host's; says once what keeps it from that.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::pins::Pins;
+use super::uplinks::{self, Interface};
 use super::{KernelError, Place, raw};
 
 /// Where a program is attached.
@@ -60,8 +61,13 @@ pub(super) struct Attached {
     pub(super) updated: usize,
 }
 
-/// Puts these programs, in the order of [`HOOKS`], under their links.
-pub(super) fn attach(pins: &Pins, place: &Place, programs: &[OwnedFd]) -> Result<Attached, KernelError> {
+/// Puts these programs, in the order of [`HOOKS`], under their links; then those for uplinks at every one of these.
+pub(super) fn attach(
+    pins: &Pins,
+    place: &Place,
+    programs: &[OwnedFd],
+    (uplinks, at_uplinks): (&[Interface], &[OwnedFd]),
+) -> Result<Attached, KernelError> {
     let cgroup = File::open(&place.cgroup).map_err(KernelError::file(&place.cgroup))?;
     let netns = File::open(&place.netns).map_err(KernelError::file(&place.netns))?;
     let mut done = Vec::new();
@@ -75,6 +81,15 @@ pub(super) fn attach(pins: &Pins, place: &Place, programs: &[OwnedFd]) -> Result
             Err(source) => {
                 undo(done);
                 return Err(KernelError::Link { program: hook.program.to_owned(), source });
+            }
+        }
+    }
+    for interface in uplinks {
+        match attach_uplink(pins, place, interface, at_uplinks) {
+            Ok(step) => done.extend(step),
+            Err(error) => {
+                undo(done);
+                return Err(error);
             }
         }
     }
@@ -96,6 +111,34 @@ fn attach_one(pins: &Pins, hook: &Hook, program: BorrowedFd<'_>, to: BorrowedFd<
             raw::pin(link.as_fd(), &path)?;
             Ok(Done::Made(path, link))
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// `None`: the interface is gone, or its frames cannot be read, which `status` shows.
+fn attach_uplink(
+    pins: &Pins,
+    place: &Place,
+    interface: &Interface,
+    programs: &[OwnedFd],
+) -> Result<Option<Done>, KernelError> {
+    let Some(program) = interface.program().and_then(|index| programs.get(index)) else { return Ok(None) };
+    let path = pins.link(&interface.link());
+    let failed = |source| KernelError::Link { program: format!("at {}", interface.name), source };
+    if uplinks::attached(&path).is_some() {
+        let link = raw::get(&path).map_err(failed)?;
+        let info: raw::Info<32> = raw::info(link.as_fd()).map_err(failed)?;
+        let old = raw::program_by_id(info.word(8)).map_err(failed)?;
+        raw::link_update(link.as_fd(), program.as_fd()).map_err(failed)?;
+        return Ok(Some(Done::Updated { link, old }));
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    match uplinks::make(&place.netns, program, interface.index, &path) {
+        Ok(link) => Ok(Some(Done::Made(path, link))),
+        Err(error) if uplinks::is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

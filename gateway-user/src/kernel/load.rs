@@ -15,12 +15,13 @@ use super::links::{self, HOOKS};
 use super::pins::{self, Pins};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{KernelError, OBJECT, Place, Table, btf, own, sockets};
+use super::{KernelError, OBJECT, Place, Table, btf, lsm, own, sockets, uplinks};
 
 /// Maps that outlive the loader. (`AYA_LOGS` and read-only data live as long as the programs.)
 pub(super) const PINNED_MAPS: &[&str] = &[
     "CONFIG",
     "GATE",
+    "HEARTBEAT",
     "TARGETS",
     "SERVICES",
     "OWN",
@@ -61,6 +62,8 @@ pub struct LoadReport {
     pub updated: usize,
     /// What the tables hold now.
     pub table: Published,
+    /// Why packet sockets of guarded processes are not refused when they are made; `None`: they are.
+    pub no_lsm: Option<String>,
 }
 
 /// What an unload did.
@@ -200,19 +203,33 @@ fn attach(
 ) -> Result<LoadReport, KernelError> {
     let rows = tables::resolve(table, place.port)?;
     let own = own::addresses(&place.netns)?;
-    let programs = programs(pins, options)?;
+    let Programs { hooks, at_uplinks, lsm } = programs(pins, options)?;
+    let uplinks = if uplinks::supported() { uplinks::wanted(place)? } else { Vec::new() };
     let settings =
         RawMap::open(&pins.map("CONFIG"), 4, size_of::<Config>()).map_err(KernelError::map("CONFIG"))?;
     settings.update(&0u32.to_ne_bytes(), config.bytes()).map_err(KernelError::map("CONFIG"))?;
     let tables = Tables::open(pins.root())?;
     tables.publish_own(&own)?;
     let table = tables.publish(rows)?;
-    let attached = links::attach(pins, place, &programs)?;
-    Ok(LoadReport { made: attached.made, updated: attached.updated, table })
+    uplinks::keep(pins, &at_uplinks)?;
+    let attached = links::attach(pins, place, &hooks, (&uplinks, &at_uplinks))?;
+    let no_lsm = lsm::attach(pins, place, lsm);
+    if let Some(why) = &no_lsm {
+        tracing::info!(why, "packet sockets of guarded processes are not refused when they are made");
+    }
+    Ok(LoadReport { made: attached.made, updated: attached.updated, table, no_lsm })
 }
 
-/// Loads every program (nothing is attached yet), in the order of [`HOOKS`].
-fn programs(pins: &Pins, options: &Options) -> Result<Vec<OwnedFd>, KernelError> {
+/// What was loaded.
+struct Programs {
+    hooks: Vec<OwnedFd>,
+    at_uplinks: Vec<OwnedFd>,
+    /// Optional: many kernels have none.
+    lsm: Result<OwnedFd, String>,
+}
+
+/// Loads every program (nothing is attached yet): those of [`HOOKS`] in that order, and those for uplinks.
+fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
     let offsets = btf::offsets()?;
     let log = u32::from(options.log);
     let mut loader = EbpfLoader::new();
@@ -227,7 +244,10 @@ fn programs(pins: &Pins, options: &Options) -> Result<Vec<OwnedFd>, KernelError>
         loader.map_pin_path(name, pins.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(|error| prepare_error(&error))?;
-    HOOKS.iter().map(|hook| program(&mut object, hook.program)).collect()
+    let hooks = HOOKS.iter().map(|hook| program(&mut object, hook.program)).collect::<Result<_, _>>()?;
+    let at_uplinks =
+        uplinks::PROGRAMS.iter().map(|name| program(&mut object, name)).collect::<Result<_, _>>()?;
+    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object) })
 }
 
 fn program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, KernelError> {
@@ -247,6 +267,7 @@ fn program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, KernelError> {
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Ok(()),
     }
     .map_err(|error| refused(&error))?;

@@ -9,8 +9,11 @@ mod confine;
 mod error;
 mod exempt;
 mod hand_over;
+mod heartbeat;
 mod links;
 mod load;
+mod lsm;
+mod netlink;
 mod own;
 mod pins;
 mod probe;
@@ -18,6 +21,7 @@ mod raw;
 mod sockets;
 mod status;
 mod tables;
+mod uplinks;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,12 +29,14 @@ use std::path::PathBuf;
 pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
+pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, status};
 pub use tables::{Missing, Published};
+pub use uplinks::Uplink;
 
 /// The kernel programs, as `cargo xtask build` made them.
 pub static OBJECT: &[u8] = include_bytes!(env!("TIDEGATE_BPF_OBJECT"));
@@ -51,6 +57,8 @@ pub struct Place {
     pub port: u16,
     /// Watch only sockets of `netns`, although processes of other namespaces are in `cgroup` too. For tests.
     pub only_netns: bool,
+    /// Interfaces at which frames of packet sockets are looked at. Empty: every one that is up, as they come and go.
+    pub uplinks: Vec<String>,
 }
 
 impl Place {
@@ -65,6 +73,7 @@ impl Place {
             netns: PathBuf::from("/proc/self/ns/net"),
             port: DEFAULT_PORT,
             only_netns: false,
+            uplinks: Vec::new(),
         })
     }
 }

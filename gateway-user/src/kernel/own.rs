@@ -3,33 +3,17 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-
-use super::{Block, KernelError, raw, sockets};
-
-/// A dump that changed while it was read is read again, this often.
-const TRIES: usize = 3;
-/// The kernel answers from memory; a second is for ever.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The kernel packs no dump into larger datagrams.
-const DATAGRAM_BYTES: usize = 32 * 1024;
+use super::netlink::{self, Question};
+use super::{Block, KernelError, sockets};
 
 const GET_ROUTE: u16 = 26;
 const NEW_ROUTE: u16 = 24;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x301;
-const DUMP_CHANGED: u16 = 0x10;
 /// Also those of VRFs, and of `ip route add local ... table N`.
 const ANY_TABLE: u8 = 0;
 const TYPE_LOCAL: u8 = 2;
 const ATTRIBUTE_DESTINATION: u16 = 1;
-const HEADER_BYTES: usize = 16;
 const ROUTE_BYTES: usize = 12;
 const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 10;
@@ -41,81 +25,15 @@ pub(super) fn addresses(netns: &Path) -> Result<Vec<Block>, KernelError> {
 
 /// The own addresses of the caller's namespace, in order.
 pub(super) fn addresses_here() -> io::Result<Vec<Block>> {
-    let mut read = dump_both();
-    for _ in 1..TRIES {
-        match &read {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => read = dump_both(),
-            _ => break,
-        }
-    }
-    read.map_err(|error| io::Error::new(error.kind(), format!("its own addresses cannot be read: {error}")))
-}
-
-fn dump_both() -> io::Result<Vec<Block>> {
-    // No protocol number is NETLINK_ROUTE.
-    let socket =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    raw::netlink_strict(socket.as_fd())?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    let mut blocks = dump(&socket, FAMILY_V4)?;
-    blocks.extend(dump(&socket, FAMILY_V6)?);
+    let body = |family| [family, 0, 0, 0, ANY_TABLE, 0, 0, TYPE_LOCAL, 0, 0, 0, 0];
+    let question = Question { ask: GET_ROUTE, answer: NEW_ROUTE };
+    let mut blocks =
+        netlink::dump(question, &[&body(FAMILY_V4), &body(FAMILY_V6)], route).map_err(|error| {
+            io::Error::new(error.kind(), format!("its own addresses cannot be read: {error}"))
+        })?;
     blocks.sort_unstable_by_key(|block| (block.address, block.prefix));
     blocks.dedup();
     Ok(blocks)
-}
-
-fn dump(socket: &OwnedFd, family: u8) -> io::Result<Vec<Block>> {
-    let mut request = Vec::with_capacity(HEADER_BYTES + ROUTE_BYTES);
-    request.extend(((HEADER_BYTES + ROUTE_BYTES) as u32).to_ne_bytes());
-    request.extend(GET_ROUTE.to_ne_bytes());
-    request.extend(DUMP.to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend([family, 0, 0, 0, ANY_TABLE, 0, 0, TYPE_LOCAL, 0, 0, 0, 0]);
-    rustix::net::send(socket, &request, SendFlags::empty())?;
-    let (mut blocks, mut datagram) = (Vec::new(), vec![0; DATAGRAM_BYTES]);
-    let mut step = Step::More;
-    while step == Step::More {
-        let (_, length) = rustix::net::recv(socket, &mut datagram[..], RecvFlags::TRUNC)?;
-        let messages = datagram.get(..length).ok_or(io::ErrorKind::InvalidData)?;
-        step = take(messages, &mut blocks)?;
-    }
-    Ok(blocks)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    More,
-    Done,
-}
-
-/// Takes the routes out of one datagram.
-fn take(mut messages: &[u8], blocks: &mut Vec<Block>) -> io::Result<Step> {
-    let broken = || io::Error::from(io::ErrorKind::InvalidData);
-    while !messages.is_empty() {
-        let length = long(messages, 0).ok_or_else(broken)? as usize;
-        let message = messages.get(..length).ok_or_else(broken)?;
-        let (kind, flags) = (short(message, 4).ok_or_else(broken)?, short(message, 6).ok_or_else(broken)?);
-        let body = message.get(HEADER_BYTES..).ok_or_else(broken)?;
-        if flags & DUMP_CHANGED != 0 {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        match kind {
-            DONE | ERROR => {
-                // Done says 0, or a negative error number like any error.
-                let number = long(body, 0).ok_or_else(broken)?.cast_signed();
-                return match number {
-                    0 => Ok(Step::Done),
-                    // A namespace whose loopback was never up has no local table yet, and so no address.
-                    missing if missing == -libc::ENOENT => Ok(Step::Done),
-                    error => Err(io::Error::from_raw_os_error(-error)),
-                };
-            }
-            NEW_ROUTE => blocks.extend(route(body).ok_or_else(broken)?),
-            _ => {}
-        }
-        messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(Step::More)
 }
 
 /// One route; inside, `None` where it is none of ours.
@@ -125,17 +43,14 @@ fn route(body: &[u8]) -> Option<Option<Block>> {
         return Some(None);
     }
     let mut address = if family == FAMILY_V4 { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
-    let mut attributes = body.get(ROUTE_BYTES..)?;
-    while !attributes.is_empty() {
-        let length = usize::from(short(attributes, 0)?);
-        let value = attributes.get(4..length)?;
-        if short(attributes, 2)? == ATTRIBUTE_DESTINATION {
+    for attribute in netlink::attributes(body.get(ROUTE_BYTES..)?) {
+        let (kind, value) = attribute?;
+        if kind == ATTRIBUTE_DESTINATION {
             address = match family {
                 FAMILY_V4 => IpAddr::from(<[u8; 4]>::try_from(value).ok()?),
                 _ => IpAddr::from(<[u8; 16]>::try_from(value).ok()?),
             };
         }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(Some(Block { address, prefix }))
 }
@@ -151,17 +66,16 @@ pub(super) fn is_in(block: &Block, address: IpAddr) -> bool {
     width == other && (wanted ^ start).checked_shr(width - beyond).unwrap_or(0) == 0
 }
 
-fn long(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::{DONE, DUMP_CHANGED, HEADER_BYTES, Step};
     use super::*;
+
+    const ERROR: u16 = 2;
+
+    fn take(messages: &[u8], blocks: &mut Vec<Block>) -> io::Result<Step> {
+        netlink::take(messages, NEW_ROUTE, route, blocks)
+    }
 
     fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
         let mut bytes = ((HEADER_BYTES + body.len()) as u32).to_ne_bytes().to_vec();

@@ -52,7 +52,7 @@ impl Pins {
     /// Makes what is missing: the mount, the directory.
     pub(super) fn make(root: &Path) -> Result<Self, KernelError> {
         mount_bpffs(root)?;
-        for path in [root.to_path_buf(), root.join("maps"), root.join("links")] {
+        for path in [root.to_path_buf(), root.join("maps"), root.join("links"), root.join("programs")] {
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(KernelError::File { path, source });
@@ -107,7 +107,9 @@ impl Pins {
             raw::get(path).map(|link| drop(raw::link_detach(link.as_fd())))
         })?;
         let maps = remove_each(&self.root.join("maps"), |_| Ok(()))?;
-        for path in [self.root.join("links"), self.root.join("maps"), self.root.clone()] {
+        let programs = self.root.join("programs");
+        remove_each(&programs, |_| Ok(()))?;
+        for path in [self.root.join("links"), self.root.join("maps"), programs, self.root.clone()] {
             match fs::remove_dir(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(KernelError::File { path, source });
@@ -139,6 +141,10 @@ pub(super) fn map_path(root: &Path, name: &str) -> PathBuf {
 
 pub(super) fn link_path(root: &Path, program: &str) -> PathBuf {
     root.join("links").join(program)
+}
+
+pub(super) fn program_path(root: &Path, program: &str) -> PathBuf {
+    root.join("programs").join(program)
 }
 
 /// The settings pinned below `root`; refuses those of another layout.

@@ -9,7 +9,7 @@ use aya::programs::ProgramType;
 use serde::Serialize;
 
 use super::pins::{cgroup2_root, is_bpffs};
-use super::{btf, raw};
+use super::{btf, lsm, raw, uplinks};
 
 /// How one need is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ const KERNEL_MIN: (u32, u32) = (6, 1);
 pub fn probe() -> Probe {
     let mut checks = vec![kernel(), types(), cgroup(), bpffs(), rights()];
     checks.extend(programs());
-    checks.extend([lsm(), user_namespaces(), packet_sockets(), unprivileged_bpf(), ipv6()]);
+    checks.extend([lsm::check(), user_namespaces(), packet_sockets(), unprivileged_bpf(), ipv6()]);
     Probe { checks }
 }
 
@@ -76,11 +76,16 @@ fn check(name: &'static str, found: Found, seen: impl Into<String>, means: &str)
     Check { name, found, seen: seen.into(), means }
 }
 
-fn kernel() -> Check {
+/// Major and minor number of the running kernel.
+pub(super) fn version() -> (u32, u32) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let found = if version >= KERNEL_MIN { Found::Ok } else { Found::Missing };
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn kernel() -> Check {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let found = if version() >= KERNEL_MIN { Found::Ok } else { Found::Missing };
     check("kernel", found, release, "6.1 is the oldest kernel the programs load on; boot a newer one")
 }
 
@@ -170,25 +175,6 @@ fn program(name: &'static str, kind: ProgramType) -> Check {
     }
 }
 
-fn lsm() -> Check {
-    let name = "BPF LSM";
-    let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let means = "raw packet sockets (AF_PACKET) of root and of containers with CAP_NET_RAW are not refused when they are made; \
-                 boot with lsm=...,bpf (CONFIG_BPF_LSM=y), and take CAP_NET_RAW from what is guarded";
-    if active.split(',').any(|module| module.trim() == "bpf") {
-        check(name, Found::Ok, active.trim(), "")
-    } else if active.is_empty() {
-        check(
-            name,
-            Found::Reduced,
-            "security modules are not shown (securityfs is not mounted) or there are none",
-            means,
-        )
-    } else {
-        check(name, Found::Reduced, active.trim(), means)
-    }
-}
-
 fn number(path: &str) -> Option<i64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -207,13 +193,19 @@ fn user_namespaces() -> Check {
 }
 
 fn packet_sockets() -> Check {
-    check(
-        "AF_PACKET",
-        Found::Reduced,
-        "not covered by the cgroup hooks",
-        "a process with CAP_NET_RAW can write Ethernet frames past every cgroup hook: run what is guarded without it \
-         (systemd: CapabilityBoundingSet=, docker: --cap-drop NET_RAW)",
-    )
+    let (seen, means) = match uplinks::supported() {
+        true => (
+            "frames are looked at where they leave",
+            "a process with CAP_NET_RAW gets past that with PACKET_QDISC_BYPASS, and on loopback: run what is guarded \
+             without it (systemd: CapabilityBoundingSet=, docker: --cap-drop NET_RAW)",
+        ),
+        false => (
+            "not covered: this kernel has no tcx (6.6)",
+            "a process with CAP_NET_RAW can write Ethernet frames past every cgroup hook: run what is guarded without it \
+             (systemd: CapabilityBoundingSet=, docker: --cap-drop NET_RAW), or boot a newer kernel",
+        ),
+    };
+    check("AF_PACKET", Found::Reduced, seen, means)
 }
 
 fn unprivileged_bpf() -> Check {

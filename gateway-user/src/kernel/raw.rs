@@ -79,6 +79,15 @@ pub(super) fn link_create(
     Attributes::none().descriptor(0, program).descriptor(4, to).word(8, attach_type).open(LINK_CREATE)
 }
 
+/// Attaches a program to an interface of the caller's network namespace, behind those that are there.
+pub(super) fn link_create_at(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    Attributes::none().descriptor(0, program).word(4, interface).word(8, attach_type).open(LINK_CREATE)
+}
+
 /// Puts another program under a link, atomically: no packet and no call sees neither.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     Attributes::none().descriptor(0, link).descriptor(4, program).call(LINK_UPDATE).map(drop)
@@ -237,6 +246,14 @@ pub(super) fn netlink_strict(fd: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the kernel programs' clock.
+pub(super) fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one live structure. The clock always exists; failing, it leaves zero, which is long past.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// getsockopt(2) of any level and name. Gives how many bytes were written.

@@ -18,10 +18,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::heartbeat::Heartbeat;
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
 use super::tables::{self, Published, Tables};
-use super::{Block, Exempt, KernelError, Table, own, status};
+use super::{Block, Exempt, KernelError, Place, Table, own, status, uplinks};
 
 /// Connections that may wait for the gate to accept them; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -270,6 +271,14 @@ impl Gate {
         self.listening.update(&index.to_ne_bytes(), &fd).map_err(KernelError::map("LISTENING"))
     }
 
+    /// Takes the right to say that the gate lives. For whoever serves the listeners, once they are in charge.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written.
+    pub fn heartbeat(&self) -> Result<Heartbeat, KernelError> {
+        Heartbeat::take(&self.pins)
+    }
+
     /// Tells the programs which addresses are this namespace's own, where that differs from what they were told last. A
     /// local client of a service at an address they do not know has no record, and is refused.
     ///
@@ -284,6 +293,14 @@ impl Gate {
             told.0 = Some(own);
         }
         Ok(())
+    }
+
+    /// Brings the programs to interfaces that came, in the place they were loaded for. Needs the rights to attach.
+    ///
+    /// # Errors
+    /// Where the interfaces cannot be read, or a program not be attached to one: frames of packet sockets leave there.
+    pub fn follow_uplinks(&self, place: &Place) -> Result<(), KernelError> {
+        uplinks::follow(place).map(drop)
     }
 
     fn is_here(&self) -> Result<(), KernelError> {
@@ -458,7 +475,10 @@ pub(super) fn netns_cookie(path: &Path) -> Result<u64, KernelError> {
 }
 
 /// Asks something of a network namespace, by entering it on a thread of its own where it is not the caller's.
-pub(super) fn inside<T: Send + 'static>(path: &Path, ask: fn() -> io::Result<T>) -> Result<T, KernelError> {
+pub(super) fn inside<T: Send + 'static>(
+    path: &Path,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, KernelError> {
     let failed = || KernelError::file(path);
     let own = pins::inode(Path::new("/proc/thread-self/ns/net"))?;
     if pins::inode(path)? == own {

@@ -10,9 +10,12 @@ use gateway_ebpf::abi::{BlockKey, COUNTERS, DnsKey, Record, Tuple};
 use serde::Serialize;
 
 use super::KernelError;
+use super::heartbeat::{self, Pulse};
 use super::links::{HOOKS, To};
+use super::lsm;
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
+use super::uplinks::{self, Uplink};
 
 /// The names of all counters, in the order in which [`super::Gate::counters`] gives them.
 pub fn counter_names() -> impl Iterator<Item = &'static str> {
@@ -36,8 +39,15 @@ pub struct Status {
     pub only_netns: bool,
     /// Process id of the last gate that took its port; 0: none yet. It may be dead.
     pub gate: u32,
+    /// The gate's sign of life.
+    pub heartbeat: Pulse,
     /// Every program that should be there.
     pub programs: Vec<ProgramStatus>,
+    /// Id of the program that refuses packet sockets to guarded processes; `None`: this kernel has none.
+    pub lsm: Option<u32>,
+    /// Every interface that is up, and whether frames of packet sockets are looked at there. Empty where the caller is in
+    /// another namespace.
+    pub uplinks: Vec<Uplink>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
     /// Every counter.
@@ -91,7 +101,7 @@ const CGROUPS_MAX: usize = 100_000;
 /// # Errors
 /// Where nothing is loaded there, another version's, or it may not be read.
 pub fn status(pins: &Path) -> Result<Status, KernelError> {
-    let config = pins::config(pins)?;
+    let (config, here) = (pins::config(pins)?, Path::new("/proc/thread-self/ns/net"));
     let open = |name: &'static str, key, value| {
         RawMap::open(&map_path(pins, name), key, value).map_err(KernelError::map(name))
     };
@@ -112,7 +122,13 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
         netns_inode: config.netns_inode,
         only_netns: config.flags & gateway_ebpf::abi::FLAG_ONLY_NETNS != 0,
         gate: gate.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes),
+        heartbeat: heartbeat::pulse(pins)?,
         programs: HOOKS.iter().map(|hook| program(pins, hook.program, hook.to)).collect(),
+        lsm: lsm::attached(pins),
+        uplinks: match pins::inode(here)? == config.netns_inode {
+            true => uplinks::uplinks(pins).map_err(KernelError::file(here))?,
+            false => Vec::new(),
+        },
         maps,
         counters: counters(&open("COUNTS", 4, 8)?)?.into_iter().collect(),
     })

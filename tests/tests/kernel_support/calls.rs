@@ -114,6 +114,9 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
             let socket = UdpSocket::bind(any(to))?;
             socket.send_to(b"out", to).map(|_| "sent".to_owned())
         }
+        // Waits for an answer, too.
+        "udp-ask" => ask_datagram(UdpSocket::bind(any(to))?.into(), to),
+        "udplite-ask" => ask_datagram(socket(to, libc::SOCK_DGRAM, 136)?, to),
         "udp-routed" => {
             let socket = UdpSocket::bind(any(to))?;
             route_by_way_of_itself(&socket, to);
@@ -142,11 +145,59 @@ pub fn attempt(how: &str, to: SocketAddr) -> io::Result<String> {
         "ping" => {
             send_to(socket(to, libc::SOCK_DGRAM, 1)?, SocketAddr::new(to.ip(), 0), &[8, 0, 0, 0, 0, 0, 0, 0])
         }
+        other => odd_attempt(other, to),
+    }
+}
+
+/// By hand, or without a call that a hook is named after.
+fn odd_attempt(how: &str, to: SocketAddr) -> io::Result<String> {
+    match how {
         "raw-tcp" => raw_tcp(to),
         "raw-hdrincl" => raw_header(to),
+        "frame" | "frame-vlan" | "frame-vlan-twice" | "frame-posing" | "frame-extended" | "frame-udp"
+        | "frame-mpls" => frame(how, "tgin", to),
+        "repair" => repair(to),
+        "uring" => ring::connect(to, false),
+        "uring-polled" => ring::connect(to, true),
+        "raw-extended" => {
+            let raw = socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+            send_to(raw, SocketAddr::new(to.ip(), 0), &packet("frame-extended", to))
+        }
+        "raw-sctp" => raw_ports(to, 132),
+        "raw-dccp" => raw_ports(to, 33),
+        "raw-udplite" => raw_ports(to, 136),
         "sctp" => connect_with(socket(to, libc::SOCK_STREAM, 132)?, to),
         other => panic!("unknown call {other}"),
     }
+}
+
+fn ask_datagram(socket: Socket, to: SocketAddr) -> io::Result<String> {
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    // Connected, so that "port unreachable" comes back as an error.
+    socket.connect(&to.into())?;
+    socket.send(b"out")?;
+    let mut answer = [0; 16];
+    let length = (&socket).read(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Answers datagrams with "real" until the test process ends. `peer`: the only one it hears, by a connected socket.
+pub fn answer_datagrams(at: SocketAddr, protocol: i32, peer: Option<SocketAddr>) {
+    let server = socket(at, libc::SOCK_DGRAM, protocol).unwrap();
+    server.set_reuse_address(true).unwrap();
+    server.bind(&at.into()).unwrap();
+    if let Some(peer) = peer {
+        server.connect(&peer.into()).unwrap();
+    }
+    thread::spawn(move || {
+        let mut asked = [MaybeUninit::uninit(); 16];
+        while let Ok((_, from)) = server.recv_from(&mut asked) {
+            let _ = match peer {
+                None => server.send_to(b"real", &from),
+                Some(_) => server.send(b"real"),
+            };
+        }
+    });
 }
 
 fn any(to: SocketAddr) -> SocketAddr {
@@ -295,6 +346,120 @@ fn raw_header(to: SocketAddr) -> io::Result<String> {
     send_to(socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?, SocketAddr::new(to.ip(), 0), &packet)
 }
 
+/// A connection that nobody agreed to: in repair mode a connect needs no handshake. The first bytes follow it.
+fn repair(to: SocketAddr) -> io::Result<String> {
+    const TCP_REPAIR: i32 = 19;
+    let socket = stream_socket(to);
+    let set = |value: i32| {
+        // SAFETY: a live socket and a live integer with its size.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_REPAIR,
+                (&raw const value).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(1)?;
+    socket.connect(&to.into())?;
+    set(0)?;
+    socket.send(b"out").map(|_| "sent".to_owned())
+}
+
+/// The head of a packet of this protocol by hand: two ports, and what looks like the rest.
+fn raw_ports(to: SocketAddr, protocol: i32) -> io::Result<String> {
+    let mut head = vec![0x9c, 0x40];
+    head.extend(to.port().to_be_bytes());
+    head.extend([0; 20]);
+    send_to(socket(to, libc::SOCK_RAW, protocol)?, SocketAddr::new(to.ip(), 0), &head)
+}
+
+/// A frame by hand to everybody on this interface, with a packet inside. Odd ones: VLAN tags; an ARP frame by what the
+/// kernel is told, not by its bytes; ports behind an IPv6 extension header (IPv4: a no-operation option); MPLS.
+pub fn frame(how: &str, interface: &str, to: SocketAddr) -> io::Result<String> {
+    let (kind, posing) = if to.is_ipv4() { (0x0800u16, 0x0806u16) } else { (0x86dd, 0x0806) };
+    let tags: &[u16] = match how {
+        "frame-vlan" => &[0x8100, 1],
+        "frame-vlan-twice" => &[0x88a8, 1, 0x8100, 1],
+        "frame-mpls" => &[0x8847, 0x0001, 0x01ff],
+        _ => &[],
+    };
+    let mut bytes = vec![0xff; 6];
+    bytes.extend([2, 0, 0, 0, 0, 9]);
+    bytes.extend(tags.iter().flat_map(|tag| tag.to_be_bytes()));
+    if how != "frame-mpls" {
+        bytes.extend(kind.to_be_bytes());
+    }
+    bytes.extend(packet(how, to));
+    let told = if how == "frame-posing" { posing } else { kind };
+    send_frame(interface, told, &bytes).map(|()| "sent".to_owned())
+}
+
+fn packet(how: &str, to: SocketAddr) -> Vec<u8> {
+    let (protocol, inner) = match how {
+        "frame-udp" => {
+            let mut udp = vec![0x9c, 0x40];
+            udp.extend(to.port().to_be_bytes());
+            udp.extend([0, 8, 0, 0]);
+            (17, udp)
+        }
+        _ => (6, syn(to.port())),
+    };
+    let extended = how == "frame-extended";
+    match to.ip() {
+        IpAddr::V4(v4) => {
+            let length = 20 + inner.len() as u16 + if extended { 4 } else { 0 };
+            let mut packet = vec![if extended { 0x46 } else { 0x45 }, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([0, 1, 0, 0, 64, protocol, 0, 0, 198, 18, 0, 9]);
+            packet.extend(v4.octets());
+            packet.extend(extended.then_some([1u8, 1, 1, 0]).into_iter().flatten());
+            packet.extend(inner);
+            packet
+        }
+        IpAddr::V6(v6) => {
+            let length = inner.len() as u16 + if extended { 8 } else { 0 };
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([if extended { 60 } else { protocol }, 64]);
+            packet.extend([0xfd, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            packet.extend(v6.octets());
+            packet.extend(extended.then_some([protocol, 0, 1, 4, 0, 0, 0, 0]).into_iter().flatten());
+            packet.extend(inner);
+            packet
+        }
+    }
+}
+
+fn send_frame(interface: &str, kind: u16, bytes: &[u8]) -> io::Result<()> {
+    let name = std::ffi::CString::new(interface).unwrap();
+    // SAFETY: plain system calls with live arguments of their own sizes; the descriptor is ours alone.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut at: libc::sockaddr_ll = std::mem::zeroed();
+        at.sll_family = libc::AF_PACKET as u16;
+        at.sll_protocol = kind.to_be();
+        at.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+        at.sll_halen = 6;
+        let sent = libc::sendto(
+            fd.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            0,
+            (&raw const at).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        );
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 fn syn(port: u16) -> Vec<u8> {
     let mut head = vec![0x9c, 0x40];
     head.extend(port.to_be_bytes());
@@ -351,6 +516,87 @@ fn flood_one(to: SocketAddr) -> io::Result<String> {
 pub fn become_user(uid: u32) {
     // SAFETY: plain system call on this process.
     assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0);
+}
+
+/// Connects by io_uring, without a connect(2).
+mod ring {
+    use super::{Duration, OwnedFd, SockAddr, SocketAddr, io, read_all, stream_socket, thread};
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const CONNECT: u8 = 16;
+    const POLLED: u32 = 2;
+    const ENTER_GET: u32 = 1;
+    const WAKE: u32 = 2;
+    const SUBMISSIONS: i64 = 0;
+    const ENTRIES: i64 = 0x1000_0000;
+
+    /// `polled`: a kernel thread takes what is submitted.
+    pub(super) fn connect(to: SocketAddr, polled: bool) -> io::Result<String> {
+        let socket = stream_socket(to);
+        let address: SockAddr = to.into();
+        // The parameters: 120 bytes, of which we set the flags and the thread's patience, and read offsets.
+        let mut about = [0u32; 30];
+        (about[2], about[4]) = if polled { (POLLED, 200) } else { (0, 0) };
+        // SAFETY: system calls with live arguments; the mapped pages are the ring's own, as large as it says, and stay
+        // mapped until the process ends, as does the entry that the kernel reads.
+        let result = unsafe {
+            let fd = libc::syscall(libc::SYS_io_uring_setup, 4, about.as_mut_ptr());
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let fd = OwnedFd::from_raw_fd(fd as i32);
+            let map = |length: usize, offset: i64| {
+                let (rights, how) =
+                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+                let at = libc::mmap(std::ptr::null_mut(), length, rights, how, fd.as_raw_fd(), offset);
+                assert_ne!(at, libc::MAP_FAILED);
+                at.cast::<u8>()
+            };
+            // One mapping holds both rings (5.4). Offsets of the submission ring begin at word 10, of the completions at 20.
+            let length = (about[16] + about[0] * 4).max(about[25] + about[1] * 16);
+            let rings = map(length as usize, SUBMISSIONS);
+            let entry = map(4 * 64, ENTRIES);
+            let word = |offset: u32| &*rings.add(offset as usize).cast::<AtomicU32>();
+            entry.write(CONNECT);
+            entry.add(4).cast::<i32>().write(socket.as_raw_fd());
+            entry.add(8).cast::<u64>().write(u64::from(address.len()));
+            entry.add(16).cast::<u64>().write(address.as_ptr() as u64);
+            word(about[16]).store(0, Ordering::Release);
+            word(about[11]).store(1, Ordering::Release);
+            let (submit, flags) = if polled { (1, ENTER_GET | WAKE) } else { (1, ENTER_GET) };
+            let none = std::ptr::null::<u8>();
+            if libc::syscall(libc::SYS_io_uring_enter, fd.as_raw_fd(), submit, 1, flags, none, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let came = (0..300).any(|_| {
+                let came = word(about[21]).load(Ordering::Acquire) != 0;
+                if !came {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                came
+            });
+            assert!(came, "no completion");
+            rings.add(about[25] as usize + 8).cast::<i32>().read()
+        };
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result));
+        }
+        read_all(socket.into())
+    }
+}
+
+/// The same, and keeps the right to raw and packet sockets.
+pub fn become_user_with_net_raw(uid: u32) {
+    const NET_RAW: u32 = 1 << 13;
+    const VERSION_3: u32 = 0x2008_0522;
+    // SAFETY: plain system calls on this process; capset reads a header and two sets of its own.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::setresuid(uid, uid, uid), 0);
+        let (head, sets) = ([VERSION_3, 0], [NET_RAW, NET_RAW, 0, 0, 0, 0]);
+        assert_eq!(libc::syscall(libc::SYS_capset, head.as_ptr(), sets.as_ptr()), 0);
+    }
 }
 
 /// Counts the packets that arrive at an interface of this namespace for one address.

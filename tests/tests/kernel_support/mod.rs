@@ -67,6 +67,7 @@ impl World {
             netns: self.host_path(),
             port: kernel::DEFAULT_PORT,
             only_netns: true,
+            uplinks: Vec::new(),
         }
     }
 
@@ -108,6 +109,21 @@ impl World {
     /// Gives the host one more address.
     pub fn add_address(&self, address: &str) {
         ip(&["-n", &self.host_name(), "addr", "add", address, "dev", "lo"]);
+    }
+
+    /// One more way to the machine beyond, by this interface.
+    pub fn add_uplink(&self, name: &str) {
+        let (host, net, there) = (self.host_name(), self.net_name(), format!("{name}-out"));
+        ip(&["-n", &host, "link", "add", name, "type", "veth", "peer", "name", &there, "netns", &net]);
+        ip(&["-n", &host, "link", "set", name, "up"]);
+        ip(&["-n", &net, "link", "set", &there, "up"]);
+    }
+
+    /// Forgets the neighbours of the host: the next packet asks for them anew.
+    pub fn forget_neighbours(&self) {
+        for family in ["-4", "-6"] {
+            ip(&["-n", &self.host_name(), family, "neigh", "flush", "dev", "tgin"]);
+        }
     }
 
     /// What lies here is reached by way of the machine beyond, which knows nothing of it.
@@ -228,6 +244,13 @@ impl World {
 
     pub fn gate_pid(&self, index: usize) -> u32 {
         self.gates[index].id()
+    }
+
+    /// Stops its every thread (SIGSTOP), or lets them go on.
+    pub fn freeze(&self, index: usize, frozen: bool) {
+        let pid = rustix::process::Pid::from_child(&self.gates[index]);
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// kill -9, and waits until it is gone.
