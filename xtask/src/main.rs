@@ -2,15 +2,18 @@
 
 #![expect(clippy::print_stdout, reason = "what tests say, and their sum, is the output of this command")]
 
+mod attack;
 mod bench;
 mod build;
 mod check;
 mod demo;
 mod fuzz;
 mod gate;
+mod kernel;
 mod layers;
 mod packages;
 mod place;
+mod ramdisk;
 mod rust_text;
 mod setup;
 mod test;
@@ -49,6 +52,8 @@ enum Task {
     Run(gate::Words),
     /// Run every test: what CI runs.
     Test(test::Test),
+    /// Try every way round the gate, as everybody who may (asks for root), and hold what is open to the threat model.
+    Attack(attack::Attack),
     /// Everything without running: formatting, lints, tidy, licences and bans, documentation.
     Check,
     /// The project's own rules: layers, owners of names, lengths, openings.
@@ -80,6 +85,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(demo) => demo.run(),
         Task::Run(words) => words.run("run"),
         Task::Test(test) => test.run(),
+        Task::Attack(attack) => attack.run(),
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
         Task::Bench(bench) => bench.run(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::fuzz::Fuzz;
+use crate::kernel::{self, Kernel};
 use crate::{build, place, setup, traces};
 
 /// A test program that says nothing for so long hangs. The slowest single test takes a fifth of it on two busy cores.
@@ -31,6 +32,9 @@ pub(crate) struct Test {
     /// Also what takes long: long random runs, many more generated cases, a while of fuzzing.
     #[arg(long)]
     full: bool,
+    /// The tests of interception on this kernel, booted in an emulator, and nothing else.
+    #[arg(long)]
+    kernel: Vec<Kernel>,
     /// Only tests whose name contains one of these.
     filter: Vec<String>,
 }
@@ -48,9 +52,17 @@ impl Test {
     /// Builds, tests, looks for leftovers. The last line says how many passed and how many failed.
     pub(crate) fn run(&self) -> Result<()> {
         let toolchain = setup::for_build()?;
-        setup::for_test()?;
+        if self.kernel.is_empty() {
+            setup::for_test()?;
+        }
         let sh = place::shell()?;
         build::kernel_object(&sh, toolchain)?;
+        if !self.kernel.is_empty() {
+            let mut tally = Tally::default();
+            tally.on_kernels(&self.kernel, &kernel::programs(&sh)?, &self.filter)?;
+            println!("{} passed, {} failed", tally.passed, tally.failed);
+            return tally.verdict(&BTreeSet::new());
+        }
         // One selection of packages for everything below: cargo unifies features by it, and another one builds anew.
         build::cargo(&sh, &["build", "--workspace", "--bins", "--tests"], false)?;
         let before = traces::now();
@@ -60,6 +72,7 @@ impl Test {
         }
         if self.full && self.filter.is_empty() {
             tally.fuzz();
+            tally.on_kernels(&Kernel::ALL, &kernel::programs(&sh)?, &[])?;
         }
         traces::tidy_mounts(&before);
         let left = traces::left_since(&before);
@@ -133,6 +146,17 @@ impl Tally {
         let ended_well = !hung && child.wait()?.success();
         if hung || (!ended_well && self.failed == failed_before) {
             self.broken.push(run.title.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The tests of interception on other kernels.
+    fn on_kernels(&mut self, kernels: &[Kernel], programs: &[PathBuf], filter: &[String]) -> Result<()> {
+        for kernel in kernels {
+            eprintln!("\n=== interception on the kernel {kernel:?}");
+            let outcome = kernel.run(programs, filter)?;
+            outcome.lines.iter().for_each(|line| self.count(line));
+            self.broken.extend(outcome.broken.into_iter().map(|what| format!("{kernel:?}: {what}")));
         }
         Ok(())
     }
