@@ -311,6 +311,8 @@ counters! {
     RecordMissing = "record_missing",
     /// A refusal that the telemetry ring had no room for.
     EventLost = "event_lost",
+    /// A connection to a target, or of a guarded process, that the connect hook did not see was about to begin.
+    Unseen = "unseen",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;

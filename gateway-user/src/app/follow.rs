@@ -1,5 +1,5 @@
 //! Follows what changes while the gate runs: the policy in force, the cgroups of guarded units as they come and go, and the
-//! host's own addresses. Never lets the kernel's tables lag behind silently.
+//! host's own addresses. Cuts what is older than a change. Never lets the kernel's tables lag behind silently.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::table;
 use super::weigh::{Weigher, Whole};
+use super::{older, table};
 use crate::identity::account_name;
 use crate::judge::{Bench, now};
-use crate::kernel::{Gate, Own, Table};
+use crate::kernel::{self, Gate, Own, Table};
 use crate::limits::POLICY_CHANGES_TOLD_MAX;
 use crate::operation::Sha256;
 use crate::policy::{Change, Inventory, Notice};
@@ -20,6 +20,10 @@ use crate::record::entry::{Event, FileChange, FileChanged, PolicyChanged};
 
 /// How often the cgroups of guards and the host's addresses are looked for again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often older connections are looked for after a change of the tables: at once, and when what was just being dialled
+/// stands in the kernel's lists.
+const CUTS: u32 = 2;
 
 /// Keeps kernel, approvals and record in step with the policy.
 pub(super) struct Follower {
@@ -73,9 +77,23 @@ impl Follower {
         let mut published: Option<Table> = None;
         let (mut own, mut fault) = (Own::default(), None);
         let mut noticed = Vec::new();
+        let (mut cuts, mut missing): (u32, Vec<&'static str>) = (0, Vec::new());
         loop {
             fault = self.tell_own(&mut own, fault);
+            let before = published.clone();
             published = self.publish(published).await;
+            if published.is_some() && published != before {
+                cuts = CUTS;
+            }
+            let before = missing;
+            missing = self.missing(&before);
+            if missing.is_empty() && !before.is_empty() {
+                // Whatever was dialled meanwhile went past the gate.
+                cuts = CUTS;
+            }
+            if cuts > 0 && self.cut().await {
+                cuts -= 1;
+            }
             noticed = self.notice(noticed);
             tokio::select! {
                 changed = state.changed() => {
@@ -160,6 +178,36 @@ impl Follower {
             );
         }
         now
+    }
+
+    /// The hooks that are not where the load put them; says so where that is news.
+    fn missing(&self, known: &[&'static str]) -> Vec<&'static str> {
+        let missing = match kernel::hooks(self.gate.pins()) {
+            Ok(hooks) => hooks.iter().filter(|hook| hook.id.is_none()).map(|hook| hook.name).collect(),
+            Err(error) => {
+                tracing::error!(%error, "whether the kernel programs are attached cannot be found out");
+                known.to_vec()
+            }
+        };
+        if missing != known && !missing.is_empty() {
+            let names = missing.join(", ");
+            tracing::error!(%names, "kernel programs are not attached any more: run `tidegate load`, and see `tidegate coverage`");
+        }
+        missing
+    }
+
+    /// Cuts what is older than the tables that were published; whether it could.
+    async fn cut(&self) -> bool {
+        let (bench, pins, root) = (self.bench.clone(), self.gate.pins().to_owned(), self.root.clone());
+        let cut = tokio::task::spawn_blocking(move || older::cut(&bench, &pins, &root)).await;
+        match cut {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "older connections are not cut, their packets are dropped; trying again");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Tells the kernel what the set in force protects, where that differs from what it was told last.

@@ -4,9 +4,11 @@
 mod accept;
 mod alarm;
 mod channels;
+mod coverage;
 mod denials;
 mod follow;
 mod ledger;
+mod older;
 mod table;
 mod weigh;
 
@@ -52,6 +54,7 @@ use crate::store::keyring::Keyring;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
+pub use coverage::coverage;
 pub use table::of as kernel_table;
 
 /// Where the last good policy files are, below the state directory.
@@ -302,6 +305,7 @@ async fn open_admin(
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), gate.clone());
+    let (covering, covered) = (bench.shelf.clone(), gate.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
         post: bench.post.clone(),
@@ -313,6 +317,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters().unwrap_or_default()),
+        coverage: Box::new(move || coverage::asked(covered.pins(), &covering.current())),
         scrub: mask::scrub,
         signals,
         started: Instant::now(),

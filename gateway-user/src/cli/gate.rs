@@ -259,7 +259,9 @@ fn policy_notices(context: &Context) -> Vec<Notice> {
 }
 
 fn doctor(context: &Context) -> Result<(), Failure> {
-    let checked = Checked { probe: kernel::probe(), policy: policy_notices(context) };
+    let mut probe = kernel::probe();
+    probe.checks.extend(kernel::attached(&context.settings.pins));
+    let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {
         context.out.json(&checked)?;

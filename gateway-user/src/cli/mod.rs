@@ -4,6 +4,7 @@
 
 mod approvals;
 mod blocks;
+mod coverage;
 mod gate;
 mod inspect;
 mod manual;
@@ -117,6 +118,7 @@ enum Command {
     Run(run::Args),
     #[command(flatten)]
     Gate(gate::Command),
+    Coverage(coverage::Args),
     Policy(policy::Args),
     Mask(mask::Args),
     Sessions(sessions::Args),
@@ -181,6 +183,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args, context),
         Command::Gate(command) => gate::run(command, context),
+        Command::Coverage(_) => coverage::run(context),
         Command::Policy(args) => policy::run(args, context),
         Command::Mask(args) => mask::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),

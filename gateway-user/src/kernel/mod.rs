@@ -5,10 +5,12 @@
 //! version left, and to open a window while it changes anything.
 
 mod btf;
+pub mod diag;
 mod error;
 mod exempt;
 mod links;
 mod load;
+mod older;
 mod own;
 mod pins;
 mod probe;
@@ -23,10 +25,11 @@ use std::path::PathBuf;
 pub use error::KernelError;
 pub use exempt::Exempt;
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
+pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
-pub use probe::{Check, Found, Probe, probe};
+pub use probe::{Check, Found, Probe, attached, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
-pub use status::{MapFill, ProgramStatus, Status, status};
+pub use status::{MapFill, ProgramStatus, Status, hooks, status};
 pub use tables::{Missing, Published};
 
 /// The kernel programs, as `cargo xtask build` made them.
