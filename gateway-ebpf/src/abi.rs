@@ -343,6 +343,8 @@ counters! {
     GuardFrame = "dropped_guard_frame",
     /// Dropped at an uplink: a frame made by hand, or of nobody's, whose destination cannot be read.
     UnreadableFrame = "dropped_unreadable_frame",
+    /// A connection to a target, or of a guarded process, that the connect hook did not see was about to begin.
+    Unseen = "unseen",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;

@@ -13,6 +13,7 @@ use gateway_ebpf::abi::{
     STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, Tuple,
 };
 
+use crate::coverage;
 use crate::look::{self, read, v4, v6};
 use crate::report::count;
 use crate::{ALLOWED, EXEMPT, MARKS, RECORDS, TUPLES};
@@ -112,11 +113,16 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
         let _ = ctx.set_cb_flags(WANT_STATE_CHANGES);
         return;
     }
-    let (Some(config), Some(record)) = (look::config(), RECORDS.get(socket)) else { return };
+    let Some(config) = look::config() else { return };
+    let tuple = tuple(ctx, true);
+    let Some(record) = RECORDS.get(socket) else { return coverage::unseen(config, socket, &tuple) };
+    if record.state == STATE_NONE {
+        return coverage::unseen(config, socket, &tuple);
+    }
     if record.state != STATE_REDIRECTED && record.state != STATE_LOCAL {
         return;
     }
-    record.tuple = tuple(ctx, true);
+    record.tuple = tuple;
     // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
     if record.tuple.netns != config.netns {
         return;

@@ -226,7 +226,7 @@ macro_rules! offsets {
     ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
 }
 offsets! {
-    TASK_LEADER, TASK_LOGIN, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
+    TASK_COMM, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
 }
 
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
@@ -242,6 +242,19 @@ fn kernel_word(base: u64, offset: &'static u32) -> u64 {
         }
     }
     value
+}
+
+/// Process id and name of whoever runs now, for hooks that lack the helpers (sock_ops); 0 and empty where unreadable.
+#[inline(always)]
+pub(crate) fn current_task() -> (u32, [u8; 16]) {
+    let mut comm = [0u8; 16];
+    // SAFETY: reads the current task; offsets as above, and `comm` is 16 bytes of our own.
+    unsafe {
+        let task = helper::bpf_get_current_task();
+        let from = task.wrapping_add(u64::from(ptr::read_volatile(&TASK_COMM))) as *const c_void;
+        helper::bpf_probe_read_kernel(comm.as_mut_ptr().cast(), 16, from);
+        (kernel_word(task, &TASK_TGID) as u32, comm)
+    }
 }
 
 /// The login behind a process, as [`Record::login`] has it. Root's is 0, so a failed read must not look like it.

@@ -9,6 +9,7 @@
 
 mod accept;
 mod connect;
+mod coverage;
 mod establish;
 mod guard;
 mod look;

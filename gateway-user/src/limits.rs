@@ -222,6 +222,8 @@ pub const BLOCK_REASON_BYTES_MAX: usize = 1024;
 pub const BLOCK_GRACE: Duration = Duration::from_secs(10);
 /// Files named in the entry of one change of policy. More are counted.
 pub const POLICY_CHANGES_TOLD_MAX: usize = 100;
+/// Sockets named in one entry of what was destroyed. More are counted.
+pub const SOCKETS_DESTROYED_TOLD_MAX: usize = 100;
 /// Operations named in the entry of what a change of policy widens. More are counted.
 pub const WIDENED_TOLD_MAX: usize = 50;
 /// Different recorded operations that a change of policy is weighed by.

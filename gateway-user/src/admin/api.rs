@@ -54,6 +54,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/signals", get(signals))
+        .route("/v1/coverage", get(super::coverage::coverage))
         .route("/v1/policy/reload", post(reload))
         .merge(approvals::routes())
         .merge(notices::routes())

@@ -8,6 +8,7 @@ mod api;
 mod approvals;
 mod blocks;
 pub mod client;
+pub mod coverage;
 mod listen;
 mod notices;
 mod peer;
@@ -15,6 +16,7 @@ mod record;
 pub mod view;
 
 use std::borrow::Cow;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,6 +57,8 @@ pub struct Admin {
     pub state: PathBuf,
     /// The kernel's counters by name; empty where they cannot be read.
     pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// What reaches past the gate now. Blocks.
+    pub coverage: Box<dyn Fn() -> io::Result<coverage::Coverage> + Send + Sync>,
     /// Hides what every detector finds, in what people write.
     pub scrub: fn(&str) -> Cow<'_, str>,
     /// Rates, surges and the use of rules.

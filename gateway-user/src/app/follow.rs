@@ -68,7 +68,11 @@ impl Follower {
         let mut noticed = Vec::new();
         loop {
             let set = self.bench.shelf.current();
-            self.kernel.follow(&set).await;
+            for cut in self.kernel.follow(&set).await {
+                if let Err(error) = self.bench.recorder.append(Event::SocketsDestroyed(cut)) {
+                    tracing::error!(%error, "connections that were cut could not be recorded");
+                }
+            }
             noticed = self.notice(noticed);
             tokio::select! {
                 changed = state.changed() => {

@@ -5,11 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::coverage;
+use crate::admin::coverage::Coverage;
 use crate::identity::process::Processes;
 use crate::keeper::{Client, Standing, Tables};
 use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
+use crate::record::entry::SocketsDestroyed;
 
 /// Its hold on the kernel. Clones share it.
 #[derive(Clone)]
@@ -112,6 +115,16 @@ impl Hold {
         }
     }
 
+    /// What reaches past the gate now.
+    pub(super) fn coverage(&self, set: &Set) -> io::Result<Coverage> {
+        match self {
+            Self::Own { gate, .. } => coverage::asked(gate.pins(), set),
+            Self::Kept(_) => {
+                Err(io::Error::other("the enforcer may not look: ask `tidegate coverage` as root"))
+            }
+        }
+    }
+
     /// What keeps the kernel's tables in step with the policy.
     pub(super) fn follow(&self) -> Followed {
         match self {
@@ -137,11 +150,12 @@ pub(super) enum Followed {
 }
 
 impl Followed {
-    /// Sees to it that the kernel's tables are of this set.
-    pub(super) async fn follow(&mut self, set: &Arc<Set>) {
+    /// Sees to it that the kernel's tables are of this set. Gives what was cut because it is older, to be recorded.
+    pub(super) async fn follow(&mut self, set: &Arc<Set>) -> Vec<SocketsDestroyed> {
         match self {
             Self::Own(tables) => {
                 tables.follow(set).await;
+                std::iter::from_fn(|| tables.take_cut()).collect()
             }
             Self::Kept { keeper, told } => {
                 if let Err(error) = keeper.count().await {
@@ -156,6 +170,9 @@ impl Followed {
                         Some,
                     );
                 }
+                let cut = keeper.take_cut().await;
+                let cut = cut.inspect_err(|error| tracing::error!(%error, "what was cut is not known"));
+                cut.ok().flatten().into_iter().collect()
             }
         }
     }

@@ -4,6 +4,7 @@
 mod accept;
 mod alarm;
 mod channels;
+mod coverage;
 mod ending;
 mod follow;
 mod hold;
@@ -57,6 +58,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 pub use crate::keeper::table::of as kernel_table;
+pub use coverage::coverage;
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
@@ -482,6 +484,7 @@ async fn open_admin(
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), hold.clone());
+    let (covering, covered) = (bench.shelf.clone(), hold.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
         post: bench.post.clone(),
@@ -493,6 +496,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters()),
+        coverage: Box::new(move || covered.coverage(&covering.current())),
         scrub: mask::scrub,
         signals,
         started: Instant::now(),

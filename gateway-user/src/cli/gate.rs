@@ -283,6 +283,7 @@ fn policy_notices(context: &Context) -> Vec<Notice> {
 fn doctor(context: &Context) -> Result<(), Failure> {
     let mut probe = kernel::probe();
     probe.checks.push(kernel::heartbeat_check(&context.settings.pins));
+    probe.checks.extend(kernel::attached(&context.settings.pins));
     let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {

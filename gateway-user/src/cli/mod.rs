@@ -4,6 +4,7 @@
 
 mod approvals;
 mod blocks;
+mod coverage;
 mod gate;
 mod inspect;
 mod manual;
@@ -128,6 +129,7 @@ enum Command {
     #[command(flatten)]
     Gate(gate::Command),
     Upgrade(upgrade::Args),
+    Coverage(coverage::Args),
     Policy(policy::Args),
     Mask(mask::Args),
     Sessions(sessions::Args),
@@ -194,6 +196,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Run(args) => run::run(args, context),
         Command::Gate(command) => gate::run(command, context),
         Command::Upgrade(args) => upgrade::run(&args, context),
+        Command::Coverage(_) => coverage::run(context),
         Command::Policy(args) => policy::run(args, context),
         Command::Mask(args) => mask::run(args, context),
         Command::Sessions(args) => sessions::run(args, context),

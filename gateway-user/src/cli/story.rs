@@ -3,7 +3,8 @@
 use super::output::{Tone, escape_line, paint, quoted, time};
 use super::{Context, Failure};
 use crate::record::entry::{
-    BodyEnd, Ending, Event, Head, Interrupted, Kept, RecordRead, Side, Surged, Upkeep, Verdict,
+    BodyEnd, Ending, Event, Head, Interrupted, Kept, RecordRead, Side, SocketsDestroyed, Surged, Upkeep,
+    Verdict,
 };
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
@@ -244,8 +245,18 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
         }
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
         Event::Surged(event) => ("surge", Tone::Warn, surged(event)),
+        Event::SocketsDestroyed(event) => ("cut", Tone::Warn, cut(event)),
         Event::Interrupted(event) => ("gap", Tone::Bad, interrupted(event)),
     }
+}
+
+fn cut(event: &SocketsDestroyed) -> String {
+    let one = event.sockets.first().map_or_else(String::new, |one| {
+        let process = one.process.as_deref().unwrap_or("a process that is gone");
+        format!(": {process} to {}: {}", one.remote, one.why)
+    });
+    let count = event.sockets.len() as u64 + event.left_out;
+    format!("{count} connections older than their protection{one}")
 }
 
 fn surged(event: &Surged) -> String {

@@ -7,6 +7,7 @@ mod cgroup;
 mod claims;
 mod digest;
 pub(crate) mod fetch;
+pub mod holders;
 mod keys;
 mod keyset;
 mod proc;

@@ -17,6 +17,7 @@ use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
 use crate::limits::{KEEPER_PUBLISH_TIMEOUT, KEEPER_TIMEOUT};
 use crate::operation::{Sha256, Workload};
+use crate::record::entry::SocketsDestroyed;
 
 /// The keeper is gone.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +155,17 @@ impl Client {
     pub async fn publish(&self) -> io::Result<Sha256> {
         match self.ask(&Request::Publish).await? {
             (Answer::Published(digest), _) => Ok(digest),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// What was cut because it is older than its protection, and is not recorded yet.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn take_cut(&self) -> io::Result<Option<SocketsDestroyed>> {
+        match self.ask(&Request::Cut).await? {
+            (Answer::Cut(cut), _) => Ok(cut),
             _ => Err(misunderstood()),
         }
     }

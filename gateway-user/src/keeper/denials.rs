@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::{Denial, Denials, KernelLog};
 
+/// What is no refusal, and worse: nobody decided.
+const UNSEEN: &str = "unseen";
 /// Refusals logged one by one in a second; the rest are logged as a number.
 const LOGGED_PER_SECOND: u32 = 20;
 /// How often the ring is emptied. It holds thousands; what it misses is counted.
@@ -44,6 +46,6 @@ fn tell(denial: &Denial) {
         pid = denial.tgid,
         uid = denial.uid,
         %command,
-        "refused by the kernel"
+        "{}", if denial.reason == UNSEEN { "went past the connect hook" } else { "refused by the kernel" }
     );
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
+use crate::record::entry::SocketsDestroyed;
 
 /// What the enforcer wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub enum Request {
     Door,
     /// The policy directory has changed: read it, and bring the kernel's tables up to date.
     Publish,
+    /// What was cut because it is older than its protection, and is not recorded yet.
+    Cut,
     /// The kernel's counters.
     Counters,
     /// It is alive.
@@ -48,6 +51,8 @@ pub enum Answer {
     },
     /// The digest of the set that the kernel's tables are of now.
     Published(Sha256),
+    /// One such cut, if there is one.
+    Cut(Option<SocketsDestroyed>),
     /// The counters, in the order of their list.
     Counters(Vec<u64>),
     /// The kernel heard it; or a newer gate has taken over, and it did not.

@@ -9,6 +9,7 @@ mod client;
 pub mod denials;
 mod link;
 pub mod message;
+pub mod older;
 mod serve;
 mod standing;
 mod state;

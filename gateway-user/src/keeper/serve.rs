@@ -274,6 +274,7 @@ impl Inner {
             Request::Listeners => return given(self.listeners()),
             Request::Door => return given(self.open_door()),
             Request::Publish => self.publish().await,
+            Request::Cut => Ok(Answer::Cut(self.tables.lock().await.take_cut())),
             Request::Counters => {
                 let counters = self.gate.counters().map_err(io::Error::other);
                 counters.map(|all| Answer::Counters(all.into_iter().map(|(_, count)| count).collect()))

@@ -1,12 +1,19 @@
 //! Keeps the kernel's tables in step: with the policy in force, with the cgroups of guarded units as they come and go, and
-//! with the host's own addresses. Never lets them lag behind silently.
+//! with the host's own addresses. Cuts what is older than a change. Never lets them lag behind silently.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::table;
-use crate::kernel::{Gate, GuardRow, Own, Place, Table};
+use super::{older, table};
+use crate::kernel::{self, Gate, GuardRow, Own, Place, Table};
 use crate::policy::Set;
+use crate::record::entry::SocketsDestroyed;
+
+/// How often older connections are looked for after a change of the tables: at once, and when what was just being dialled
+/// stands in the kernel's lists.
+const CUTS: u32 = 2;
+/// Cuts that wait to be recorded. With so many waiting nothing more is cut, and the egress hook drops its packets.
+const CUT_KEPT_MAX: usize = 16;
 
 /// What the kernel was told last.
 #[derive(Debug)]
@@ -22,19 +29,51 @@ pub struct Tables {
     /// Where the programs are attached.
     place: Place,
     unseen: Option<String>,
+    /// Looks for older connections that are due.
+    cuts: u32,
+    /// Hooks that are not where the load put them.
+    missing: Vec<&'static str>,
+    /// What was cut, and nobody has recorded yet.
+    cut: Vec<SocketsDestroyed>,
 }
 
 impl Tables {
     /// Nothing was told yet.
     #[must_use]
     pub fn new(gate: Arc<Gate>, (root, place): (PathBuf, Place), own_guard: Option<GuardRow>) -> Self {
-        Self { gate, root, own_guard, published: None, own: Own::default(), fault: None, place, unseen: None }
+        Self {
+            gate,
+            root,
+            own_guard,
+            published: None,
+            own: Own::default(),
+            fault: None,
+            place,
+            unseen: None,
+            cuts: 0,
+            missing: Vec::new(),
+            cut: Vec::new(),
+        }
     }
 
     /// Tells the kernel what differs from what it was told last. Gives whether its tables are of this set now.
     pub async fn follow(&mut self, set: &Arc<Set>) -> bool {
         self.tell_own();
         self.follow_uplinks();
+        let published = self.publish(set).await;
+        self.look_for_hooks();
+        if self.cuts > 0 && self.cut_older(set).await {
+            self.cuts -= 1;
+        }
+        published
+    }
+
+    /// What was cut since this was asked last.
+    pub fn take_cut(&mut self) -> Option<SocketsDestroyed> {
+        (!self.cut.is_empty()).then(|| self.cut.remove(0))
+    }
+
+    async fn publish(&mut self, set: &Arc<Set>) -> bool {
         let (set, root, own_guard) = (set.clone(), self.root.clone(), self.own_guard.clone());
         let searched = tokio::task::spawn_blocking(move || {
             table::of(&set, &root).map(|(mut table, missing)| {
@@ -57,6 +96,7 @@ impl Tables {
             Ok(_) => {
                 missing.iter().for_each(|missing| tracing::warn!("{missing}: it guards nothing by that"));
                 self.published = Some(table);
+                self.cuts = CUTS;
                 true
             }
             Err(error) => {
@@ -64,6 +104,44 @@ impl Tables {
                 self.published = None;
                 false
             }
+        }
+    }
+
+    /// Looks whether every hook is where the load put it; says so where one is not, and that is news.
+    fn look_for_hooks(&mut self) {
+        let missing: Vec<_> = match kernel::hooks(self.gate.pins()) {
+            Ok(hooks) => hooks.iter().filter(|hook| hook.id.is_none()).map(|hook| hook.name).collect(),
+            Err(error) => {
+                return tracing::error!(%error, "whether the kernel programs are attached cannot be found out");
+            }
+        };
+        if missing != self.missing && !missing.is_empty() {
+            let names = missing.join(", ");
+            tracing::error!(%names, "kernel programs are not attached any more: run `tidegate load`, and see `tidegate coverage`");
+        }
+        if missing.is_empty() && !self.missing.is_empty() {
+            // Whatever was dialled meanwhile went past the gate.
+            self.cuts = CUTS;
+        }
+        self.missing = missing;
+    }
+
+    /// Cuts what is older than the tables that were published; whether it could.
+    async fn cut_older(&mut self, set: &Arc<Set>) -> bool {
+        if self.cut.len() >= CUT_KEPT_MAX {
+            return false;
+        }
+        let (set, pins, root) = (set.clone(), self.gate.pins().to_owned(), self.root.clone());
+        match tokio::task::spawn_blocking(move || older::cut(&set, &pins, &root)).await {
+            Ok(Ok(cut)) => {
+                self.cut.extend(cut);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "older connections are not cut, their packets are dropped; trying again");
+                false
+            }
+            Err(_) => false,
         }
     }
 

@@ -13,6 +13,8 @@ pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// The programs' globals, with the structure and field each stands for.
 const WANTED: &[(&str, &str, &str)] = &[
     ("TASK_LEADER", "task_struct", "group_leader"),
+    ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_START", "task_struct", "start_boottime"),
     ("TASK_MM", "task_struct", "mm"),
     ("MM_EXE", "mm_struct", "exe_file"),

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use super::pins::Pins;
 use super::uplinks::{self, Interface};
@@ -102,15 +103,20 @@ fn attach_one(pins: &Pins, hook: &Hook, program: BorrowedFd<'_>, to: BorrowedFd<
     match raw::get(&path) {
         Ok(link) => {
             let info: raw::Info<32> = raw::info(link.as_fd())?;
+            // Detached under its pin, as root can: it takes no program any more.
+            let detached = match hook.to {
+                To::Cgroup => info.long(16) == 0,
+                To::Netns => info.word(16) == 0,
+            };
+            if detached {
+                std::fs::remove_file(&path)?;
+                return make(&path, hook, program, to);
+            }
             let old = raw::program_by_id(info.word(8))?;
             raw::link_update(link.as_fd(), program)?;
             Ok(Done::Updated { link, old })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let link = raw::link_create(program, to, hook.attach_type)?;
-            raw::pin(link.as_fd(), &path)?;
-            Ok(Done::Made(path, link))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, hook, program, to),
         Err(error) => Err(error),
     }
 }
@@ -141,6 +147,12 @@ fn attach_uplink(
         Err(error) if uplinks::is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn make(path: &Path, hook: &Hook, program: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Done> {
+    let link = raw::link_create(program, to, hook.attach_type)?;
+    raw::pin(link.as_fd(), path)?;
+    Ok(Done::Made(path.to_owned(), link))
 }
 
 fn undo(done: Vec<Done>) {

@@ -6,6 +6,7 @@
 
 mod btf;
 mod confine;
+pub mod diag;
 mod error;
 mod exempt;
 mod hand_over;
@@ -14,6 +15,7 @@ mod links;
 mod load;
 mod lsm;
 mod netlink;
+mod older;
 mod own;
 mod pins;
 mod probe;
@@ -31,10 +33,11 @@ pub use error::KernelError;
 pub use exempt::{Exempt, Made};
 pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
+pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
-pub use probe::{Check, Found, Probe, probe};
+pub use probe::{Check, Found, Probe, attached, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
-pub use status::{MapFill, ProgramStatus, Status, counter_names, status};
+pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
 pub use tables::{Missing, Published};
 pub use uplinks::Uplink;
 

@@ -9,7 +9,7 @@ use aya::programs::ProgramType;
 use serde::Serialize;
 
 use super::pins::{cgroup2_root, is_bpffs};
-use super::{btf, lsm, raw, uplinks};
+use super::{KernelError, btf, lsm, older, raw, status, uplinks};
 
 /// How one need is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,8 +67,35 @@ const KERNEL_MIN: (u32, u32) = (6, 1);
 pub fn probe() -> Probe {
     let mut checks = vec![kernel(), types(), cgroup(), bpffs(), rights()];
     checks.extend(programs());
-    checks.extend([lsm::check(), user_namespaces(), packet_sockets(), unprivileged_bpf(), ipv6()]);
+    checks.extend([
+        older_sockets(),
+        lsm::check(),
+        user_namespaces(),
+        packet_sockets(),
+        unprivileged_bpf(),
+        ipv6(),
+    ]);
     Probe { checks }
+}
+
+/// Whether everything that was loaded there is still attached; `None` where nothing is loaded.
+#[must_use]
+pub fn attached(pins: &Path) -> Option<Check> {
+    let name = "hooks attached";
+    let programs = match status::hooks(pins) {
+        Ok(programs) => programs,
+        Err(KernelError::NotLoaded { .. }) => return None,
+        Err(error) => return Some(check(name, Found::Unknown, error.to_string(), "run as root to find out")),
+    };
+    let missing: Vec<_> =
+        programs.iter().filter(|program| program.id.is_none()).map(|one| one.name).collect();
+    let seen = match missing.as_slice() {
+        [] => return Some(check(name, Found::Ok, format!("all {}", programs.len()), "")),
+        missing => format!("missing: {}", missing.join(", ")),
+    };
+    let means = "what these hooks watch goes past the gate: run `tidegate load` to attach them again, `tidegate coverage` \
+                 to see what got by, and find out who detached them";
+    Some(check(name, Found::Missing, seen, means))
 }
 
 fn check(name: &'static str, found: Found, seen: impl Into<String>, means: &str) -> Check {
@@ -170,6 +197,21 @@ fn program(name: &'static str, kind: ProgramType) -> Check {
             Found::Missing,
             "not supported",
             "nothing can be loaded: boot a kernel with CONFIG_CGROUP_BPF=y and CONFIG_INET=y, 6.1 or newer",
+        ),
+        Err(error) => check(name, Found::Unknown, error.to_string(), "run as root to find out"),
+    }
+}
+
+fn older_sockets() -> Check {
+    let name = "destroying older sockets";
+    match older::can_destroy() {
+        Ok(true) => check(name, Found::Ok, "supported", ""),
+        Ok(false) => check(
+            name,
+            Found::Reduced,
+            "not supported (CONFIG_INET_DIAG_DESTROY)",
+            "connections that are older than what protects them are not cut at once: their packets are dropped, and they \
+             hang until they time out",
         ),
         Err(error) => check(name, Found::Unknown, error.to_string(), "run as root to find out"),
     }

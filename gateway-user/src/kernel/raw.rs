@@ -135,6 +135,12 @@ impl<const N: usize> Info<N> {
         self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
     }
 
+    /// The text at a byte offset, up to its first zero, at most this long.
+    pub(super) fn text(&self, at: usize, most: usize) -> &[u8] {
+        let bytes = self.0.get(at..at + most).unwrap_or_default();
+        bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
     /// The 64-bit field at a byte offset; 0 beyond the end.
     pub(super) fn long(&self, at: usize) -> u64 {
         self.0.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
@@ -145,6 +151,7 @@ impl<const N: usize> Info<N> {
 #[derive(Debug)]
 pub(super) struct RawMap {
     fd: OwnedFd,
+    id: u32,
     key: usize,
     value: usize,
     max: u32,
@@ -161,7 +168,17 @@ impl RawMap {
                 format!("has keys of {has_key} and values of {has_value} bytes, not {key} and {value}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        Ok(Self { fd, key, value, max: info.word(16) })
+        Ok(Self { fd, id: info.word(4), key, value, max: info.word(16) })
+    }
+
+    /// Its number in the kernel.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Its descriptor.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// How many entries it can hold.

@@ -219,6 +219,12 @@ impl Gate {
         })
     }
 
+    /// Where it is pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
     /// The gate's port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -497,7 +503,7 @@ pub(super) fn inside<T: Send + 'static>(
     }
 }
 
-fn own_netns_cookie() -> io::Result<u64> {
+pub(super) fn own_netns_cookie() -> io::Result<u64> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     let mut cookie = [0u8; 8];
     raw::socket_option(socket.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;

@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use gateway_ebpf::abi::{BlockKey, COUNTERS, DnsKey, Record, Tuple};
+use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, Record, Tuple};
 use serde::Serialize;
 
 use super::KernelError;
 use super::heartbeat::{self, Pulse};
-use super::links::{HOOKS, To};
+use super::links::{HOOKS, Hook, To};
 use super::lsm;
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
@@ -123,7 +123,7 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
         only_netns: config.flags & gateway_ebpf::abi::FLAG_ONLY_NETNS != 0,
         gate: gate.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes),
         heartbeat: heartbeat::pulse(pins)?,
-        programs: HOOKS.iter().map(|hook| program(pins, hook.program, hook.to)).collect(),
+        programs: HOOKS.iter().map(|hook| program(pins, hook, &config)).collect(),
         lsm: lsm::attached(pins),
         uplinks: match pins::inode(here)? == config.netns_inode {
             true => uplinks::uplinks(pins).map_err(KernelError::file(here))?,
@@ -134,17 +134,34 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
     })
 }
 
+/// Every program that should be there, and where it is.
+///
+/// # Errors
+/// Where nothing is loaded there, another version's, or it may not be read.
+pub fn hooks(pins: &Path) -> Result<Vec<ProgramStatus>, KernelError> {
+    let config = pins::config(pins)?;
+    Ok(HOOKS.iter().map(|hook| program(pins, hook, &config)).collect())
+}
+
 /// A program that cannot be asked about counts as not attached.
-fn program(pins: &Path, name: &'static str, to: To) -> ProgramStatus {
-    let attached_to = match to {
-        To::Cgroup => "cgroup",
-        To::Netns => "netns",
-    };
+fn program(pins: &Path, hook: &Hook, config: &Config) -> ProgramStatus {
+    let (name, attached_to) = (
+        hook.program,
+        match hook.to {
+            To::Cgroup => "cgroup",
+            To::Netns => "netns",
+        },
+    );
     let found = raw::get(&link_path(pins, name)).and_then(|link| {
         let link: raw::Info<32> = raw::info(link.as_fd())?;
         let program: raw::Info<216> = raw::info(raw::program_by_id(link.word(8))?.as_fd())?;
-        // A cgroup or namespace that was removed takes its attachment along; the link then names nothing.
-        let attached = link.long(16) != 0;
+        // A cgroup or namespace that was removed takes its attachment along, and so does a detachment; the link then
+        // names nothing. Another link that somebody pinned in this one's stead names another place or program.
+        let attached = match hook.to {
+            To::Cgroup => (link.long(16), link.word(24)) == (config.cgroup, hook.attach_type),
+            To::Netns => (u64::from(link.word(16)), link.word(20)) == (config.netns_inode, hook.attach_type),
+        };
+        let attached = attached && program.text(64, 16) == name.as_bytes();
         Ok((link.word(4), link.word(8), attached, (program.long(200), program.long(192))))
     });
     match found {

@@ -6,8 +6,8 @@
 mod gate;
 
 pub use gate::{
-    Blocked, FileChange, FileChanged, Interrupted, Kept, PolicyChanged, PolicyWeighed, RecordRead, Started,
-    Surged, Unblocked, Upkeep, Widened,
+    Blocked, DestroyedSocket, FileChange, FileChanged, Interrupted, Kept, PolicyChanged, PolicyWeighed,
+    RecordRead, SocketsDestroyed, Started, Surged, Unblocked, Upkeep, Widened,
 };
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub enum Event {
     Kept(Kept),
     /// Far more of something than is usual.
     Surged(Surged),
+    /// Sockets that were older than what protects their peers were destroyed.
+    SocketsDestroyed(SocketsDestroyed),
 }
 
 impl Event {
@@ -85,6 +87,7 @@ impl Event {
             Self::PolicyWeighed(event) => event.at,
             Self::Kept(event) => event.at,
             Self::Surged(event) => event.at,
+            Self::SocketsDestroyed(event) => event.at,
         })
     }
 
@@ -141,6 +144,7 @@ impl Event {
             Self::Surged(event) => {
                 event.target.len() + event.name.len() + event.subject.as_ref().map_or(0, String::len)
             }
+            Self::SocketsDestroyed(event) => event.sockets.iter().map(DestroyedSocket::weight).sum(),
             Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
             Self::SessionClosed(_)
             | Self::Started(_)

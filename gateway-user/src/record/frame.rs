@@ -129,6 +129,7 @@ impl Frame {
                 Event::PolicyWeighed(_) => (19, About::Gate),
                 Event::Kept(_) => (20, About::Gate),
                 Event::Surged(_) => (21, About::Gate),
+                Event::SocketsDestroyed(_) => (22, About::Gate),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

@@ -189,6 +189,7 @@ impl Ledger {
                 | Event::Interrupted(_)
                 | Event::RecordRead(_)
                 | Event::Surged(_)
+                | Event::SocketsDestroyed(_)
                 | Event::Kept(_) => {}
             }
         }
@@ -257,6 +258,7 @@ impl Ledger {
             | Event::Interrupted(_)
             | Event::RecordRead(_)
             | Event::Surged(_)
+            | Event::SocketsDestroyed(_)
             | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }

@@ -191,6 +191,54 @@ pub struct Surged {
     pub expected: f64,
 }
 
+/// Sockets that were older than what protects their peers, at a start or a change of policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketsDestroyed {
+    /// When.
+    pub at: Micros,
+    /// The sockets, at most [`crate::limits::SOCKETS_DESTROYED_TOLD_MAX`].
+    pub sockets: Vec<DestroyedSocket>,
+    /// How many more were destroyed.
+    pub left_out: u64,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyedSocket {
+    /// `tcp`, `udp` or `udplite`.
+    pub protocol: String,
+    /// Its own address, `ip:port`.
+    pub local: String,
+    /// Its peer's.
+    pub remote: String,
+    /// Who owned it.
+    pub uid: u32,
+    /// The process that held it; `None` where none could be found.
+    pub process: Option<String>,
+    /// The cgroup it was made in, below the root; `None` where that is gone.
+    pub cgroup: Option<String>,
+    /// The systemd unit of that cgroup.
+    pub unit: Option<String>,
+    /// The target or service it was connected to.
+    pub target: Option<String>,
+    /// The guard it belonged to.
+    pub guard: Option<String>,
+    /// Why it could not stay.
+    pub why: String,
+    /// Why it could not be destroyed: its packets are dropped. `None`: it was.
+    pub failed: Option<String>,
+}
+
+impl DestroyedSocket {
+    /// About how many bytes its texts take.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let maybe = [&self.process, &self.cgroup, &self.unit, &self.target, &self.guard, &self.failed];
+        let maybe = maybe.into_iter().flatten().map(String::len).sum::<usize>();
+        64 + self.local.len() + self.remote.len() + self.why.len() + maybe
+    }
+}
+
 /// Something that was done to the record itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {

@@ -120,7 +120,7 @@ pub(crate) fn ptrace(aim: &Aim) -> Result<String> {
         // SAFETY: the process was named by whoever started us; nothing of ours is written.
         unsafe { libc::ptrace(request, pid as i32, address, std::ptr::null_mut::<u8>()) }
     };
-    sys::answer(ptrace(libc::PTRACE_ATTACH, 0) as i64)?;
+    sys::answer(ptrace(libc::PTRACE_ATTACH, 0))?;
     // SAFETY: waits for the process we have just attached to.
     unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), libc::__WALL) };
     let (start, length) = environment(pid)?;

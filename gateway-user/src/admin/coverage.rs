@@ -1,0 +1,59 @@
+//! `GET /v1/coverage`: what reaches past the gate, for operators.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use super::api::Refusal;
+use super::peer::Peer;
+use crate::record::entry::DestroyedSocket;
+
+/// What the gate does not see, as far as the kernel shows it now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Coverage {
+    /// How many hooks there should be.
+    pub hooks: usize,
+    /// Those that are not attached where the load put them.
+    pub hooks_missing: Vec<String>,
+    /// Connections to targets or of guarded processes, since the load, that the connect hook did not see. The log names
+    /// each with its process; those that are still open are in `past`.
+    pub unseen: u64,
+    /// Sockets that reach, or try to reach, past the gate.
+    pub past: Vec<Past>,
+    /// How many more.
+    pub left_out: u64,
+    /// What the kernel programs did, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A socket past the gate: described as one that is destroyed would be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Past(pub DestroyedSocket);
+
+impl Coverage {
+    /// Whether every hook is there, nothing reaches past the gate now, and nothing went past the connect hook.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.hooks_missing.is_empty() && self.unseen == 0 && self.past.is_empty() && self.left_out == 0
+    }
+}
+
+pub(super) async fn coverage(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Coverage>, Refusal> {
+    if !peer.is_operator() {
+        let detail = "only root or the gate's own user may see what everybody does";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    let looked = tokio::task::spawn_blocking(move || (admin.coverage)()).await;
+    let looked =
+        looked.map_err(|error| error.to_string()).and_then(|looked| looked.map_err(|e| e.to_string()));
+    looked.map(Json).map_err(|why| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why))
+}
