@@ -38,7 +38,8 @@ const PROGRAMS: [&str; 5] = ["kernel_path", "kernel_guard", "kernel_escape", "ke
 /// What they start.
 const HELPERS: [&str; 3] = ["tidegate", "tidegate-actor", "tidegate-attack"];
 /// Modules that the tests use where a kernel has them as modules, in the order of loading.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
+    "crc32c_generic",
     "libcrc32c",
     "veth",
     "tun",
@@ -159,6 +160,8 @@ fn apt_options(scratch: &Path) -> Vec<String> {
         "Dir::Etc::sourceparts=-".to_owned(),
         format!("Dir::State::lists={}", at("lists")),
         format!("Dir::Cache={}", at("cache")),
+        "Acquire::Languages=none".to_owned(),
+        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
         "APT::Sandbox::User=".to_owned(),
     ];
     settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect()
@@ -282,7 +285,7 @@ done
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
 cat /proc/version
-{} doctor
+{} doctor | cat
 ",
         tidegate.display()
     );
@@ -308,7 +311,7 @@ fn boot(kernel: &Path, disk: &Path, log: &Path) -> Result<Outcome> {
         .arg(kernel)
         .arg("-initrd")
         .arg(disk)
-        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"])
+        .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut child = machine.spawn().context("qemu-system-x86_64 does not start")?;

@@ -40,7 +40,7 @@ impl Ramdisk {
 
     /// An empty folder.
     pub(crate) fn folder(&mut self, at: &str) -> Result<()> {
-        self.folders(&Path::new(at).join("."))
+        self.folders(&Path::new(at).join("anything"))
     }
 
     /// A file of this machine, under another name.
@@ -137,6 +137,9 @@ mod tests {
         assert!(starts.iter().all(|start| start % 4 == 0), "{starts:?}");
         assert_eq!(starts.len(), 5, "dev, dev/console, a, a/b, a/b/c");
         let at = |name: &str| text.find(name).unwrap();
+        let mut disk = Ramdisk::default();
+        disk.folder("/proc").unwrap();
+        assert!(String::from_utf8_lossy(&disk.archive).contains("proc\0"));
         assert!(at("a\0") < at("a/b\0") && at("a/b\0") < at("a/b/c\0") && !text.contains("again"));
     }
 }
