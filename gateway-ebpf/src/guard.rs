@@ -15,7 +15,7 @@ use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 use crate::connect::mark;
 use crate::look::{self, read, v4, v6};
 use crate::report::{To, dropped, refused};
-use crate::{EXEMPT, GATE, MARKS, RECORDS, TUPLES};
+use crate::{BOUND, EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -224,6 +224,11 @@ fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
         // SAFETY: a whole socket, not null.
         fact.kind = unsafe { (*whole).type_ };
         fact.exempt = EXEMPT.get(whole.cast()).is_some();
+        // Made for one place: a source route would lead by others, and one of them could answer in its name.
+        if fact.exempt && (flight.routed || flight.options) && BOUND.get(whole.cast()).is_some() {
+            fact.exempt = false;
+            fact.lost = true;
+        }
         if let Some(record) = RECORDS.get(whole.cast()) {
             let recorded = record.state == STATE_REDIRECTED || record.state == STATE_LOCAL;
             // By a source route or a translated address a packet goes elsewhere than its socket is connected to. The gate

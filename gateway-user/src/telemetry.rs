@@ -45,7 +45,11 @@ pub fn log(filter: Option<&str>) -> Result<(), LogError> {
     let text = text.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "info".into());
     let filter = EnvFilter::try_new(&text)
         .map_err(|error| LogError::Filter { filter: text.clone(), why: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where nobody takes the log any more there is nobody to tell, and no reason to end.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).finish().try_init()?;
     } else {

@@ -54,7 +54,7 @@ fn captive(words: &[String]) -> io::Result<()> {
         writeln!(said, "{}", json!({"attempt": attempt, "error": error})).expect("its own file");
     };
     tell("call unshare(2) before it is confined", unshare(libc::CLONE_FS));
-    kernel::confine(&app::reach(&settings, &app::Options::default()))?;
+    kernel::confine(&app::reach(&settings, &app::Options::default()), keeper)?;
 
     tell("write its own state", fs::write(state.join("mine"), "x"));
     tell("read /etc/shadow", File::open("/etc/shadow").map(drop));

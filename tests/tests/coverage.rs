@@ -150,10 +150,10 @@ fn connections_older_than_the_gate_are_cut_when_it_starts_and_recorded_with_thei
 }
 
 #[test]
-fn an_entry_names_two_hundred_sockets_and_counts_the_rest() {
+fn an_entry_names_a_hundred_sockets_and_counts_the_rest() {
     const OPEN: &str = r#"
 import socket
-every = [socket.create_connection(("127.0.0.1", 7001)) for _ in range(205)]
+every = [socket.create_connection(("127.0.0.1", 7001)) for _ in range(105)]
 print("open", flush=True)
 ended = 0
 for one in every:
@@ -168,9 +168,9 @@ print("ended", ended, flush=True)
     let clients = host.client().spawn("/usr/bin/python3", &["-c", OPEN]);
     eventually("the connections", || clients.stdout().contains("open").then_some(()));
     let gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).start();
-    assert_eq!(cut(&gate, 200).len(), 200);
+    assert_eq!(cut(&gate, 100).len(), 100);
     assert_eq!(entries(&gate).iter().map(|entry| entry.left_out).collect::<Vec<_>>(), [5]);
-    eventually("the end of all of them", || clients.stdout().contains("ended 205").then_some(()));
+    eventually("the end of all of them", || clients.stdout().contains("ended 105").then_some(()));
 }
 
 #[test]

@@ -20,7 +20,7 @@ const PAST_TOLD_MAX: usize = 1000;
 /// Nothing is loaded there, or the kernel cannot be asked: what is not known is not covered.
 pub fn coverage(pins: &Path, set: &Set) -> Result<Coverage, Box<dyn std::error::Error + Send + Sync>> {
     let status = kernel::status(pins)?;
-    let past = Watch::open(pins).map_err(CutError::from).and_then(|watch| Ok(watch.older()?))?;
+    let past = Watch::open(pins).map_err(CutError::from).and_then(|watch| Ok(watch.past()?))?;
     let held = holders(&past.iter().map(|one| one.inode).filter(|inode| *inode != 0).collect::<HashSet<_>>());
     let places = Places::new(&kernel::cgroup2_root()?);
     let told = past.iter().take(PAST_TOLD_MAX);

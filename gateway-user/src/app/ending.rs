@@ -2,6 +2,7 @@
 
 use std::io;
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,9 +37,14 @@ impl Signs {
         })
     }
 
+    /// Whether it was told to stop since it looked last.
+    pub(super) fn is_to_stop(&mut self) -> bool {
+        self.term.recv().now_or_never().is_some() || self.int.recv().now_or_never().is_some()
+    }
+
     /// Waits for SIGTERM, SIGINT or SIGUSR2; SIGHUP reads the policy again. A part that ends by itself ends the gate.
     pub(super) async fn until_told(
-        mut self,
+        &mut self,
         shelf: &Shelf,
         work: &mut JoinSet<()>,
     ) -> Result<Told, AppError> {
@@ -67,6 +73,8 @@ pub(super) async fn drain(flows: TaskTracker, cut: &CancellationToken) {
     if tokio::time::timeout(DRAIN_TIMEOUT, flows.wait()).await.is_err() {
         tracing::warn!(flows = flows.len(), "flows still run; they are cut off");
         cut.cancel();
-        flows.wait().await;
+        if tokio::time::timeout(DRAIN_TIMEOUT, flows.wait()).await.is_err() {
+            tracing::error!(flows = flows.len(), "flows that were cut off do not end; they are left");
+        }
     }
 }

@@ -199,7 +199,7 @@ pub async fn keep(
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let telling = tokio::spawn(denials::log(gate.denials()?, told));
     let keeper = Keeper::new(keeper::Parts {
-        tables: Tables::new(gate.clone(), (cgroups.clone(), place(&settings)), Some(own_guard)),
+        tables: Tables::new(gate.clone(), (cgroups.clone(), place(&settings)), Some(user)),
         shelf,
         gate,
         cgroups,
@@ -290,7 +290,7 @@ async fn enforce(
     door: Socket,
     mut work: JoinSet<()>,
 ) -> Result<Ended, AppError> {
-    let signs = Signs::listen()?;
+    let mut signs = Signs::listen()?;
     let Opened { recorder, sealing, signals, surges } = record;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;
@@ -341,7 +341,9 @@ async fn enforce(
     let left = match outcome {
         Ok(Told::Upgrade) => hold.leave(),
         _ => {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            if matches!(hold, Hold::Own { .. }) {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            }
             hold.shut();
             None
         }
@@ -350,7 +352,9 @@ async fn enforce(
     drain(flows, &cut).await;
     recorder.close();
     outcome?;
-    if let Some(listeners) = left {
+    if let Some(listeners) = left
+        && !signs.is_to_stop()
+    {
         tracing::info!("another program goes on; connections wait for it");
         return Ok(Ended::Upgrade(listeners));
     }

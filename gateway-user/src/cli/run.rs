@@ -124,7 +124,9 @@ impl Args {
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
     let program = super::upgrade::Program::of_this_process();
-    let (user, kept) = (args.user.clone(), args.kept);
+    args.listeners.iter().for_each(|words| kernel::keep_to_this_process(words));
+    let (user, kept, left) = (args.user.clone(), args.kept, args.listeners.is_some() && !args.kept);
+    let pins = context.settings.pins.clone();
     let settings = context.settings.clone();
     let options = args.options()?;
     let outcome = match user {
@@ -139,6 +141,10 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
             on(Builder::new_current_thread(), app::keep(settings, options, user, arguments))?
         }
     };
+    if left && outcome.is_err() {
+        // The program before this one left the gate standing for it: nobody will serve it now.
+        drop(kernel::Gate::adopt(&pins).and_then(|gate| gate.heartbeat()));
+    }
     match outcome.map_err(|error| Failure::cannot(error.to_string()))? {
         app::Ended::Stopped => Ok(()),
         app::Ended::Upgrade(listeners) => program.go_on(listeners),
@@ -160,7 +166,9 @@ fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failu
 fn confined(settings: &Settings, options: &app::Options) -> Result<OwnedFd, Failure> {
     let cannot = |error: std::io::Error| Failure::cannot(format!("the enforcer cannot be confined: {error}"));
     let line = std::io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
-    let confined = kernel::confine(&app::reach(settings, options)).map_err(cannot)?;
+    // Who made the line, as the kernel noted then.
+    let keeper = rustix::net::sockopt::socket_peercred(&line).map_err(|error| cannot(error.into()))?.pid;
+    let confined = kernel::confine(&app::reach(settings, options), keeper).map_err(cannot)?;
     if !confined.landlock {
         tracing::warn!(
             "this kernel has no Landlock: file permissions alone keep the enforcer from the host's files"

@@ -37,7 +37,9 @@ pub(super) struct Program(PathBuf);
 impl Program {
     /// As it is now: its file may be replaced later.
     pub(super) fn of_this_process() -> Self {
-        Self(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")))
+        Self(
+            std::env::current_exe().map_or_else(|_| PathBuf::from("/proc/self/exe"), |path| installed(&path)),
+        )
     }
 
     /// Lets the program that stands there now go on in this process. Comes back only where that cannot be.
@@ -64,9 +66,17 @@ pub(super) fn run(_: &Args, context: &Context) -> Result<(), Failure> {
     let before = client.status().map_err(|error| Failure::from_error(&error))?;
     // Who listens there, as the kernel noted when it began to.
     let gate = UnixStream::connect(socket)
-        .and_then(|stream| Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid))
+        .and_then(|stream| Ok(rustix::net::sockopt::socket_peercred(&stream)?))
         .map_err(cannot("the admin socket"))?;
+    // Whoever was given that socket could listen on it anew; what is run below is run as root.
+    if !gate.uid.is_root() {
+        return Err(Failure::cannot(
+            "who listens on the admin socket is not root, so it is not the gate's keeper",
+        ));
+    }
+    let gate = gate.pid;
     let program = program_of(gate).map_err(cannot("the gate's program"))?;
+    roots_alone(&program)?;
     try_out(&program, context)?;
     let begun = Instant::now();
     kill_process(gate, Signal::USR2).map_err(|error| cannot("the gate cannot be told")(error.into()))?;
@@ -99,9 +109,24 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
 
 /// The file that the program of this process came from, and may be another one by now.
 fn program_of(pid: Pid) -> io::Result<PathBuf> {
-    let path = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))?;
-    let text = path.to_string_lossy();
-    Ok(text.strip_suffix(REPLACED).map_or_else(|| path.clone(), PathBuf::from))
+    Ok(installed(&std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))?))
+}
+
+fn installed(path: &Path) -> PathBuf {
+    path.to_string_lossy().strip_suffix(REPLACED).map_or_else(|| path.to_owned(), PathBuf::from)
+}
+
+/// Whether only root can change that program.
+fn roots_alone(program: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let about = std::fs::metadata(program).map_err(cannot("the gate's program"))?;
+    match about.uid() == 0 && about.mode() & 0o022 == 0 {
+        true => Ok(()),
+        false => Err(Failure::cannot(format!(
+            "{} is not root's alone to write, so it is not run; the gate goes on as it was",
+            program.display()
+        ))),
+    }
 }
 
 /// Whether that program runs at all, and takes the policy that is there.

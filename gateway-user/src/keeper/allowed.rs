@@ -1,7 +1,7 @@
 //! Where the gate's own sockets may go: to what policy declares, and nowhere else. Asked before each socket is made, of the
-//! keeper's own reading of the policy files.
+//! keeper's own reading of the policy files. What is declared by name is known by its port alone, and never on this host.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::operation::Direction;
@@ -9,12 +9,13 @@ use crate::policy::Set;
 use crate::policy::nouns::Jwks;
 
 /// Whether a target, a key set or a channel is declared there. What is declared by name is known by its port alone: whose
-/// address a name is now, only a name server says.
+/// address a name is now, only a name server says. But a name is not a way to this host, its links or a cloud's metadata.
 pub(super) fn is_declared(set: &Set, to: SocketAddr) -> bool {
     let by_address =
         [Direction::Outbound, Direction::Inbound].iter().any(|way| set.target_at(*way, to).is_some());
     let by_name = set.targets().iter().any(|target| {
         target.direction == Direction::Outbound
+            && is_elsewhere(to.ip())
             && !target.hosts.is_empty()
             && target.ports.contains(&to.port())
     });
@@ -24,6 +25,22 @@ pub(super) fn is_declared(set: &Set, to: SocketAddr) -> bool {
     });
     let mut urls = key_sets.chain(set.notifies().iter().map(|notify| notify.url.as_str()));
     by_address || by_name || urls.any(|url| is_at(url, to))
+}
+
+/// Whether an address can be another host's, and not a neighbour's on the link alone.
+fn is_elsewhere(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast())
+        }
+    }
 }
 
 /// The files that policy names: key sets and secrets of channels.
@@ -42,7 +59,12 @@ fn is_at(url: &str, to: SocketAddr) -> bool {
     let Some(host) = uri.host() else { return false };
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
     let literal = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    port == to.port() && literal.map_or(true, |address| address == to.ip().to_canonical())
+    let address = to.ip().to_canonical();
+    let named = || match host.eq_ignore_ascii_case("localhost") {
+        true => address.is_loopback(),
+        false => is_elsewhere(address),
+    };
+    port == to.port() && literal.map_or_else(|_| named(), |literal| literal == address)
 }
 
 #[cfg(test)]
@@ -58,5 +80,12 @@ mod tests {
         assert!(!is_at("http://127.0.0.1:8080/keys", at("127.0.0.2:8080")));
         assert!(is_at("http://[::1]:8080/keys", at("[::1]:8080")));
         assert!(!is_at("no url", at("192.0.2.7:443")));
+        for here in
+            ["127.0.0.1:443", "169.254.169.254:443", "0.0.0.0:443", "[fe80::1]:443", "[::ffff:127.0.0.1]:443"]
+        {
+            assert!(!is_at("https://idp.example/keys", at(here)), "{here}");
+        }
+        assert!(is_at("http://localhost:8080/keys", at("127.0.0.1:8080")));
+        assert!(!is_at("http://localhost:8080/keys", at("192.0.2.7:8080")));
     }
 }

@@ -9,10 +9,12 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
 
 use super::link::{self, Link};
 use super::message::{Answer, Request, pack, unpack};
@@ -28,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// From the end of an enforcer to the next, at first and at most: one that cannot start must not take the host's time.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a process's short name: fifteen (`TASK_COMM_LEN`), each of which may have become a replacement character.
+const COMMAND_BYTES_MAX: usize = 15 * 3;
+/// How long the enforcer may leave an answer in the socket.
+const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 /// One that ran so long has started well.
 const RAN_WELL: Duration = Duration::from_secs(10);
 
@@ -95,7 +101,7 @@ enum Ended {
     Told(ExitStatus),
     ByItself(ExitStatus),
     /// As it was told to, and the gate is left standing.
-    Left(Option<Listeners>),
+    Left(Listeners),
 }
 
 impl Keeper {
@@ -124,15 +130,24 @@ impl Keeper {
     /// # Errors
     /// No enforcer can be started at all, or the last one did not end as it should.
     pub async fn run(self) -> Result<Option<Listeners>, KeeperError> {
+        let mut signs = Signs::listen()?;
+        self.0.shelf.watch().map_err(failed("cannot follow the policy directory"))?;
+        let following = tokio::spawn(self.0.clone().follow());
+        let outcome = self.keep(&mut signs).await;
+        following.abort();
+        outcome
+    }
+
+    async fn keep(&self, signs: &mut Signs) -> Result<Option<Listeners>, KeeperError> {
         let mut pause = RESTART_AFTER;
         loop {
             let begun = Instant::now();
             state::give(&self.0.state, self.0.user)
                 .map_err(failed("cannot give the state directory away"))?;
-            match self.one().await? {
+            match self.one(signs).await? {
                 Ended::Told(status) if status.success() => return Ok(None),
                 // However it ended: the next one closes in the record what this one did not.
-                Ended::Left(listeners) => return Ok(listeners),
+                Ended::Left(listeners) => return Ok((!signs.end.is_told()).then_some(listeners)),
                 Ended::Told(status) => {
                     let source = io::Error::other(status.to_string());
                     return Err(KeeperError { what: "the enforcer, told to stop".into(), source });
@@ -144,35 +159,34 @@ impl Keeper {
             if begun.elapsed() > RAN_WELL {
                 pause = RESTART_AFTER;
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = signs.end.told() => return Ok(None),
+                () = tokio::time::sleep(pause) => {}
+            }
             pause = (pause * 2).min(RESTART_AFTER_MAX);
         }
     }
 
     /// One enforcer's life.
-    async fn one(&self) -> Result<Ended, KeeperError> {
+    async fn one(&self, signs: &mut Signs) -> Result<Ended, KeeperError> {
         let (line, theirs) = link::pair().map_err(failed("cannot make the line to the enforcer"))?;
         let mut child = self.start(theirs).map_err(failed("cannot start the enforcer"))?;
-        let listen = |kind| signal(kind).map_err(failed("cannot listen for signals"));
-        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        let (mut hangup, mut upgrade) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined2())?);
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serving = tokio::spawn(self.0.clone().serve(Arc::new(line)));
         let ended = loop {
             tokio::select! {
                 status = child.wait() => break Ended::ByItself(status.map_err(failed("cannot wait for the enforcer"))?),
-                _ = term.recv() => break self.told(&mut child).await?,
-                _ = int.recv() => break self.told(&mut child).await?,
-                _ = upgrade.recv() => {
-                    let left = taken(&self.0.standing).map(Standing::leave);
-                    stop(&mut child).await?;
-                    break Ended::Left(left);
-                }
-                _ = hangup.recv() => tell(&child, Signal::HUP),
-                _ = look.tick() => {
-                    let set = self.0.shelf.current();
-                    self.0.tables.lock().await.follow(&set).await;
+                () = signs.end.told() => break self.told(&mut child).await?,
+                _ = signs.upgrade.recv() => match taken(&self.0.standing).map(Standing::leave) {
+                    Some(listeners) => {
+                        stop(&mut child).await?;
+                        break Ended::Left(listeners);
+                    }
+                    None => tracing::warn!("told to upgrade before the gate was open; it goes on"),
+                },
+                _ = signs.hangup.recv() => {
+                    let shelf = self.0.shelf.clone();
+                    drop(tokio::task::spawn_blocking(move || shelf.reload()));
+                    tell(&child, Signal::HUP);
                 }
             }
         };
@@ -183,6 +197,7 @@ impl Keeper {
 
     /// Shuts the gate, then lets the enforcer drain.
     async fn told(&self, child: &mut Child) -> Result<Ended, KeeperError> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         drop(taken(&self.0.standing));
         stop(child).await.map(Ended::Told)
     }
@@ -198,6 +213,45 @@ impl Keeper {
             .gid(self.0.user.gid)
             .kill_on_drop(true)
             .spawn()
+    }
+}
+
+/// The signals that tell the keeper something, listened for as long as it runs.
+struct Signs {
+    end: End,
+    hangup: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
+}
+
+impl Signs {
+    fn listen() -> Result<Self, KeeperError> {
+        let listen = |kind| signal(kind).map_err(failed("cannot listen for signals"));
+        Ok(Self {
+            end: End { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? },
+            hangup: listen(SignalKind::hangup())?,
+            upgrade: listen(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// Those that tell it to stop.
+struct End {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl End {
+    /// Waits until it is to stop.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// Whether it was told to since it looked last.
+    fn is_told(&mut self) -> bool {
+        self.told().now_or_never().is_some()
     }
 }
 
@@ -231,9 +285,20 @@ fn taken<T>(from: &Lock<Option<T>>) -> Option<T> {
 }
 
 impl Inner {
-    /// Answers until the enforcer is gone, or says something that is no question.
-    async fn serve(self: Arc<Self>, line: Arc<Link>) {
+    /// Keeps the kernel's tables in step, until the task is dropped.
+    async fn follow(self: Arc<Self>) {
         loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let set = self.shelf.current();
+            self.tables.lock().await.follow(&set).await;
+        }
+    }
+
+    /// Answers until the enforcer is gone, or says something that is no question. Dropped, it answers nothing more.
+    async fn serve(self: Arc<Self>, line: Arc<Link>) {
+        let mut answering = JoinSet::new();
+        loop {
+            while answering.try_join_next().is_some() {}
             let Ok(room) = self.rooms.clone().acquire_owned().await else { return };
             let (bytes, _) = match line.receive().await {
                 Ok(Some(arrived)) => arrived,
@@ -246,14 +311,12 @@ impl Inner {
                 );
             };
             let (keeper, line) = (self.clone(), line.clone());
-            tokio::spawn(async move {
+            answering.spawn(async move {
                 let (answer, descriptors) = keeper.answer(request).await;
                 let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                let sent = match pack(number, &answer) {
-                    Ok(packed) => line.send(&packed, &descriptors).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = sent {
+                let sent = async { line.send(&pack(number, &answer)?, &descriptors).await };
+                let sent = tokio::time::timeout(ANSWER_TAKEN_WITHIN, sent).await;
+                if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     tracing::debug!(%error, "an answer did not reach the enforcer");
                 }
                 drop(room);
@@ -263,6 +326,9 @@ impl Inner {
 
     async fn answer(&self, request: Request) -> (Answer, Vec<OwnedFd>) {
         let done = match request {
+            Request::Resolve(facts) if facts.command.len() > COMMAND_BYTES_MAX => {
+                Err(io::Error::other("no process has such a long name"))
+            }
             Request::Resolve(facts) => {
                 let processes = self.processes.clone();
                 let found = tokio::task::spawn_blocking(move || processes.resolve(facts)).await;
@@ -302,6 +368,9 @@ impl Inner {
     }
 
     fn listeners(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        if self.standing.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Err(io::Error::other("the listeners are given out already"));
+        }
         let (standing, listeners) = Standing::up(&self.gate, taken(&self.left).as_deref())?;
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
         let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
@@ -312,6 +381,10 @@ impl Inner {
     }
 
     fn open_door(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let taken = self.door.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if taken {
+            return Err(io::Error::other("the admin socket is given out already"));
+        }
         let (listener, named) = Socket::bind(&self.admin_socket).map_err(io::Error::other)?.into_parts()?;
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(named);
         Ok((Answer::Done, vec![listener.into()]))

@@ -33,7 +33,12 @@ fn walk(directory: OwnedFd, user: User, depth: usize) -> io::Result<()> {
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = openat(&directory, name, flags, Mode::empty())?;
+        let found = match openat(&directory, name, flags, Mode::empty()) {
+            Ok(found) => found,
+            // Gone meanwhile.
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
         let stat = fstat(&found)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if depth > 0 => {

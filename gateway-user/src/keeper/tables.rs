@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{older, table};
-use crate::kernel::{self, Gate, GuardRow, Own, Place, Table};
+use super::{User, guard_over, older, table};
+use crate::kernel::{self, Gate, Own, Place, Table};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
 
@@ -21,8 +21,8 @@ pub struct Tables {
     gate: Arc<Gate>,
     /// The cgroup v2 root, found once: where it cannot be read, nothing must be found to be gone.
     root: PathBuf,
-    /// A guard over the gate itself, where it is a user of its own.
-    own_guard: Option<GuardRow>,
+    /// Whom the enforcer runs as, where it is guarded itself.
+    user: Option<User>,
     published: Option<Table>,
     own: Own,
     fault: Option<String>,
@@ -40,11 +40,11 @@ pub struct Tables {
 impl Tables {
     /// Nothing was told yet.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, (root, place): (PathBuf, Place), own_guard: Option<GuardRow>) -> Self {
+    pub fn new(gate: Arc<Gate>, (root, place): (PathBuf, Place), user: Option<User>) -> Self {
         Self {
             gate,
             root,
-            own_guard,
+            user,
             published: None,
             own: Own::default(),
             fault: None,
@@ -74,10 +74,10 @@ impl Tables {
     }
 
     async fn publish(&mut self, set: &Arc<Set>) -> bool {
-        let (set, root, own_guard) = (set.clone(), self.root.clone(), self.own_guard.clone());
+        let (set, root, user) = (set.clone(), self.root.clone(), self.user);
         let searched = tokio::task::spawn_blocking(move || {
             table::of(&set, &root).map(|(mut table, missing)| {
-                table.guards.extend(own_guard);
+                table.guards.extend(user.map(guard_over));
                 (table, missing)
             })
         });

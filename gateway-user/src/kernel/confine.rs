@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use landlock::{
     ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
-use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
 use rustix::thread::set_no_new_privs;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -46,13 +48,13 @@ const CLONE_NEW: u64 = (libc::CLONE_NEWCGROUP
 /// `PR_SET_VMA`, by which allocators name what they map.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Confines this process. Dies with its parent from here on.
+/// Confines this process. Dies with its parent, the keeper, from here on.
 ///
 /// # Errors
 /// The kernel refuses; then the caller must not go on.
-pub fn confine(reach: &Reach) -> io::Result<Confined> {
+pub fn confine(reach: &Reach, keeper: Pid) -> io::Result<Confined> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid().is_none_or(|parent| parent.is_init()) {
+    if rustix::process::getppid() != Some(keeper) {
         return Err(io::Error::other("the keeper is gone already"));
     }
     // Nobody of the same user may look into its memory, or trace it.
@@ -107,7 +109,9 @@ fn other_calls() -> io::Result<BpfProgram> {
     let families =
         [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u64);
     calls.insert(libc::SYS_socket, one_of(0, &families)?);
-    calls.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(CLONE_NEW), 0)?]);
+    // Threads, and no processes: a child would outlive this one, with all its descriptors.
+    let thread = libc::CLONE_THREAD as u64;
+    calls.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(CLONE_NEW | thread), thread)?]);
     calls.insert(
         libc::SYS_prctl,
         one_of(0, &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, PR_SET_VMA])?,

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
@@ -50,6 +50,17 @@ impl Listeners {
             numbers.map(|number| listener(number, port)).collect::<io::Result<Vec<_>>>()
         };
         Ok(Self { outbound: find(outbound)?, inbound: find(inbound)? })
+    }
+}
+
+/// Keeps listeners that were left for this process from the programs that it starts, by their words. Before it starts any.
+pub fn keep_to_this_process(words: &str) {
+    for number in words.split([':', ',']).filter_map(|number| number.parse::<i32>().ok()) {
+        if number >= FIRST {
+            // SAFETY: borrowed for this one call, which says so where nothing has this number.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
+        }
     }
 }
 

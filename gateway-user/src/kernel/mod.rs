@@ -31,6 +31,7 @@ use std::path::PathBuf;
 pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
+pub use hand_over::keep_to_this_process;
 pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use older::{Older, Watch, Why, destroy};

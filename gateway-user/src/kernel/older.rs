@@ -37,7 +37,8 @@ const UDPLITE: u32 = 136;
 const FIN_WAIT2: u8 = 5;
 /// Established, SYN sent, both FIN waits, close wait, last ACK, closing. The hooks judge whoever is still shaking hands
 /// with a listener, and nothing leaves a listener, a closed socket or one in time wait.
-const TCP_STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << FIN_WAIT2 | 1 << 8 | 1 << 9 | 1 << 11;
+const SYN_SENT: u32 = 1 << 2;
+const TCP_STATES: u32 = 1 << 1 | 1 << 4 | 1 << FIN_WAIT2 | 1 << 8 | 1 << 9 | 1 << 11;
 /// Connected.
 const UDP_STATES: u32 = 1 << 1;
 
@@ -119,7 +120,20 @@ impl Watch {
     ///
     /// # Errors
     /// The caller stands in another namespace, the kernel cannot be asked, or its answer not be read whole.
+    pub fn past(&self) -> io::Result<Vec<Older>> {
+        self.look(TCP_STATES | SYN_SENT)
+    }
+
+    /// The same without those that are being dialled: a connect that the hook has just seen stands in the kernel's list before
+    /// its record says where it goes.
+    ///
+    /// # Errors
+    /// As [`Watch::past`].
     pub fn older(&self) -> io::Result<Vec<Older>> {
+        self.look(TCP_STATES)
+    }
+
+    fn look(&self, tcp: u32) -> io::Result<Vec<Older>> {
         if sockets::own_netns_cookie()? != self.config.netns {
             return Err(io::Error::other(KernelError::OtherNamespace));
         }
@@ -128,11 +142,8 @@ impl Watch {
         let maps =
             [&self.records, &self.marks, &self.exempt].map(|map| map.as_fd().as_raw_fd().unsigned_abs());
         let mut found = Vec::new();
-        let kinds = [
-            ("tcp", choose::TCP, TCP_STATES),
-            ("udp", choose::UDP, UDP_STATES),
-            ("udplite", UDPLITE, UDP_STATES),
-        ];
+        let kinds =
+            [("tcp", choose::TCP, tcp), ("udp", choose::UDP, UDP_STATES), ("udplite", UDPLITE, UDP_STATES)];
         for (protocol, number, states) in kinds {
             for family in [FAMILY_V4, FAMILY_V6] {
                 let listed = match link.list(&diag::list_request(family, number as u8, states, &maps)) {

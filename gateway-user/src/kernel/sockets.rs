@@ -334,6 +334,9 @@ impl Gate {
 
     fn listener(&self, at: SocketAddr) -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        // It listens, and goes nowhere, also when it is shut down and connected: no connection has that port.
+        let nowhere = Bound { address: [0; 16], port: u32::MAX };
+        self.bound.update(&socket.as_fd().as_raw_fd().to_ne_bytes(), nowhere.bytes())?;
         // The bind guard lets only a marked socket have the gate's port.
         self.exempt(&socket)?;
         socket.set_reuse_address(true)?;

@@ -71,8 +71,12 @@ pub(super) fn supported() -> bool {
 }
 
 /// The interfaces that are to be looked at: those named, else all. Every one that is up can carry a packet socket's frames,
-/// with or without a route.
+/// with or without a route. None where the hooks are at a cgroup below the root: what others send is not theirs to mark,
+/// and would be taken for what went past them.
 pub(super) fn wanted(place: &Place) -> Result<Vec<Interface>, KernelError> {
+    if place.uplinks.is_empty() && pins::inode(&place.cgroup)? != pins::inode(&pins::cgroup2_root()?)? {
+        return Ok(Vec::new());
+    }
     let all = sockets::inside(&place.netns, interfaces)?;
     let named = |interface: &Interface| place.uplinks.is_empty() || place.uplinks.contains(&interface.name);
     let wanted: Vec<_> = all.into_iter().filter(named).collect();

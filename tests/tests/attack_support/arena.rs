@@ -168,7 +168,9 @@ impl<'a> Arena<'a> {
     }
 
     fn place(&self) -> Place {
-        Place { cgroup: self.cgroups.all.clone(), only_netns: false, ..self.world.place() }
+        // Below the root of cgroups an interface is looked at only where it is named.
+        let uplinks = vec!["tgin".to_owned()];
+        Place { cgroup: self.cgroups.all.clone(), only_netns: false, uplinks, ..self.world.place() }
     }
 
     fn table(&self) -> Table {
