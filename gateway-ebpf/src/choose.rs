@@ -294,7 +294,7 @@ pub const fn frame(fact: &Frame) -> Option<Counter> {
         (Carried::Wrapped, Sender::Packet) | (Carried::Unreadable, Sender::Packet | Sender::Nobody) => {
             Some(Counter::UnreadableFrame)
         }
-        _ if fact.target && !(fact.accepted && !by_hand) => Some(Counter::TargetFrame),
+        _ if fact.target && (!fact.accepted || by_hand) => Some(Counter::TargetFrame),
         _ => None,
     }
 }
@@ -567,7 +567,10 @@ mod tests {
         for protocol in [UDP, UDP_LITE] {
             let sent = Packet { service: true, protocol, kind: DATAGRAM, ..SENT };
             assert_eq!(packet(&sent), Some(Counter::ServiceDatagram));
-            assert_eq!(packet(&Packet { accepted: true, vetted: true, ..sent }), Some(Counter::ServiceDatagram));
+            assert_eq!(
+                packet(&Packet { accepted: true, vetted: true, ..sent }),
+                Some(Counter::ServiceDatagram)
+            );
             assert_eq!(packet(&Packet { service: false, ..sent }), None);
             assert_eq!(packet(&Packet { exempt: true, ..sent }), None);
         }
@@ -599,7 +602,11 @@ mod tests {
         for carried in [Carried::Packet, Carried::Other, Carried::Wrapped, Carried::Unreadable] {
             assert_eq!(frame(&Frame { guard: 7, carried, ..LEFT }), Some(Counter::GuardFrame));
         }
-        assert_eq!(frame(&Frame { guard: 7, sender: Sender::Socket, ..LEFT }), None, "its cgroup's hook saw it");
+        assert_eq!(
+            frame(&Frame { guard: 7, sender: Sender::Socket, ..LEFT }),
+            None,
+            "its cgroup's hook saw it"
+        );
     }
 
     #[test]

@@ -15,7 +15,9 @@ use gateway_ebpf::abi::{
 };
 use gateway_ebpf::choose;
 
-use crate::{CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS};
+use crate::{
+    CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS,
+};
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
 /// followed; their types are what the loader reads from the object's BTF.

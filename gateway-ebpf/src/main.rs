@@ -19,14 +19,18 @@ mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, map, sk_lookup, sock_ops,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, map,
+    sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
-    LsmContext, SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+    LsmContext, SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    TcContext,
 };
-use gateway_ebpf::abi::{self, BlockData, Bound, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple};
+use gateway_ebpf::abi::{
+    self, BlockData, Bound, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple,
+};
 
 use crate::look::Storage;
 

@@ -109,5 +109,6 @@ fn sender(skb: *mut __sk_buff, fact: &mut Frame) {
     fact.exempt = EXEMPT.get(whole.cast()).is_some();
     // SAFETY: as above.
     let raw = unsafe { (*whole).type_ } == choose::RAW;
-    fact.accepted = !raw && (state == TCP_LISTEN || MARKS.get(whole.cast()).is_some_and(|mark| mark.accepted != 0));
+    fact.accepted =
+        !raw && (state == TCP_LISTEN || MARKS.get(whole.cast()).is_some_and(|mark| mark.accepted != 0));
 }
