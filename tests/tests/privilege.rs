@@ -117,6 +117,27 @@ fn a_new_policy_reaches_the_kernel_and_a_broken_one_changes_nothing() {
 }
 
 #[test]
+fn what_was_in_force_is_kept_for_a_start_with_a_broken_directory() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let mut gate = gate_on(&host).start();
+    let later = "forbid (principal, action == Action::\"http\", resource == Target::\"api\") when { context.segments.contains(\"later\") };";
+    gate.write_policy("b.cedar", later);
+    let refused =
+        || dial(&host).and_then(|mut client| client.get(HOST, "/later")).ok().filter(|a| a.status == 403);
+    drop(eventually("the later policy", refused));
+    gate.stop();
+    gate.write_policy("c.cedar", "permit (");
+    gate.start();
+    // Kept by the enforcer, for what it judges by, and by the keeper, for the kernel's tables.
+    let before = upstream.requests().len();
+    assert_eq!(dial(&host).unwrap().get(HOST, "/later").unwrap().status, 403);
+    assert_eq!(upstream.requests().len(), before);
+    assert_eq!(dial(&host).unwrap().get(HOST, "/fine").unwrap().status, 200);
+    assert!(gate.status()["policy"]["fault"].is_string());
+}
+
+#[test]
 fn a_killed_enforcer_leaves_the_gate_shut_and_the_next_one_opens_it() {
     let host = Host::new();
     let upstream = Upstream::start(&host.client(), HOST);
