@@ -301,3 +301,6 @@ pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that has asked nothing yet may do so when the gate stops. It was taken, so it is not refused; who
 /// connects asks at once.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
+/// Bytes of one message between enforcer and recorder. What one append may carry: eight times the largest value, or
+/// event with its bodies.
+pub const RECORD_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;

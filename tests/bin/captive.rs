@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, getppid, kill_process};
 use serde_json::json;
 use tidegate::config::Settings;
 use tidegate::keeper::Client;
+use tidegate::record::entry::{Event, RecordRead, Started};
+use tidegate::record::{Durable, Order, Recorder};
 use tidegate::{app, cli, kernel};
 
 fn main() -> ExitCode {
@@ -48,15 +50,22 @@ fn captive(words: &[String]) -> io::Result<()> {
     let settings = Settings { state: state.clone(), policies: policies.clone(), ..Settings::default() };
     let keeper = getppid().expect("the keeper started it");
     // What it holds before: the control.
-    let mut said = File::create(state.join("captive.jsonl"))?;
+    let mut said = File::create(state.join("enforcer/captive.jsonl"))?;
     let mut tell = |attempt: &str, outcome: io::Result<()>| {
         let error = outcome.err().map(|error| error.to_string());
         writeln!(said, "{}", json!({"attempt": attempt, "error": error})).expect("its own file");
     };
     tell("call unshare(2) before it is confined", unshare(libc::CLONE_FS));
-    kernel::confine(&app::reach(&settings, &app::Options::default()), keeper)?;
+    kernel::confine(&app::reach(&settings), keeper)?;
 
-    tell("write its own state", fs::write(state.join("mine"), "x"));
+    tell("write its own state", fs::write(state.join("enforcer/mine"), "x"));
+    tell("list the record", fs::read_dir(state.join("record")).map(drop));
+    tell("open the store", File::open(state.join("record/record.redb")).map(drop));
+    tell("read the record's key", File::open(state.join("keys/record.key")).map(drop));
+    tell(
+        "put a record in the place of the record",
+        fs::rename(state.join("record"), state.join("enforcer/r")),
+    );
     tell("read /etc/shadow", File::open("/etc/shadow").map(drop));
     tell("read /root", fs::read_dir("/root").map(drop));
     tell("read a file in /tmp beside its own", fs::read_dir("/tmp").map(drop));
@@ -100,12 +109,35 @@ fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Resul
         tell("connect a socket of the keeper's again, elsewhere", again.await);
         tell("get a socket to a place that is not declared", exempt.socket(elsewhere).await.map(drop));
         tell("be told the counters", client.count().await);
+        let recorder = record(client.clone()).await?;
+        let event = |what: Event| recorder.append(what).map_err(io::Error::other);
+        tell("have something recorded", written(event(Event::RecordRead(read()))).await);
+        let started = Started { at: 0, version: "captive".into(), recovered: 0 };
+        tell("say what is the recorder's own", written(event(Event::Started(started))).await);
+        let order = Order::Rekey { by: "captive".into() };
+        tell("give the recorder an order", recorder.order(order).map(drop).map_err(io::Error::other));
         drop(listening);
         tell("the end", Ok(()));
         // Else the keeper starts the next one at once.
         tokio::time::sleep(Duration::from_secs(3600)).await;
         Ok(())
     })
+}
+
+/// A line to the recorder.
+async fn record(keeper: Client) -> io::Result<Recorder> {
+    let here = tokio::runtime::Handle::current();
+    let open = move || Recorder::through(Box::new(move || here.block_on(keeper.record())));
+    tokio::task::spawn_blocking(open).await.map_err(io::Error::other)?.map_err(io::Error::other)
+}
+
+async fn written(durable: io::Result<Durable>) -> io::Result<()> {
+    durable?.await.map_err(io::Error::other)
+}
+
+fn read() -> RecordRead {
+    let (command, about) = ("captive".to_owned(), "captive".to_owned());
+    RecordRead { at: 0, uid: 0, login_uid: None, person: None, command, about }
 }
 
 fn memory(pid: i32) -> io::Result<()> {

@@ -74,6 +74,15 @@ impl Client {
         self.response(&String::from_utf8_lossy(method))
     }
 
+    /// Sends a POST with this body and reads its answer.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn post(&mut self, host: &str, path: &str, body: &str) -> io::Result<Response> {
+        let length = body.len();
+        self.ask(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"))
+    }
+
     /// Sends `GET path` with this host and reads the response; the connection stays open.
     ///
     /// # Errors

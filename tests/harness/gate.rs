@@ -80,6 +80,27 @@ impl Gate {
         self.settings.state()
     }
 
+    /// Where the bodies of held operations wait.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        let enforcers = self.state().join("enforcer/spool");
+        if enforcers.exists() { enforcers } else { self.state().join("spool") }
+    }
+
+    /// The keeper's child in this role: `--kept` is the enforcer, `--recording` the recorder.
+    #[must_use]
+    pub fn child(&self, role: &str) -> u32 {
+        let keeper = self.pid();
+        let has = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == role.as_bytes())
+        };
+        eventually(role, || {
+            let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+            children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(has)
+        })
+    }
+
     /// Where its programs, links and maps are pinned.
     #[must_use]
     pub fn pins(&self) -> &Path {

@@ -768,7 +768,7 @@ fn a_held_body_is_nowhere_on_disk_in_clear_and_its_spool_is_empty_when_it_is_ove
     let path = "/v1/models/sealed";
     let marker = "a-marker-that-is-in-no-file";
     let (client, demand) = held(&world, path, &put(path, marker));
-    let spool = world.gate.state().join("spool");
+    let spool = world.gate.spool();
     assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 2);
     let found = |world: &World| {
         let search = std::process::Command::new("grep")

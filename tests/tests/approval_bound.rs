@@ -146,7 +146,7 @@ fn beside_a_static_key_an_approval_forwards_no_other_credential_than_was_asked_w
 #[test]
 fn a_demand_that_nobody_waits_for_ends_at_its_time_and_its_body_with_it() {
     let world = World::new();
-    let spool = world.gate.state().join("spool");
+    let spool = world.gate.spool();
     let kept = || std::fs::read_dir(&spool).unwrap().count();
     let client =
         world.send(&world.one, "DELETE /quiet HTTP/1.1\r\nHost: service\r\nContent-Length: 1\r\n\r\nx");

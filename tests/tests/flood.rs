@@ -99,7 +99,7 @@ fn a_flood_of_ten_thousand_demands_hides_no_other_and_stays_within_its_bound() {
         ("uid:2001".into(), (DEMANDS - DEMANDS_PER_SUBJECT_MAX).into())
     );
     assert!(queues[0]["bytes"].as_u64().unwrap() <= DEMAND_BYTES_PER_SUBJECT_MAX as u64);
-    let spooled = std::fs::read_dir(gate.state().join("spool")).unwrap().count();
+    let spooled = std::fs::read_dir(gate.spool()).unwrap().count();
     assert_eq!(spooled, 2 * DEMANDS_PER_SUBJECT_MAX);
     let grown = memory(gate.pid()).saturating_sub(before);
     // The subject's bound, once on the way in and once at the desk, and what a gate under load takes anyhow.

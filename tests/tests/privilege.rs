@@ -30,6 +30,11 @@ forbid (principal, action == Action::"http", resource == Target::"api") when { c
 const HOST: &str = "127.0.0.1:7001";
 /// An account that nobody else has. It needs no name.
 const USER: u32 = 61_234;
+/// The one beside it, which the recorder gets.
+const RECORDER: u32 = 61_235;
+/// What the keeper's children are called on their command lines.
+const ENFORCER: &str = "--kept";
+const RECORDING: &str = "--recording";
 
 fn gate_on(host: &Host) -> Builder {
     Gate::on(host).policy("a.toml", NOUNS).policy("a.cedar", RULES).option_of_run("--user=61234")
@@ -37,15 +42,6 @@ fn gate_on(host: &Host) -> Builder {
 
 fn dial(host: &Host) -> std::io::Result<Client> {
     host.client().connect(HOST.parse().unwrap())
-}
-
-/// The enforcer of a keeper.
-fn enforcer_of(gate: &Gate) -> u32 {
-    let keeper = gate.pid();
-    eventually("the enforcer", || {
-        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
-    })
 }
 
 /// What `/proc/PID/status` says under this name.
@@ -56,21 +52,31 @@ fn status(pid: u32, name: &str) -> String {
 }
 
 #[test]
-fn the_enforcer_has_its_own_user_and_no_capability_and_can_get_none() {
+fn enforcer_and_recorder_have_users_of_their_own_and_no_capability() {
     let host = Host::new();
     let gate = gate_on(&host).start();
-    let enforcer = enforcer_of(&gate);
-    assert_eq!(status(enforcer, "Uid"), format!("{USER} {USER} {USER} {USER}"));
-    assert_eq!(status(enforcer, "Gid"), format!("{USER} {USER} {USER} {USER}"));
-    assert_eq!(status(enforcer, "Groups"), "");
-    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert_eq!(status(enforcer, set), "0000000000000000", "{set}");
+    for (role, user) in [(ENFORCER, USER), (RECORDING, RECORDER)] {
+        let child = gate.child(role);
+        assert_eq!(status(child, "Uid"), format!("{user} {user} {user} {user}"));
+        assert_eq!(status(child, "Gid"), format!("{user} {user} {user} {user}"));
+        assert_eq!(status(child, "Groups"), "");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(child, set), "0000000000000000", "{role} {set}");
+        }
+        assert_eq!((status(child, "NoNewPrivs").as_str(), status(child, "Seccomp").as_str()), ("1", "2"));
     }
-    assert_eq!((status(enforcer, "NoNewPrivs").as_str(), status(enforcer, "Seccomp").as_str()), ("1", "2"));
-    // The keeper is what it was, and its own things are beside the enforcer's.
+    // The keeper is what it was, and each has what is its own.
     assert_eq!(status(gate.pid(), "Uid"), "0 0 0 0");
-    assert_eq!(fs::metadata(gate.state()).unwrap().uid(), USER);
-    assert_eq!(fs::metadata(gate.state().with_extension("keeper")).unwrap().uid(), 0);
+    let about = |path: &str| fs::metadata(gate.state().join(path)).unwrap();
+    for (path, user, mode) in [
+        ("", 0, 0o711),
+        ("last-good", 0, 0o700),
+        ("enforcer", USER, 0o700),
+        ("record", RECORDER, 0o700),
+        ("keys", RECORDER, 0o700),
+    ] {
+        assert_eq!((about(path).uid(), about(path).mode() & 0o777), (user, mode), "{path}");
+    }
 }
 
 #[test]
@@ -143,9 +149,8 @@ fn a_killed_enforcer_leaves_the_gate_shut_and_the_next_one_opens_it() {
     let upstream = Upstream::start(&host.client(), HOST);
     let gate = gate_on(&host).start();
     for round in 0..3 {
-        let enforcer = enforcer_of(&gate);
-        let pid = rustix::process::Pid::from_raw(i32::try_from(enforcer).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let enforcer = gate.child(ENFORCER);
+        kill(enforcer, rustix::process::Signal::KILL);
         let mut refused = 0;
         let path = format!("/after/{round}");
         eventually("an answer of the next enforcer", || match dial(&host) {
@@ -157,7 +162,7 @@ fn a_killed_enforcer_leaves_the_gate_shut_and_the_next_one_opens_it() {
             }
         });
         assert!(refused > 0, "the gate was shut in between");
-        assert_ne!(enforcer_of(&gate), enforcer);
+        assert_ne!(gate.child(ENFORCER), enforcer);
     }
     assert!(upstream.requests().iter().all(|request| gate.entries_of(&request.target).len() == 1));
     drop(gate.tidegate(&["record", "verify"]).success());
@@ -168,7 +173,7 @@ fn an_enforcer_does_not_outlive_its_keeper() {
     let host = Host::new();
     let upstream = Upstream::start(&host.client(), HOST);
     let mut gate = gate_on(&host).start();
-    let enforcer = enforcer_of(&gate);
+    let enforcer = gate.child(ENFORCER);
     gate.kill();
     eventually("the end of the enforcer", || {
         let stat = fs::read_to_string(format!("/proc/{enforcer}/stat")).unwrap_or_default();
@@ -192,7 +197,7 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     let mut gate = gate_on(&host).run_through(&[captive.to_str().unwrap()]).build();
     gate.begin();
     let said = eventually("the captive's report", || {
-        let text = fs::read_to_string(gate.state().join("captive.jsonl")).ok()?;
+        let text = fs::read_to_string(gate.state().join("enforcer/captive.jsonl")).ok()?;
         text.contains("the end").then_some(text)
     });
     let said: BTreeMap<String, Option<String>> = said
@@ -205,13 +210,14 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
         "write its own state",
         "connect a socket of the keeper's where it is for",
         "be told the counters",
+        "have something recorded",
         "call unshare(2) before it is confined",
         "the end",
     ];
     for (attempt, error) in &said {
         assert_eq!(error.is_none(), possible.contains(&attempt.as_str()), "{attempt}: {error:?}");
     }
-    assert!(said.len() >= 20, "{said:#?}");
+    assert!(said.len() >= 26, "{said:#?}");
     assert!(elsewhere.requests().is_empty() && elsewhere.connections() == 0, "nothing came there");
     assert!(target.requests().is_empty(), "no request came to the target");
 }
@@ -227,4 +233,109 @@ fn the_enforcer_is_not_run_as_root_nor_as_nobody_at_all() {
     let gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).build();
     let said = gate.tidegate(&["run", "--user=61234", "--witness=command:/bin/true"]);
     assert!(!said.status.success() && said.errors().contains("start no program"), "{}", said.errors());
+}
+
+#[test]
+fn nothing_is_forwarded_without_a_recorder_and_the_next_one_goes_on() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    let mut kept = dial(&host).unwrap();
+    assert_eq!(kept.get(HOST, "/before").unwrap().status, 200);
+    let enforcer = gate.child(ENFORCER);
+    for round in 0..3 {
+        let recorder = gate.child(RECORDING);
+        kill(recorder, rustix::process::Signal::KILL);
+        let path = format!("/after/{round}");
+        eventually("an answer by way of the next recorder", || {
+            let answer = dial(&host).and_then(|mut client| client.get(HOST, &path)).ok()?;
+            assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+            (answer.status == 200).then_some(())
+        });
+        assert_ne!(gate.child(RECORDING), recorder);
+    }
+    assert_eq!(gate.child(ENFORCER), enforcer, "it lives on");
+    // The flow that was open then is over in the record, and forwards nothing more.
+    let status = kept.post(HOST, "/on-the-old-flow", "x").map_or(503, |answer| answer.status);
+    assert_eq!(status, 503);
+    let there = upstream.requests();
+    assert!(there.iter().all(|request| request.target != "/on-the-old-flow"));
+    assert!(there.iter().all(|request| gate.entries_of(&request.target).len() == 1));
+    drop(gate.tidegate(&["record", "verify"]).success());
+}
+
+#[test]
+fn a_recorder_that_hangs_lets_nothing_through_and_nobody_wait_for_ever() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    assert_eq!(dial(&host).unwrap().get(HOST, "/before").unwrap().status, 200);
+    let recorder = gate.child(RECORDING);
+    kill(recorder, rustix::process::Signal::STOP);
+    let resumed = Resumed(recorder);
+    let answer = dial(&host).and_then(|mut client| client.post(HOST, "/hanging", "x"));
+    assert!(answer.map_or(503, |answer| answer.status) == 503, "refused in time");
+    // From here on at once.
+    assert_eq!(
+        dial(&host).and_then(|mut client| client.post(HOST, "/down", "x")).map_or(503, |a| a.status),
+        503
+    );
+    assert_eq!(upstream.requests().len(), 1, "nothing was forwarded");
+    assert_eq!(gate.status()["record"]["up"], Value::Bool(false));
+    drop(resumed);
+    eventually("an answer", || {
+        let answer = dial(&host).and_then(|mut client| client.get(HOST, "/again")).ok()?;
+        (answer.status == 200).then_some(())
+    });
+    assert!(gate.entries_of("/hanging").iter().all(|entry| entry.closed.is_some()), "nothing stays open");
+    drop(gate.tidegate(&["record", "verify"]).success());
+}
+
+#[test]
+fn orders_to_the_record_are_taken_from_root_at_its_own_socket_and_from_nobody_else() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    assert_eq!(dial(&host).unwrap().get(HOST, "/x").unwrap().status, 200);
+    let rekeyed = gate.tidegate(&["record", "rekey"]).success().text();
+    assert!(rekeyed.contains("generation 2 seals from now on"), "{rekeyed}");
+    let keys = gate.tidegate(&["record", "stats"]).success().text();
+    assert!(keys.contains("key generation"), "{keys}");
+    // Not by way of the admin socket, which the enforcer answers.
+    let post = |socket: &str, uid: &str| {
+        let socket = gate.admin_socket().with_file_name(socket);
+        let words = ["--reuid", uid, "--regid", uid, "--clear-groups", "curl", "-s", "--unix-socket"];
+        let words = [
+            &words[..],
+            &[
+                socket.to_str().unwrap(),
+                "-d",
+                "\"rekey\"",
+                "-H",
+                "content-type: application/json",
+                "http://gate/v1/record/orders",
+            ],
+        ]
+        .concat();
+        host.client().run("setpriv", &words).text()
+    };
+    let admin = gate.admin_socket().file_name().unwrap().to_str().unwrap().to_owned();
+    let recorders = admin.replace(".sock", ".record.sock");
+    assert!(post(&admin, "0").contains("at its own socket"), "{}", post(&admin, "0"));
+    assert!(post(&recorders, "61234").is_empty(), "the enforcer's user may not even connect");
+    assert!(post(&recorders, "0").contains("rekeyed"), "root may: {}", post(&recorders, "0"));
+}
+
+fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Lets a stopped process go on when dropped.
+struct Resumed(u32);
+
+impl Drop for Resumed {
+    fn drop(&mut self) {
+        kill(self.0, rustix::process::Signal::CONT);
+    }
 }

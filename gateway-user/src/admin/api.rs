@@ -61,7 +61,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/record/readings", post(announce))
         .route("/v1/blocks", get(blocks::list).post(blocks::block))
         .route("/v1/blocks/lift", post(blocks::unblock))
-        .route("/v1/record/orders", post(super::record::order))
+        .route(super::record::ORDERS, post(super::record::order))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)

@@ -228,7 +228,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn order(&self, order: RecordOrder) -> Result<Done, ClientError> {
-        self.ask("POST", "/v1/record/orders", Some(&order))
+        self.ask("POST", super::record::ORDERS, Some(&order))
     }
 
     /// The counters, in the OpenMetrics text form.

@@ -256,6 +256,20 @@ impl Drop for Place {
     }
 }
 
+/// Answers one caller at this socket for a bounded time. `room` is given back at its end. Needs a tokio runtime.
+///
+/// # Errors
+/// It cannot be waited on.
+pub fn answer(
+    stream: std::os::unix::net::UnixStream,
+    router: Router,
+    room: impl Send + 'static,
+) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    converse(UnixStream::from_std(stream)?, router, ADMIN_TIMEOUT, room);
+    Ok(())
+}
+
 /// Serves one connection for a bounded time. `room` is given back at its end.
 fn converse<S>(stream: S, router: Router, limit: Duration, room: impl Send + 'static)
 where

@@ -17,15 +17,16 @@ pub mod view;
 
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use listen::{AdminError, Named, Socket, serve_metrics};
+pub use listen::{AdminError, Named, Socket, answer, serve_metrics};
 
 use arc_swap::ArcSwapOption;
 
-pub use self::record::order_of;
+pub use self::peer::may_order;
+pub use self::record::{order_of, orders};
 use crate::approval::{Desk, Electorate};
 use crate::block::Blocks;
 use crate::notify::Post;
@@ -34,6 +35,12 @@ use crate::record::entry::PolicyWeighed;
 use crate::record::{Health, Recorder, Upkept};
 use crate::signals::{Kind, Signals, View, broad};
 use crate::telemetry::{Metrics, Reading};
+
+/// The recorder's own socket, beside the admin socket: where it is a process of its own it takes orders there.
+#[must_use]
+pub fn record_socket(admin: &Path) -> PathBuf {
+    admin.with_extension("record.sock")
+}
 
 /// What the door leads to.
 pub struct Admin {

@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 
 use crate::approval::{Account, Electorate};
 use crate::identity::account_name;
+use crate::policy::Set;
 use crate::policy::nouns::Guard;
 
 /// What `/proc/PID/loginuid` says where nobody logged in.
@@ -86,6 +87,17 @@ impl Peer {
     pub(super) fn may_read(&self, electorate: &dyn Electorate) -> bool {
         self.is_operator() || self.account.is_some_and(|account| account.person(electorate).is_ok())
     }
+}
+
+/// Who asks the recorder for something, by name, where he may: an operator whom no guard of this policy holds. To be called
+/// right after accept.
+///
+/// # Errors
+/// Why he may not.
+pub fn may_order(stream: &UnixStream, set: &Set) -> Result<String, String> {
+    let peer = Peer::of(stream).ok_or("the kernel does not say who this is")?;
+    peer.may_command(set.guards(), "change the record's keys or remove from it")?;
+    Ok(peer.name(set))
 }
 
 /// The account of a process that connected with this effective uid before `accepted` (ticks since boot).

@@ -2,18 +2,24 @@
 //! is an event of its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use axum::routing::post;
+use axum::{Extension, Json, Router};
 
 use super::Admin;
 use super::api::{Refusal, command};
 use super::peer::Peer;
 use super::view::RecordOrder;
-use crate::record::{Done, Order, RecordError, Wanted};
+use crate::limits::ADMIN_BODY_BYTES_MAX;
+use crate::record::{Done, Order, RecordError, Recorder, Wanted};
 use crate::store::keyfile::generations_below;
+
+/// Where orders are given.
+pub(super) const ORDERS: &str = "/v1/record/orders";
 
 pub(super) async fn order(
     State(admin): State<Arc<Admin>>,
@@ -23,10 +29,25 @@ pub(super) async fn order(
     command(&admin, &peer, "change the record's keys or remove from it")?;
     let failed = |error: RecordError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
     let order = order_of(order, &peer.name(&*(admin.electorate)()), &admin.state).map_err(failed)?;
-    let recorder = admin.recorder.clone();
+    give(admin.recorder.clone(), order).await
+}
+
+/// What may be ordered at the recorder's own socket, by whom the keeper let in; whom it did not gets to know why.
+pub fn orders(asked: Result<String, String>, recorder: Option<Recorder>, state: PathBuf) -> Router {
+    let order = move |Json(order): Json<RecordOrder>| async move {
+        let by = asked.map_err(|why| Refusal::new(StatusCode::FORBIDDEN, why))?;
+        let failed = |error: RecordError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        let none = || RecordError::Unavailable("no enforcer runs, so the record is not open".into());
+        let recorder = recorder.ok_or_else(none).map_err(failed)?;
+        give(recorder, order_of(order, &by, &state).map_err(failed)?).await
+    };
+    Router::new().route(ORDERS, post(order)).layer(DefaultBodyLimit::max(ADMIN_BODY_BYTES_MAX))
+}
+
+async fn give(recorder: Recorder, order: Order) -> Result<Json<Done>, Refusal> {
     let done = tokio::task::spawn_blocking(move || recorder.order(order)).await;
     let done = done.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    done.map(Json).map_err(failed)
+    done.map(Json).map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
 /// The order in the record's own words.

@@ -8,12 +8,13 @@ mod coverage;
 mod ending;
 mod follow;
 mod hold;
+mod kept;
 mod ledger;
+mod recording;
 mod weigh;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,13 +41,13 @@ use crate::config::Settings;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::keeper::{self, Client, Keeper, KeeperError, Lost, Tables, User, denials, table};
+use crate::keeper::{self, Keeper, KeeperError, Tables, User, denials, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
 use crate::notify::Post;
 use crate::operation::Direction;
-use crate::policy::{self, NoPolicy, Shelf};
+use crate::policy::{NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
 use crate::record::witness::Kind;
 use crate::record::{Keys, RecordError, Recorder, Retention};
@@ -59,6 +60,8 @@ use crate::upstream::Dialer;
 
 pub use crate::keeper::table::of as kernel_table;
 pub use coverage::coverage;
+pub use kept::{enforce_kept, reach};
+pub use recording::{reach_of_recorder, record_kept};
 
 /// Where the last good policy files are, below the state directory.
 const LAST_GOOD: &str = "last-good";
@@ -165,7 +168,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     raise_descriptor_limit();
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
-    let record = open_record(&settings, &options)?;
+    let (sealing, recorder) = open_record(&settings, &options)?;
     let (gate, cgroups) = load(&settings, &options, &shelf, None)?;
     let mut work = JoinSet::new();
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
@@ -173,7 +176,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let door = Socket::bind(&settings.admin_socket)?;
     enforce(
         &settings,
-        (shelf, record),
+        (shelf, Opened::of(recorder, sealing)),
         Hold::own(gate, cgroups, place(&settings), options.listeners),
         door,
         work,
@@ -181,18 +184,18 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     .await
 }
 
-/// Runs the keeper, and through it the enforcer as another user, until it is told to stop.
+/// Runs the keeper, and through it enforcer and recorder as other users, until it is told to stop.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn keep(
     settings: Settings,
     options: Options,
-    user: User,
+    (user, recorder): (User, User),
     arguments: Vec<OsString>,
 ) -> Result<Ended, AppError> {
     raise_descriptor_limit();
-    let shelf = open_policy(&Settings { state: keepers_own(&settings.state), ..settings.clone() })?;
+    let shelf = open_policy(&settings)?;
     let own_guard = keeper::guard_over(user);
     let (gate, cgroups) = load(&settings, &options, &shelf, Some(&own_guard))?;
     let gate = Arc::new(gate);
@@ -204,6 +207,7 @@ pub async fn keep(
         gate,
         cgroups,
         user,
+        recorder,
         state: settings.state,
         admin_socket: settings.admin_socket,
         arguments,
@@ -212,51 +216,6 @@ pub async fn keep(
     let outcome = keeper.run().await;
     telling.abort();
     Ok(outcome?.map_or(Ended::Stopped, Ended::Upgrade))
-}
-
-/// Runs the enforcer that a keeper started, over the line it gave.
-///
-/// # Errors
-/// As [`run`].
-pub async fn enforce_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<Ended, AppError> {
-    let keeper = Client::over(line).map_err(AppError::io("the line to the keeper"))?;
-    let shelf = open_policy(&settings)?;
-    let record = open_record(&settings, &options)?;
-    let mut work = JoinSet::new();
-    // Not a part of the work: what still runs while the gate drains needs the keeper, too.
-    let listening = tokio::spawn(keeper.clone().listen());
-    work.spawn(async move {
-        if let Ok(Lost) = listening.await {
-            tracing::error!("the keeper is gone; so is this enforcer");
-        }
-    });
-    let door = keeper.door().await.and_then(Socket::given).map_err(AppError::io("the admin socket"))?;
-    enforce(&settings, (shelf, record), Hold::Kept(keeper), door, work).await
-}
-
-/// What an enforcer that is another user may open: policy and keys to read, its state and witnesses to write.
-#[must_use]
-pub fn reach(settings: &Settings, options: &Options) -> kernel::Reach {
-    let mut reach = kernel::Reach {
-        read: vec![settings.policies.clone()],
-        write: vec![settings.state.clone(), PathBuf::from("/dev/null")],
-    };
-    reach.read.extend(settings.credentials.clone());
-    // The files that policy names. One that it names later, in a directory that it does not name now, cannot be read.
-    let named = policy::read(&settings.policies).map(|set| keeper::files_named(&set)).unwrap_or_default();
-    reach.read.extend(named.iter().filter_map(|file| parent(file)));
-    reach.write.extend(settings.record_key.as_deref().and_then(parent));
-    let files = options.witnesses.iter().filter_map(|witness| match witness {
-        Kind::File(path) => parent(path),
-        _ => None,
-    });
-    reach.write.extend(files);
-    reach
-}
-
-/// Files are replaced by renaming: it takes their directory to follow them.
-fn parent(file: &Path) -> Option<PathBuf> {
-    file.parent().map(Path::to_owned)
 }
 
 /// Loads the programs with the tables of this policy, or adopts them. Gives the cgroup v2 root, too.
@@ -275,11 +234,9 @@ fn load(
     Ok((kernel::Gate::adopt(&settings.pins)?, cgroups))
 }
 
-/// Where the keeper has its own last good policy: beside the state directory, which is the enforcer's to write.
-fn keepers_own(state: &Path) -> PathBuf {
-    let mut name = state.file_name().unwrap_or_default().to_owned();
-    name.push(".keeper");
-    state.with_file_name(name)
+/// Files are replaced by renaming: it takes their directory to follow them.
+fn parent(file: &Path) -> Option<PathBuf> {
+    file.parent().map(Path::to_owned)
 }
 
 /// Enforces, with what was opened: the policy, the record, the hold on the kernel, the operators' door.
@@ -376,22 +333,28 @@ async fn say_ready(hold: &Hold) -> Result<(), AppError> {
 /// The record, and who looks at what goes into it.
 struct Opened {
     recorder: Recorder,
-    /// What held bodies are sealed with, too.
+    /// What held bodies are sealed with.
     sealing: Keyring,
     signals: Signals,
     surges: mpsc::Receiver<Surge>,
 }
 
-/// Opens the record, which shows what it takes to the signals.
-fn open_record(settings: &Settings, options: &Options) -> Result<Opened, AppError> {
-    let (signals, surges) = Signals::new(jiff::Timestamp::now().as_microsecond());
-    let keys = Keys::open(&settings.state, &keyfile::Place::of(settings)).map_err(RecordError::from)?;
+impl Opened {
+    /// Shows what the record takes to the signals.
+    fn of(recorder: Recorder, sealing: Keyring) -> Self {
+        let (signals, surges) = Signals::new(jiff::Timestamp::now().as_microsecond());
+        let observing = signals.clone();
+        let recorder = recorder.observed(move |event| observing.saw(event));
+        Self { recorder, sealing, signals, surges }
+    }
+}
+
+/// Opens the record, with its keys: those that bodies are sealed with come beside it.
+fn open_record(settings: &Settings, options: &Options) -> Result<(Keyring, Recorder), RecordError> {
+    let keys = Keys::open(&settings.state, &keyfile::Place::of(settings))?;
     let sealing = keys.bodies.clone();
-    let observing = signals.clone();
     let (retention, witnesses) = (options.retention.clone(), options.witnesses.clone());
-    let recorder = Recorder::open_with(&settings.state, keys, retention, witnesses)?
-        .observed(move |event| observing.saw(event));
-    Ok(Opened { recorder, sealing, signals, surges })
+    Ok((sealing, Recorder::open_with(&settings.state, keys, retention, witnesses)?))
 }
 
 /// Opens the desk where held operations wait, and the outbox that tells people of them.

@@ -11,8 +11,8 @@ use super::reading;
 use super::run::age;
 use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
-use crate::admin::order_of;
 use crate::admin::view::RecordOrder;
+use crate::admin::{order_of, record_socket};
 use crate::identity::account_name;
 use crate::limits::PROOF_BYTES_MAX;
 use crate::operation::EntryId;
@@ -300,7 +300,13 @@ fn operator() -> String {
 
 /// By the enforcer where one runs. Without one this process takes its place for a moment.
 fn order(order: RecordOrder, context: &Context) -> Result<(), Failure> {
-    let done = match Client::new(&context.settings.admin_socket).order(order) {
+    let admin = &context.settings.admin_socket;
+    let done = match Client::new(&record_socket(admin)).order(order) {
+        // The recorder is no process of its own.
+        Err(ClientError::Unreachable { .. }) => Client::new(admin).order(order),
+        other => other,
+    };
+    let done = match done {
         Ok(done) => done,
         Err(ClientError::Unreachable { .. }) => {
             let state = &context.settings.state;

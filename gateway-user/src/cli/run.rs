@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use super::{Context, Failure};
-use crate::config::Settings;
 use crate::keeper::User;
 use crate::kernel;
 use crate::limits::{LANES_MAX, WITNESSES_MAX};
@@ -53,9 +52,15 @@ pub(super) struct Args {
     /// keeper, stays what it is, and gives the enforcer what it needs, one thing at a time.
     #[arg(long, env = "TIDEGATE_USER", value_name = "NAME")]
     user: Option<String>,
+    /// With --user: run the recorder, which alone writes the record and has its keys, as this user [default: NAME-record].
+    #[arg(long, env = "TIDEGATE_RECORD_USER", value_name = "NAME", requires = "user")]
+    record_user: Option<String>,
     /// This is that enforcer: standard input is its line to the keeper.
     #[arg(long, hide = true, requires = "user")]
     kept: bool,
+    /// This is that recorder, likewise.
+    #[arg(long, hide = true, requires = "user", conflicts_with = "kept")]
+    recording: bool,
     /// What an upgrade hands over.
     #[arg(long, hide = true)]
     listeners: Option<String>,
@@ -101,7 +106,7 @@ impl Args {
         let commands = |kind: &Kind| matches!(kind, Kind::Command(_));
         if self.user.is_some() && self.witness.iter().any(commands) {
             return Err(Failure::cannot(
-                "with --user the enforcer may start no program: have the witness in a file or in the journal",
+                "with --user the recorder may start no program: have the witness in a file or in the journal",
             ));
         }
         Ok(app::Options {
@@ -125,20 +130,26 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
     let program = super::upgrade::Program::of_this_process();
     args.listeners.iter().for_each(|words| kernel::keep_to_this_process(words));
-    let (user, kept, left) = (args.user.clone(), args.kept, args.listeners.is_some() && !args.kept);
+    let (user, record_user) = (args.user.clone(), args.record_user.clone());
+    let (kept, recording) = (args.kept, args.recording);
+    let left = args.listeners.is_some() && !kept && !recording;
     let pins = context.settings.pins.clone();
     let settings = context.settings.clone();
     let options = args.options()?;
     let outcome = match user {
         None => on(Builder::new_multi_thread(), app::run(settings, options))?,
         Some(_) if kept => {
-            let line = confined(&settings, &options)?;
-            on(Builder::new_multi_thread(), app::enforce_kept(settings, options, line))?
+            let line = confined(&app::reach(&settings))?;
+            on(Builder::new_multi_thread(), app::enforce_kept(settings, line))?
+        }
+        Some(_) if recording => {
+            let line = confined(&app::reach_of_recorder(&settings, &options))?;
+            on(Builder::new_current_thread(), app::record_kept(settings, options, line))?
         }
         Some(user) => {
-            let user = user.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
+            let users = users(&user, record_user.as_deref())?;
             let arguments = super::upgrade::arguments().collect();
-            on(Builder::new_current_thread(), app::keep(settings, options, user, arguments))?
+            on(Builder::new_current_thread(), app::keep(settings, options, users, arguments))?
         }
     };
     if left && outcome.is_err() {
@@ -162,16 +173,29 @@ fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failu
     Ok(outcome)
 }
 
-/// Gives up what the enforcer does not need, while there is one thread. Gives its line to the keeper.
-fn confined(settings: &Settings, options: &app::Options) -> Result<OwnedFd, Failure> {
-    let cannot = |error: std::io::Error| Failure::cannot(format!("the enforcer cannot be confined: {error}"));
+/// Whom enforcer and recorder run as.
+fn users(enforcer: &str, recorder: Option<&str>) -> Result<(User, User), Failure> {
+    let parsed = enforcer.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
+    let beside = recorder.map_or_else(|| User::recorder_beside(enforcer), str::parse);
+    let beside = beside.map_err(|error| Failure::cannot(format!("--record-user: {error}")))?;
+    match parsed.uid == beside.uid {
+        true => Err(Failure::cannot(
+            "--record-user: it is to be somebody else than --user: there would be nothing to gain",
+        )),
+        false => Ok((parsed, beside)),
+    }
+}
+
+/// Gives up what this process does not need, while there is one thread. Gives its line to the keeper.
+fn confined(reach: &kernel::Reach) -> Result<OwnedFd, Failure> {
+    let cannot = |error: std::io::Error| Failure::cannot(format!("this process cannot be confined: {error}"));
     let line = std::io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
     // Who made the line, as the kernel noted then.
     let keeper = rustix::net::sockopt::socket_peercred(&line).map_err(|error| cannot(error.into()))?.pid;
-    let confined = kernel::confine(&app::reach(settings, options), keeper).map_err(cannot)?;
+    let confined = kernel::confine(reach, keeper).map_err(cannot)?;
     if !confined.landlock {
         tracing::warn!(
-            "this kernel has no Landlock: file permissions alone keep the enforcer from the host's files"
+            "this kernel has no Landlock: file permissions alone keep this process from the host's files"
         );
     }
     Ok(line)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -146,6 +146,15 @@ impl Client {
     pub async fn door(&self) -> io::Result<UnixListener> {
         let (_, mut descriptors) = self.ask(&Request::Door).await?;
         descriptors.pop().map(UnixListener::from).ok_or_else(misunderstood)
+    }
+
+    /// A line to the recorder.
+    ///
+    /// # Errors
+    /// As [`Client::listeners`].
+    pub async fn record(&self) -> io::Result<UnixStream> {
+        let (_, mut descriptors) = self.ask(&Request::Record).await?;
+        descriptors.pop().map(UnixStream::from).ok_or_else(misunderstood)
     }
 
     /// Has the kernel's tables brought up to date with the policy directory; gives the digest of what they are of now.

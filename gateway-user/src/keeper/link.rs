@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -55,6 +55,11 @@ impl Link {
             Ok(())
         };
         self.0.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// Says nothing more, and hears nothing more: the other end finds out.
+    pub(super) fn close(&self) {
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
     /// The next message; `None` where the other end is gone.

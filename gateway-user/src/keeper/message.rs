@@ -33,6 +33,17 @@ pub enum Request {
     Beat,
     /// It is open.
     Ready,
+    /// A line to the recorder.
+    Record,
+}
+
+/// What the keeper brings the recorder, with one descriptor each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Errand {
+    /// An enforcer's end of a line.
+    Enforcer,
+    /// Somebody at the recorder's socket, and whether the keeper lets him give orders: his name, or why not.
+    Operator(Result<String, String>),
 }
 
 /// What the keeper answers.

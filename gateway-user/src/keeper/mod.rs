@@ -1,15 +1,19 @@
 //! The keeper: the one process with privilege. Loads the programs, opens the doors, makes sockets that are let out, and
 //! says which process is which; parses no byte that came over a network. What does, the enforcer, is its child: another
-//! user, no capability, asking for each of these things by a message and getting it or a refusal.
+//! user, no capability, asking for each of these things by a message and getting it or a refusal. Its other child, the
+//! recorder, is a third user, and writes what the enforcer hands it.
 //!
 //! Refuses a socket to a place that no policy file declares, whoever asks for it.
 
 mod allowed;
+mod child;
 mod client;
 pub mod denials;
+mod errands;
 mod link;
 pub mod message;
 pub mod older;
+mod recorder;
 mod serve;
 mod standing;
 mod state;
@@ -23,10 +27,14 @@ use crate::kernel::GuardRow;
 
 pub use allowed::files_named;
 pub use client::{Client, Lost};
+pub use errands::Errands;
 pub use serve::{Keeper, KeeperError, Parts};
 pub use standing::Standing;
 pub use tables::Tables;
 pub use user::{NoUser, User};
+
+/// The enforcer's own directory below the state directory, where it is another user.
+pub const ENFORCER: &str = "enforcer";
 
 /// The guard over the enforcer itself, by its user: what it connects without a socket of the keeper's making comes to its own
 /// door, and is denied there. It may ask the host's name servers.

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use super::child::{self, Pause};
 use super::link::{self, Link};
 use super::message::{Answer, Request, pack, unpack};
+use super::recorder::Recorder;
 use super::{Standing, Tables, User, allowed, state};
 use crate::admin::{Named, Socket};
 use crate::identity::process::Processes;
@@ -27,15 +29,10 @@ use crate::policy::Shelf;
 
 /// How often the cgroups of guards and the host's addresses are looked for again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// From the end of an enforcer to the next, at first and at most: one that cannot start must not take the host's time.
-const RESTART_AFTER: Duration = Duration::from_millis(100);
-const RESTART_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a process's short name: fifteen (`TASK_COMM_LEN`), each of which may have become a replacement character.
 const COMMAND_BYTES_MAX: usize = 15 * 3;
 /// How long the enforcer may leave an answer in the socket.
 const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(10);
-/// One that ran so long has started well.
-const RAN_WELL: Duration = Duration::from_secs(10);
 
 /// Why the keeper ends.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +60,8 @@ pub struct Parts {
     pub cgroups: PathBuf,
     /// Whom the enforcer runs as.
     pub user: User,
+    /// Whom the recorder runs as.
+    pub recorder: User,
     /// Its state directory.
     pub state: PathBuf,
     /// Where operators knock.
@@ -84,6 +83,7 @@ struct Inner {
     tables: Mutex<Tables>,
     processes: Arc<Processes>,
     user: User,
+    recorder: Arc<Recorder>,
     state: PathBuf,
     admin_socket: PathBuf,
     arguments: Vec<OsString>,
@@ -108,7 +108,9 @@ impl Keeper {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let recorder = Arc::new(Recorder::of(&parts));
         Self(Arc::new(Inner {
+            recorder,
             shelf: parts.shelf,
             gate: parts.gate,
             tables: Mutex::new(parts.tables),
@@ -132,18 +134,27 @@ impl Keeper {
     pub async fn run(self) -> Result<Option<Listeners>, KeeperError> {
         let mut signs = Signs::listen()?;
         self.0.shelf.watch().map_err(failed("cannot follow the policy directory"))?;
+        let users = state::Users { enforcer: self.0.user, recorder: self.0.recorder.user() };
+        state::give(&self.0.state, users).map_err(failed("cannot give the state directory away"))?;
+        let door = self.0.recorder.open().map_err(failed("the recorder's socket"))?;
+        let recorder = self.0.recorder.start().map_err(failed("cannot start the recorder"))?;
+        let (end, told) = oneshot::channel();
+        let recording = tokio::spawn(self.0.recorder.clone().keep(recorder, told));
+        let receiving = tokio::spawn(self.0.recorder.clone().receive(door));
         let following = tokio::spawn(self.0.clone().follow());
         let outcome = self.keep(&mut signs).await;
         following.abort();
+        receiving.abort();
+        // Last: the enforcer has handed over all it had.
+        drop(end);
+        drop(recording.await);
         outcome
     }
 
     async fn keep(&self, signs: &mut Signs) -> Result<Option<Listeners>, KeeperError> {
-        let mut pause = RESTART_AFTER;
+        let mut pause = Pause::default();
         loop {
             let begun = Instant::now();
-            state::give(&self.0.state, self.0.user)
-                .map_err(failed("cannot give the state directory away"))?;
             match self.one(signs).await? {
                 Ended::Told(status) if status.success() => return Ok(None),
                 // However it ended: the next one closes in the record what this one did not.
@@ -156,21 +167,18 @@ impl Keeper {
                     tracing::error!(%status, "the enforcer ended; the gate is shut until the next one is there");
                 }
             }
-            if begun.elapsed() > RAN_WELL {
-                pause = RESTART_AFTER;
-            }
             tokio::select! {
                 () = signs.end.told() => return Ok(None),
-                () = tokio::time::sleep(pause) => {}
+                () = pause.after(begun) => {}
             }
-            pause = (pause * 2).min(RESTART_AFTER_MAX);
         }
     }
 
     /// One enforcer's life.
     async fn one(&self, signs: &mut Signs) -> Result<Ended, KeeperError> {
         let (line, theirs) = link::pair().map_err(failed("cannot make the line to the enforcer"))?;
-        let mut child = self.start(theirs).map_err(failed("cannot start the enforcer"))?;
+        let mut child = child::start(&self.0.arguments, "--kept", self.0.user, theirs)
+            .map_err(failed("cannot start the enforcer"))?;
         let serving = tokio::spawn(self.0.clone().serve(Arc::new(line)));
         let ended = loop {
             tokio::select! {
@@ -200,19 +208,6 @@ impl Keeper {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         drop(taken(&self.0.standing));
         stop(child).await.map(Ended::Told)
-    }
-
-    /// The same program and command line, as the other user, with the line for its standard input.
-    fn start(&self, line: OwnedFd) -> io::Result<Child> {
-        Command::new("/proc/self/exe")
-            .args(&self.0.arguments)
-            .arg("--kept")
-            .stdin(line)
-            .current_dir("/")
-            .uid(self.0.user.uid)
-            .gid(self.0.user.gid)
-            .kill_on_drop(true)
-            .spawn()
     }
 }
 
@@ -336,6 +331,9 @@ impl Inner {
             }
             Request::Socket(to) => {
                 return given(self.socket(to).map(|socket| (Answer::Socket, vec![socket])));
+            }
+            Request::Record => {
+                return given(self.recorder.line().await.map(|line| (Answer::Done, vec![line])));
             }
             Request::Listeners => return given(self.listeners()),
             Request::Door => return given(self.open_door()),

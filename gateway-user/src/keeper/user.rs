@@ -38,6 +38,29 @@ impl FromStr for User {
     }
 }
 
+impl User {
+    /// Whom the recorder runs as, beside an enforcer by this name, where nobody says: NAME-record, and for a number the
+    /// next one, if that is no account of the host.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub fn recorder_beside(name: &str) -> Result<Self, NoUser> {
+        let accounts = fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
+        beside(&accounts, name)
+    }
+}
+
+fn beside(accounts: &str, name: &str) -> Result<User, NoUser> {
+    let own = format!("{name}-record");
+    let next = name.parse::<u32>().ok().and_then(|uid| uid.checked_add(1));
+    let next = next
+        .filter(|uid| !accounts.lines().any(|line| line.split(':').nth(2) == Some(uid.to_string().as_str())));
+    find(accounts, &own).or_else(|| next.map(|uid| User { uid, gid: uid })).ok_or(NoUser {
+        name: own,
+        why: "is no user of this host: name another one with --record-user, or `useradd --system --no-create-home` makes it",
+    })
+}
+
 fn find(accounts: &str, name: &str) -> Option<User> {
     let number = name.parse::<u32>().ok();
     let known = accounts.lines().find_map(|line| {
@@ -63,6 +86,15 @@ mod tests {
         assert_eq!(find(ACCOUNTS, "4711"), Some(User { uid: 4711, gid: 4711 }));
         assert_eq!(find(ACCOUNTS, "broken"), None);
         assert_eq!(find(ACCOUNTS, "nobody-here"), None);
+    }
+
+    #[test]
+    fn the_recorder_is_somebody_else_whom_nobody_is() {
+        let accounts = format!("{ACCOUNTS}tidegate-record:x:996:996::/:/usr/sbin/nologin\n");
+        assert_eq!(beside(&accounts, "tidegate").unwrap(), User { uid: 996, gid: 996 });
+        assert_eq!(beside(&accounts, "61000").unwrap(), User { uid: 61_001, gid: 61_001 });
+        assert!(beside(&accounts, "997").is_err(), "998 is an account");
+        assert!(beside(ACCOUNTS, "tidegate").unwrap_err().to_string().contains("--record-user"));
     }
 
     #[test]

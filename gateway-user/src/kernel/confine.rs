@@ -24,6 +24,8 @@ pub struct Reach {
     pub read: Vec<PathBuf>,
     /// To read, write, make and remove, with all that is below.
     pub write: Vec<PathBuf>,
+    /// Whether it may make sockets of the network at all. What may not outlives its parent, to put in order what it has.
+    pub network: bool,
 }
 
 /// How far it could be confined.
@@ -48,12 +50,14 @@ const CLONE_NEW: u64 = (libc::CLONE_NEWCGROUP
 /// `PR_SET_VMA`, by which allocators name what they map.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Confines this process. Dies with its parent, the keeper, from here on.
+/// Confines this process. One that may use the network dies with its parent, the keeper, from here on.
 ///
 /// # Errors
 /// The kernel refuses; then the caller must not go on.
 pub fn confine(reach: &Reach, keeper: Pid) -> io::Result<Confined> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if reach.network {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+    }
     if rustix::process::getppid() != Some(keeper) {
         return Err(io::Error::other("the keeper is gone already"));
     }
@@ -61,7 +65,7 @@ pub fn confine(reach: &Reach, keeper: Pid) -> io::Result<Confined> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_no_new_privs(true)?;
     let landlock = restrict_files(reach).map_err(io::Error::other)?;
-    for filter in [unknown_calls()?, other_calls()?] {
+    for filter in [unknown_calls()?, other_calls(reach.network)?] {
         apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(Confined { landlock })
@@ -98,7 +102,7 @@ fn unknown_calls() -> io::Result<BpfProgram> {
 }
 
 /// All but those that are listed fail with EPERM.
-fn other_calls() -> io::Result<BpfProgram> {
+fn other_calls(network: bool) -> io::Result<BpfProgram> {
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     calls.extend(OLD_CALLS.iter().map(|call| (*call, Vec::new())));
@@ -108,7 +112,7 @@ fn other_calls() -> io::Result<BpfProgram> {
     };
     let families =
         [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u64);
-    calls.insert(libc::SYS_socket, one_of(0, &families)?);
+    calls.insert(libc::SYS_socket, one_of(0, if network { &families } else { &families[..1] })?);
     // Threads, and no processes: a child would outlive this one, with all its descriptors.
     let thread = libc::CLONE_THREAD as u64;
     calls.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(CLONE_NEW | thread), thread)?]);

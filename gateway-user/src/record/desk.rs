@@ -1,7 +1,6 @@
 //! Where events wait for the writer, and who waits for them. Bounded in events and in bytes; what does not fit, or comes
 //! while the disk is gone, is refused at once.
 
-use std::collections::HashSet;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -9,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{error, info};
-use uuid::Uuid;
 
 use super::entry::{Event, Interrupted, Micros};
 use super::house::{Done, Order, Upkept};
 use super::journal::StateOp;
+use super::owing::Owing;
 use super::witness::Witness;
 use super::{Keys, RecordError, Stats, Tuning};
 use crate::limits;
@@ -40,8 +39,8 @@ pub(super) struct Desk {
     pub(super) due: Option<Instant>,
     /// The writer waits for so many callers; 0 where it waits for none.
     pub(super) awaited: usize,
-    /// Ends that no queue took. Written with the next commit.
-    pub(super) ends: Vec<Event>,
+    /// What no queue took. Its ends are written with the next commit.
+    pub(super) owing: Owing,
     /// Waiters of the commit being written, and since when.
     pub(super) writing: Option<(Instant, Vec<Option<Waiter>>)>,
     pub(super) down: Option<Arc<str>>,
@@ -49,11 +48,6 @@ pub(super) struct Desk {
     pub(super) hung: Option<Micros>,
     /// Since when there is no space for anything new, and why. What has begun is still written.
     pub(super) tight: Option<(Micros, Arc<str>)>,
-    /// Openings that were refused a moment ago: their ends are not owed.
-    pub(super) refused: HashSet<Uuid>,
-    /// Flows and operations refused since the record went down.
-    pub(super) refused_flows: u64,
-    pub(super) refused_operations: u64,
     pub(super) stats: Stats,
     pub(super) stopping: bool,
     pub(super) stopped: bool,
@@ -128,7 +122,7 @@ impl Shared {
         };
         if let Some(refusal) = refusal {
             desk.stats.refused += count as u64;
-            desk.lose(events);
+            desk.owing.lose(events);
             return Err(refusal);
         }
         let (waiter, receiver) = oneshot::channel();
@@ -158,51 +152,17 @@ impl Desk {
             queued_bytes: 0,
             due: None,
             awaited: 0,
-            ends: Vec::new(),
+            owing: Owing::default(),
             writing: None,
             down: None,
             hung: None,
             tight: None,
-            refused: HashSet::new(),
-            refused_flows: 0,
-            refused_operations: 0,
             stats: Stats { recovered, ..Stats::default() },
             stopping: false,
             stopped: false,
             viewer,
             orders: Vec::new(),
             upkeep: Upkept::default(),
-        }
-    }
-
-    /// What was not written: openings are counted, and ends kept, unless they end what was refused itself.
-    pub(super) fn lose(&mut self, events: Vec<Event>) {
-        for event in events {
-            match &event {
-                Event::SessionOpened(opened) => {
-                    self.refused_flows += 1;
-                    self.refuse(opened.session.0);
-                }
-                Event::Intent(intent) => {
-                    self.refused_operations += 1;
-                    self.refuse(intent.entry.0);
-                }
-                Event::EntryClosed(closed) if !self.refused.remove(&closed.entry.0) => self.keep(event),
-                Event::SessionClosed(closed) if !self.refused.remove(&closed.session.0) => self.keep(event),
-                _ => {}
-            }
-        }
-    }
-
-    pub(super) fn refuse(&mut self, id: Uuid) {
-        if self.refused.len() < limits::ENDS_KEPT_MAX {
-            self.refused.insert(id);
-        }
-    }
-
-    pub(super) fn keep(&mut self, end: Event) {
-        if self.ends.len() < limits::ENDS_KEPT_MAX {
-            self.ends.push(end);
         }
     }
 
@@ -216,7 +176,7 @@ impl Desk {
     /// Refuses what begins something: there is no space for what it would bring.
     pub(super) fn tighten(&mut self, cause: &StoreError, events: Vec<Event>) {
         self.stats.refused += events.len() as u64;
-        self.lose(events);
+        self.owing.lose(events);
         if self.tight.is_none() {
             error!(reason = %cause, "no space for the record of anything new; nothing new is forwarded until there is");
             self.tight = Some((now(), cause.to_string().into()));
@@ -225,8 +185,7 @@ impl Desk {
 
     /// What was refused since, as an event; nothing of it is told again.
     pub(super) fn gap(&mut self, since: Micros, reason: &str) -> Event {
-        let (flows, operations) =
-            (mem::take(&mut self.refused_flows), mem::take(&mut self.refused_operations));
+        let (flows, operations) = (mem::take(&mut self.owing.flows), mem::take(&mut self.owing.operations));
         info!(flows, operations, "the record is written again");
         Event::Interrupted(Interrupted { at: now(), since, reason: reason.to_owned(), flows, operations })
     }
@@ -243,7 +202,7 @@ impl Desk {
             drop(waiter.send(Err(RecordError::Unavailable(Arc::clone(reason)))));
         }
         for item in mem::take(&mut self.queue) {
-            self.lose(item.events);
+            self.owing.lose(item.events);
             drop(item.waiter.send(refusal()));
         }
     }
@@ -328,11 +287,11 @@ mod tests {
 
     #[test]
     fn ends_are_kept_up_to_their_bound_and_never_for_what_was_refused() {
-        let mut desk = Desk::new(0, Viewer::default());
+        let mut desk = Owing::default();
         let refused = entry_id();
         desk.lose(vec![intent(session_id(), refused, "ann", Verdict::Allow), entry_closed(refused)]);
         assert!(desk.ends.is_empty() && desk.refused.is_empty());
-        assert_eq!(desk.refused_operations, 1);
+        assert_eq!(desk.operations, 1);
         let end = entry_closed(entry_id());
         desk.lose(vec![end.clone(); limits::ENDS_KEPT_MAX]);
         assert_eq!(desk.ends.len(), limits::ENDS_KEPT_MAX);

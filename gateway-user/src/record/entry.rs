@@ -103,6 +103,12 @@ impl Event {
         matches!(self, Self::EntryClosed(_) | Self::SessionClosed(_))
     }
 
+    /// Whether it is the writer's own to say: that it began, or was interrupted, or what it did to the record itself.
+    #[must_use]
+    pub fn is_writers_own(&self) -> bool {
+        matches!(self, Self::Started(_) | Self::Interrupted(_) | Self::Kept(_))
+    }
+
     /// About how many bytes it takes in memory and in the record.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -322,6 +328,7 @@ pub struct BodyStretch {
     /// Which of its bodies.
     pub side: Side,
     /// The masked bytes.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

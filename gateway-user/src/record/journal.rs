@@ -4,6 +4,8 @@
 use std::mem;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::chain::{
     Base, Checkpoint, FORMAT, Link, META_BASE, META_CHECKPOINT, META_FORMAT, META_HEAD, META_KEYS,
     META_LATENESS, META_SEGMENT, META_STORE, Tail, meta,
@@ -27,12 +29,12 @@ const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
 const CHECKPOINT_PART: usize = 16;
 
 /// A change of the small durable state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StateOp {
     /// Put this value under this key.
-    Put(Vec<u8>, Vec<u8>),
+    Put(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>),
     /// Remove what is under this key.
-    Remove(Vec<u8>),
+    Remove(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// Why something was not taken into the commit.

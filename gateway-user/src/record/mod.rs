@@ -14,8 +14,10 @@ mod house;
 pub mod index;
 mod journal;
 pub mod ledger;
+pub mod line;
 pub mod list;
 pub mod operations;
+mod owing;
 pub mod proof;
 pub mod read;
 mod retention;
@@ -32,12 +34,15 @@ pub mod witness;
 mod writer;
 
 use std::future::Future;
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use self::entry::Event;
@@ -45,6 +50,8 @@ use self::head::{ListedKey, Signer};
 pub use self::house::{Done, Order, Upkept};
 use self::journal::Journal;
 pub use self::journal::StateOp;
+pub use self::line::Connect;
+use self::line::Line;
 pub use self::retention::{Marks, Pressure, Removed, Retention, Spare, Wanted};
 use self::writer::Writer;
 use crate::limits;
@@ -91,6 +98,9 @@ pub enum RecordError {
     /// It is recorded, and not signed yet.
     #[error("no signed checkpoint covers {0} yet: the enforcer makes one within a minute, and when it stops")]
     Unsigned(String),
+    /// The record is another process's, which takes no such order from this one.
+    #[error("the recorder takes orders at its own socket, from root: `sudo tidegate record ...`")]
+    Elsewhere,
     /// Keys cannot be had.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -182,7 +192,7 @@ pub enum Health {
 }
 
 /// What was written since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Commits.
     pub commits: u64,
@@ -261,7 +271,16 @@ fn now() -> entry::Micros {
 
 /// Writes the record. Clones share one writer; when the last is dropped, what waits is written and the writer ends.
 #[derive(Debug, Clone)]
-pub struct Recorder(Arc<Writer>, Option<Observer>);
+pub struct Recorder(Arc<Hand>, Option<Observer>);
+
+/// Who writes.
+#[derive(Debug)]
+enum Hand {
+    /// A thread of this process.
+    Own(Writer),
+    /// Another process.
+    Far(Line),
+}
 
 impl Recorder {
     /// Opens the record below this state directory, makes one where there is none. What an earlier enforcer left
@@ -291,7 +310,24 @@ impl Recorder {
     }
 
     pub(crate) fn open_keyed(disk: Arc<dyn Disk>, keys: Keys, tuning: Tuning) -> Result<Self, RecordError> {
-        Ok(Self(Arc::new(Writer::start(disk, keys, tuning)?), None))
+        Ok(Self(Arc::new(Hand::Own(Writer::start(disk, keys, tuning)?)), None))
+    }
+
+    /// Hands over to the recorder that `connect` gives a line to, and to the next one where that is gone. Blocks until the
+    /// record is open.
+    ///
+    /// # Errors
+    /// There is none, or it cannot open the record.
+    pub fn through(connect: Connect) -> Result<Self, RecordError> {
+        Ok(Self(Arc::new(Hand::Far(Line::open(connect)?)), None))
+    }
+
+    /// Takes what an enforcer hands over on this line, until that is gone. Blocks.
+    ///
+    /// # Errors
+    /// The line broke, or carried something that is no message.
+    pub fn serve(&self, line: &UnixStream) -> io::Result<()> {
+        line::serve(self, line)
     }
 
     /// With the keys of tests.
@@ -334,7 +370,7 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::append`].
     pub fn append_soon(&self, events: Vec<Event>) -> Result<Durable, RecordError> {
-        self.take(Vec::new(), events, limits::COMMIT_PATIENCE)
+        self.append_within(Vec::new(), events, limits::COMMIT_PATIENCE)
     }
 
     /// Takes changes of the small state and events: all become durable in one commit, or none.
@@ -342,10 +378,10 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::append`].
     pub fn append_with(&self, state: Vec<StateOp>, events: Vec<Event>) -> Result<Durable, RecordError> {
-        self.take(state, events, Duration::ZERO)
+        self.append_within(state, events, Duration::ZERO)
     }
 
-    fn take(
+    fn append_within(
         &self,
         state: Vec<StateOp>,
         events: Vec<Event>,
@@ -354,7 +390,11 @@ impl Recorder {
         if let Some(Observer(observer)) = &self.1 {
             events.iter().for_each(|event| observer(event));
         }
-        self.0.append(state, events, patience).map(Durable)
+        match &*self.0 {
+            Hand::Own(writer) => writer.append(state, events, patience),
+            Hand::Far(line) => line.append(state, events, patience),
+        }
+        .map(Durable)
     }
 
     /// Puts a value under a key, durably. Where the [`Durable`] gives an error the value may still turn out to be
@@ -379,12 +419,17 @@ impl Recorder {
     /// # Errors
     /// The store is not open now, or cannot be read.
     pub fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
-        self.0.scan(prefix)
+        match &*self.0 {
+            Hand::Own(writer) => writer.scan(prefix),
+            Hand::Far(line) => line.scan(prefix),
+        }
     }
 
-    /// What is committed now.
-    fn snapshot(&self) -> Result<crate::store::Snapshot, RecordError> {
-        self.0.snapshot()
+    /// What could not be handed over, and how much was refused meanwhile.
+    fn owe(&self, since: entry::Micros, reason: &str, ends: Vec<Event>, refused: (u64, u64)) {
+        if let Hand::Own(writer) = &*self.0 {
+            writer.owe(since, reason, ends, refused);
+        }
     }
 
     /// Has the writer do something to the record itself, and waits for it on this thread. Not for async code.
@@ -392,30 +437,45 @@ impl Recorder {
     /// # Errors
     /// It cannot be done, or not now.
     pub fn order(&self, order: Order) -> Result<Done, RecordError> {
-        self.0.order(order)?.blocking_recv().unwrap_or(Err(RecordError::Closed))
+        match &*self.0 {
+            Hand::Own(writer) => writer.order(order)?.blocking_recv().unwrap_or(Err(RecordError::Closed)),
+            Hand::Far(_) => Err(RecordError::Elsewhere),
+        }
     }
 
     /// What was done to the record itself, and how much space it has.
     #[must_use]
     pub fn upkeep(&self) -> Upkept {
-        self.0.upkeep()
+        match &*self.0 {
+            Hand::Own(writer) => writer.upkeep(),
+            Hand::Far(line) => line.upkeep(),
+        }
     }
 
     /// How it is doing.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.0.health()
+        match &*self.0 {
+            Hand::Own(writer) => writer.health(),
+            Hand::Far(line) => line.health(),
+        }
     }
 
     /// What was written so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.stats()
+        match &*self.0 {
+            Hand::Own(writer) => writer.stats(),
+            Hand::Far(line) => line.stats(),
+        }
     }
 
     /// Writes what waits and ends the writer; clones refuse from now on. Waits at most
     /// [`limits::COMMIT_TIMEOUT`].
     pub fn close(&self) {
-        self.0.close();
+        match &*self.0 {
+            Hand::Own(writer) => writer.close(),
+            Hand::Far(line) => line.close(),
+        };
     }
 }

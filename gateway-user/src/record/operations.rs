@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::index::{self, AnyOf, Dimension};
 use super::read::Reader;
 use super::summary::{load, session_rows};
-use super::{RecordError, Recorder};
+use super::{Hand, RecordError, Recorder};
 use crate::operation::SessionId;
 use crate::store::Snapshot;
 
@@ -70,7 +70,10 @@ impl Recorder {
         look: Look,
         take: &mut dyn FnMut(Recorded) -> bool,
     ) -> Result<Looked, RecordError> {
-        walk(&self.snapshot()?, look, take)
+        match &*self.0 {
+            Hand::Own(writer) => walk(&writer.snapshot()?, look, take),
+            Hand::Far(line) => line.operations(look, take),
+        }
     }
 }
 

@@ -67,6 +67,20 @@ impl Writer {
         self.0.append(state, events, patience)
     }
 
+    /// What could not be handed over, and how many flows and operations were refused meanwhile.
+    pub(super) fn owe(&self, since: Micros, reason: &str, ends: Vec<Event>, refused: (u64, u64)) {
+        let mut desk = self.0.desk();
+        let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.owing.ends.len());
+        desk.owing.ends.extend(ends.into_iter().take(room));
+        desk.owing.flows += refused.0;
+        desk.owing.operations += refused.1;
+        if desk.down.is_none() && refused != (0, 0) {
+            let gap = desk.gap(since, reason);
+            desk.owing.ends.push(gap);
+        }
+        self.0.work.notify_one();
+    }
+
     pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
         Ok(self.snapshot()?.state_scan(prefix)?)
     }
@@ -212,18 +226,20 @@ impl Loop {
     fn take(&self, crowd: Crowd, wake: Instant) -> Option<(Vec<Item>, Vec<Event>)> {
         let mut desk = self.shared.desk();
         loop {
-            let idle = desk.queue.is_empty() && desk.ends.is_empty();
+            let idle = desk.queue.is_empty() && desk.owing.ends.is_empty();
             if idle && desk.stopping {
                 let (since, reason) = desk.tight.take()?;
                 let gap = desk.gap(since, &reason);
-                desk.ends.push(gap);
+                desk.owing.ends.push(gap);
                 continue;
             }
             if idle && (!desk.orders.is_empty() || Instant::now() >= wake) {
                 return Some((Vec::new(), Vec::new()));
             }
             let due = desk.due.map(|due| due.saturating_duration_since(Instant::now()));
-            if !idle && (desk.stopping || !desk.ends.is_empty() || due.is_none_or(|wait| wait.is_zero())) {
+            if !idle
+                && (desk.stopping || !desk.owing.ends.is_empty() || due.is_none_or(|wait| wait.is_zero()))
+            {
                 break;
             }
             // Where there was no space, it is looked for now and then.
@@ -231,7 +247,7 @@ impl Loop {
             let wait = wait.unwrap_or(Duration::MAX).min(wake.saturating_duration_since(Instant::now()));
             let (woken, waited) =
                 self.shared.work.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner);
-            if idle && waited.timed_out() && woken.queue.is_empty() && woken.ends.is_empty() {
+            if idle && waited.timed_out() && woken.queue.is_empty() && woken.owing.ends.is_empty() {
                 return Some((Vec::new(), Vec::new()));
             }
             desk = woken;
@@ -244,8 +260,8 @@ impl Loop {
         }
         desk.awaited = 0;
         (desk.queued_events, desk.queued_bytes, desk.due) = (0, 0, None);
-        desk.refused.clear();
-        let ends = mem::take(&mut desk.ends);
+        desk.owing.refused.clear();
+        let ends = mem::take(&mut desk.owing.ends);
         let items = mem::take(&mut desk.queue);
         desk.writing = Some((Instant::now(), Vec::new()));
         Some((items, ends))
@@ -305,11 +321,11 @@ impl Loop {
         if let Some(since) = desk.hung.take() {
             let reason = desk.down.take().unwrap_or_else(|| "the disk did not answer".into());
             let gap = desk.gap(since, &reason);
-            desk.ends.push(gap);
+            desk.owing.ends.push(gap);
         }
         if let Some((since, reason)) = desk.tight.take_if(|_| room) {
             let gap = desk.gap(since, &reason);
-            desk.ends.push(gap);
+            desk.owing.ends.push(gap);
         }
         drop(desk);
         for waiter in waiters.into_iter().flatten() {
@@ -330,11 +346,11 @@ impl Loop {
             desk.hung = None;
             desk.viewer = Viewer::default();
             desk.go_down(&reason);
-            desk.refused_flows += owed.flows;
-            desk.refused_operations += owed.operations;
-            let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.ends.len());
-            let later = mem::take(&mut desk.ends);
-            desk.ends = owed.ends.into_iter().take(room).chain(later).collect();
+            desk.owing.flows += owed.flows;
+            desk.owing.operations += owed.operations;
+            let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.owing.ends.len());
+            let later = mem::take(&mut desk.owing.ends);
+            desk.owing.ends = owed.ends.into_iter().take(room).chain(later).collect();
         }
         loop {
             {
@@ -361,7 +377,7 @@ impl Loop {
         let mut journal = Journal::reopen(&self.disk, &self.shared.keys, &self.shared.tuning.retention)?;
         let (ends, flows, operations) = {
             let desk = self.shared.desk();
-            (desk.ends.clone(), desk.refused_flows, desk.refused_operations)
+            (desk.owing.ends.clone(), desk.owing.flows, desk.owing.operations)
         };
         let written = ends.len();
         for end in ends {
@@ -374,9 +390,9 @@ impl Loop {
         journal.add_event(Event::Interrupted(gap)).map_err(refusal)?;
         journal.commit(now())?;
         let mut desk = self.shared.desk();
-        desk.ends.drain(..written);
-        desk.refused_flows -= flows;
-        desk.refused_operations -= operations;
+        desk.owing.ends.drain(..written);
+        desk.owing.flows -= flows;
+        desk.owing.operations -= operations;
         desk.down = None;
         desk.viewer = journal.viewer();
         info!(flows, operations, "the record is written again");

@@ -1,0 +1,119 @@
+//! The recorder as a process of its own: the only one that writes the record, and the only one with its keys. Takes what an
+//! enforcer hands over, and orders from operators whom the keeper lets in; nobody else's, and no other.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{AppError, Ended, Options, open_record};
+use crate::config::Settings;
+use crate::keeper::{Errands, message::Errand};
+use crate::limits::RECORD_ORDERS_MAX;
+use crate::record::witness::Kind;
+use crate::record::{DIRECTORY, Recorder, line};
+use crate::store::keyfile::KEYS;
+use crate::{admin, kernel};
+
+/// Enforcers that wait for the one before them to end. The keeper has one at a time.
+const WAITING_MAX: usize = 4;
+
+/// What the recorder may open: the record, its keys, and where checkpoints are shown.
+#[must_use]
+pub fn reach_of_recorder(settings: &Settings, options: &Options) -> kernel::Reach {
+    let files = options.witnesses.iter().filter_map(|witness| match witness {
+        Kind::File(path) => super::parent(path),
+        _ => None,
+    });
+    let own = [settings.state.join(DIRECTORY), settings.state.join(KEYS), PathBuf::from("/dev/null")];
+    let key = settings.record_key.as_deref().and_then(super::parent);
+    kernel::Reach {
+        read: settings.credentials.iter().cloned().collect(),
+        write: own.into_iter().chain(files).chain(key).collect(),
+        network: false,
+    }
+}
+
+/// Records for one enforcer after the other until the keeper is gone, or wants it to end.
+///
+/// # Errors
+/// The line to the keeper is of no use.
+pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<Ended, AppError> {
+    // A signal to all of the gate is for the keeper to follow: the enforcer has more to hand over.
+    for kind in
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined2()]
+    {
+        let mut heard = signal(kind).map_err(AppError::io("cannot listen for signals"))?;
+        tokio::spawn(async move { while heard.recv().await.is_some() {} });
+    }
+    let keeper = Errands::over(line).map_err(AppError::io("the line to the keeper"))?;
+    let open: Arc<ArcSwapOption<Recorder>> = Arc::default();
+    let (enforcers, waiting) = mpsc::channel(WAITING_MAX);
+    let state = settings.state.clone();
+    let serving = {
+        let open = open.clone();
+        tokio::task::spawn_blocking(move || serve(&settings, &options, waiting, &open))
+    };
+    let rooms = Arc::new(Semaphore::new(RECORD_ORDERS_MAX));
+    while let Some((errand, with)) = keeper.next().await.map_err(AppError::io("the line to the keeper"))? {
+        match errand {
+            Errand::Enforcer => {
+                if enforcers.try_send(UnixStream::from(with)).is_err() {
+                    tracing::error!("more enforcers than one can be served");
+                }
+            }
+            Errand::Operator(asked) => operator(asked, with, &open, &state, &rooms),
+        }
+    }
+    drop(enforcers);
+    serving.await.map_err(|error| AppError::io("the record")(std::io::Error::other(error)))?;
+    Ok(Ended::Stopped)
+}
+
+/// Opens the record for each enforcer, which closes in it what the one before left open.
+fn serve(
+    settings: &Settings,
+    options: &Options,
+    mut waiting: mpsc::Receiver<UnixStream>,
+    open: &ArcSwapOption<Recorder>,
+) {
+    while let Some(line) = waiting.blocking_recv() {
+        let recorder = match open_record(settings, options) {
+            Ok((_, recorder)) => recorder,
+            Err(error) => {
+                tracing::error!(%error, "the record cannot be opened, so the gate stays shut");
+                drop(line::fail(&line, &error.to_string()));
+                continue;
+            }
+        };
+        open.store(Some(Arc::new(recorder.clone())));
+        if let Err(error) = recorder.serve(&line) {
+            tracing::error!(%error, "the line to the enforcer");
+        }
+        open.store(None);
+        recorder.close();
+    }
+}
+
+fn operator(
+    asked: Result<String, String>,
+    with: OwnedFd,
+    open: &ArcSwapOption<Recorder>,
+    state: &Path,
+    rooms: &Arc<Semaphore>,
+) {
+    let Ok(room) = Arc::clone(rooms).try_acquire_owned() else {
+        return tracing::warn!("too many give orders to the record at once; one was closed");
+    };
+    if let Err(why) = &asked {
+        tracing::warn!(%why, "refused at the recorder's socket");
+    }
+    let recorder = open.load_full().map(|recorder| recorder.as_ref().clone());
+    if let Err(error) = admin::answer(with.into(), admin::orders(asked, recorder, state.to_owned()), room) {
+        tracing::warn!(%error, "cannot answer at the recorder's socket");
+    }
+}

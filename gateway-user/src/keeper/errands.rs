@@ -1,0 +1,36 @@
+//! The recorder's side of its line to the keeper.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::link::Link;
+use super::message::{Errand, unpack};
+
+/// What the keeper brings.
+#[derive(Debug)]
+pub struct Errands(Link);
+
+impl Errands {
+    /// Over the line that the keeper gave this process. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// It is no such line.
+    pub fn over(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self(Link::over(socket)?))
+    }
+
+    /// The next errand, with what it is about. `None` when the keeper is gone, or wants this process to end.
+    ///
+    /// # Errors
+    /// The line broke, or carries something that is no errand.
+    pub async fn next(&self) -> io::Result<Option<(Errand, OwnedFd)>> {
+        let Some((bytes, mut descriptors)) = self.0.receive().await? else { return Ok(None) };
+        let errand = unpack::<Errand>(&bytes).map(|(_, errand)| errand);
+        match (errand, descriptors.pop()) {
+            (Some(errand), Some(descriptor)) => Ok(Some((errand, descriptor))),
+            _ => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the keeper said something that is no errand"))
+            }
+        }
+    }
+}

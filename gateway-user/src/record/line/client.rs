@@ -1,0 +1,524 @@
+//! The enforcer's end: hands over without blocking, in batches, and gives each answer to whom it is for. Finds the next
+//! recorder when one is gone. Bounded as the writer's own queue is; what does not fit is refused at once.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Ask, Frames, Said, Vitals, pack, recorded};
+use crate::limits;
+use crate::record::desk::{Answer, Waiter, now, weigh};
+use crate::record::entry::{Event, Micros};
+use crate::record::journal::StateOp;
+use crate::record::operations::{Look, Looked, Recorded};
+use crate::record::owing::Owing;
+use crate::record::{Health, RecordError, Row, Stats, Upkept};
+
+/// Gives a line to a recorder. Blocks.
+pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
+
+/// How often a recorder is looked for, and how often it is asked whether it still answers.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of one read.
+const READ_BYTES: usize = 64 * 1024;
+/// What a recorder that answers at all says by then: it notices a disk that hangs by itself.
+const SILENCE_MAX: Duration = limits::COMMIT_TIMEOUT.saturating_add(Duration::from_secs(2));
+
+/// A handle on the line. Dropping it hands over what waits and ends its threads.
+#[derive(Debug)]
+pub(in crate::record) struct Line(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to send, or the line shall end.
+    work: Condvar,
+    /// The line has ended.
+    done: Condvar,
+    connect: Connect,
+    /// One look at a time.
+    looking: Mutex<()>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared(..)")
+    }
+}
+
+/// An append that is not answered.
+struct Waiting {
+    waiter: Waiter,
+    events: usize,
+    bytes: usize,
+    flows: u64,
+    operations: u64,
+    sent: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    /// Which line this is; counts.
+    line: u64,
+    /// Frames to send.
+    out: Vec<u8>,
+    waiting: VecDeque<Waiting>,
+    queued_events: usize,
+    queued_bytes: usize,
+    /// Appends that were given up while the recorder was silent, and may be answered yet.
+    given_up: u64,
+    down: Option<Arc<str>>,
+    /// Since when it is down.
+    since: Micros,
+    owing: Owing,
+    refused: u64,
+    vitals: Vitals,
+    scans: VecDeque<mpsc::Sender<Result<(Vec<Row>, bool), String>>>,
+    look: Option<(u64, mpsc::Sender<Seen>)>,
+    looks: u64,
+    closing: bool,
+    closed: bool,
+}
+
+enum Seen {
+    Some(Vec<Recorded>),
+    Over(Result<bool, String>),
+}
+
+impl Line {
+    /// Opens the record behind this line. Blocks until it is open.
+    pub(in crate::record) fn open(connect: Connect) -> Result<Self, RecordError> {
+        let first = greet(&connect)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            connect,
+            looking: Mutex::default(),
+        });
+        let mine = Arc::clone(&shared);
+        let started = thread::Builder::new().name("record-line".to_owned()).spawn(move || mine.run(first));
+        started.map_err(|error| RecordError::Unavailable(error.to_string().into()))?;
+        Ok(Self(shared))
+    }
+
+    pub(in crate::record) fn append(
+        &self,
+        state: Vec<StateOp>,
+        events: Vec<Event>,
+        patience: Duration,
+    ) -> Result<oneshot::Receiver<Answer>, RecordError> {
+        let bytes = weigh(&state, &events)?;
+        let count = state.len() + events.len();
+        let patience = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
+        // Packed before the lock: who hands over at the same time does not wait for it.
+        let ask = Ask::Append { state, events, patience };
+        let frame = pack(&ask);
+        let Ask::Append { events, .. } = ask else { return Err(RecordError::Closed) };
+        let mut line = self.0.state();
+        let refusal = match frame {
+            Err(_) => Err(too_large(bytes)),
+            Ok(frame) => line.refusal(count, bytes).map_or(Ok(frame), Err),
+        };
+        let frame = match refusal {
+            Ok(frame) => frame,
+            Err(refusal) => {
+                line.refused += count as u64;
+                if line.owing.flows + line.owing.operations == 0 && line.owing.ends.is_empty() {
+                    line.since = now();
+                }
+                line.owing.lose(events);
+                return Err(refusal);
+            }
+        };
+        let (waiter, receiver) = oneshot::channel();
+        line.waiting.push_back(Waiting {
+            waiter,
+            events: count,
+            bytes,
+            flows: count_of(&events, |event| matches!(event, Event::SessionOpened(_))),
+            operations: count_of(&events, |event| matches!(event, Event::Intent(_))),
+            sent: Instant::now(),
+        });
+        line.queued_events += count;
+        line.queued_bytes += bytes;
+        line.send(&frame, &self.0);
+        Ok(receiver)
+    }
+
+    pub(in crate::record) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
+        let (answer, answered) = mpsc::channel();
+        {
+            let mut line = self.0.state();
+            line.is_up()?;
+            line.scans.push_back(answer);
+            let frame = pack(&Ask::Scan(prefix.to_vec())).map_err(|_| too_large(prefix.len()))?;
+            line.send(&frame, &self.0);
+        }
+        let mut rows = Vec::new();
+        loop {
+            let part = answered.recv_timeout(SILENCE_MAX).map_err(|_| silent())?;
+            let (some, last) = part.map_err(|why| RecordError::Unavailable(why.into()))?;
+            rows.extend(some);
+            if last {
+                return Ok(rows);
+            }
+        }
+    }
+
+    pub(in crate::record) fn operations(
+        &self,
+        look: Look,
+        take: &mut dyn FnMut(Recorded) -> bool,
+    ) -> Result<Looked, RecordError> {
+        let _alone = self.0.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let (answer, answered) = mpsc::channel();
+        {
+            let mut line = self.0.state();
+            line.is_up()?;
+            line.looks += 1;
+            let number = line.looks;
+            line.look = Some((number, answer));
+            let within = look.ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+            let ask = Ask::Operations {
+                number,
+                since: look.since,
+                limit: look.limit as u64,
+                within: within.map(|within| u32::try_from(within.as_millis()).unwrap_or(u32::MAX)),
+            };
+            let frame = pack(&ask).map_err(|_| too_large(0))?;
+            line.send(&frame, &self.0);
+        }
+        let looked = loop {
+            match answered.recv_timeout(limits::WEIGHING_TIMEOUT + SILENCE_MAX).map_err(|_| silent()) {
+                Err(error) => break Err(error),
+                Ok(Seen::Some(some)) => {
+                    if !some.into_iter().all(&mut *take) {
+                        break Ok(Looked::CutShort);
+                    }
+                }
+                Ok(Seen::Over(Ok(short))) => break Ok(if short { Looked::CutShort } else { Looked::Whole }),
+                Ok(Seen::Over(Err(why))) => break Err(RecordError::Unavailable(why.into())),
+            }
+        };
+        self.0.state().look = None;
+        looked
+    }
+
+    pub(in crate::record) fn health(&self) -> Health {
+        let line = self.0.state();
+        let vital = || line.vitals.down.as_deref().map(Arc::from);
+        line.down.clone().or_else(vital).map_or(Health::Up, Health::Down)
+    }
+
+    pub(in crate::record) fn stats(&self) -> Stats {
+        let line = self.0.state();
+        let told = line.vitals.stats;
+        Stats { waiting: line.queued_events as u64, refused: told.refused + line.refused, ..told }
+    }
+
+    pub(in crate::record) fn upkeep(&self) -> Upkept {
+        self.0.state().vitals.upkeep.clone()
+    }
+
+    /// Hands over what waits, and waits for the record to be closed; at most [`limits::COMMIT_TIMEOUT`].
+    pub(in crate::record) fn close(&self) {
+        let mut line = self.0.state();
+        line.closing = true;
+        self.0.work.notify_all();
+        let bound = Instant::now() + limits::COMMIT_TIMEOUT;
+        while !line.closed {
+            let Some(left) = bound.checked_duration_since(Instant::now()) else { break };
+            line = self.0.done.wait_timeout(line, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn count_of(events: &[Event], which: impl Fn(&Event) -> bool) -> u64 {
+    events.iter().filter(|event| which(event)).count() as u64
+}
+
+fn too_large(bytes: usize) -> RecordError {
+    RecordError::TooLarge { what: "an append", bytes, max: limits::RECORD_FRAME_BYTES_MAX }
+}
+
+fn silent() -> RecordError {
+    RecordError::Unavailable("the recorder does not answer".into())
+}
+
+/// A line to a recorder that has opened the record.
+fn greet(connect: &Connect) -> Result<(UnixStream, Frames), RecordError> {
+    let failed = |error: io::Error| RecordError::Unavailable(format!("no recorder: {error}").into());
+    let mut stream = connect().map_err(failed)?;
+    let mut frames = Frames::default();
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        match frames.next().map_err(|error| failed(io::Error::other(error)))? {
+            Some(Said::Opened) => break,
+            Some(Said::Failed(why)) => return Err(RecordError::Unavailable(why.into())),
+            Some(_) => return Err(failed(io::ErrorKind::InvalidData.into())),
+            None => match stream.read(&mut bytes).map_err(failed)? {
+                0 => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                read => frames.push(&bytes[..read]),
+            },
+        }
+    }
+    stream.set_read_timeout(Some(LOOK_EVERY)).map_err(failed)?;
+    Ok((stream, frames))
+}
+
+impl State {
+    fn is_up(&self) -> Result<(), RecordError> {
+        match &self.down {
+            _ if self.closing => Err(RecordError::Closed),
+            Some(why) => Err(RecordError::Unavailable(Arc::clone(why))),
+            None => Ok(()),
+        }
+    }
+
+    fn refusal(&self, count: usize, bytes: usize) -> Option<RecordError> {
+        let full = self.queued_events + count > limits::JOURNAL_QUEUE_MAX
+            || self.queued_bytes + bytes > limits::JOURNAL_QUEUE_BYTES_MAX;
+        let full = full.then_some(RecordError::Full { waiting: self.queued_events });
+        self.is_up().err().or(full)
+    }
+
+    fn send(&mut self, frame: &[u8], shared: &Shared) {
+        // A sender that is sending looks again by itself.
+        if self.out.is_empty() {
+            shared.work.notify_one();
+        }
+        self.out.extend_from_slice(frame);
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if self.given_up > 0 {
+            self.given_up -= 1;
+        } else if let Some(waiting) = self.waiting.pop_front() {
+            self.queued_events -= waiting.events;
+            self.queued_bytes -= waiting.bytes;
+            // Who no longer waits has dropped the other end.
+            drop(waiting.waiter.send(answer));
+        }
+        if self.given_up == 0 && self.down.take().is_some() {
+            info!("the recorder answers again");
+        }
+    }
+
+    /// Refuses everything from now on, and whoever waits.
+    fn go_down(&mut self, reason: &Arc<str>) {
+        if self.down.replace(Arc::clone(reason)).is_none() {
+            self.since = now();
+            error!(%reason, "the record cannot be written; nothing is forwarded until it can");
+        }
+        for waiting in mem::take(&mut self.waiting) {
+            self.owing.flows += waiting.flows;
+            self.owing.operations += waiting.operations;
+            self.refused += waiting.events as u64;
+            self.given_up += 1;
+            drop(waiting.waiter.send(Err(RecordError::Unavailable(Arc::clone(reason)))));
+        }
+        (self.queued_events, self.queued_bytes) = (0, 0);
+        self.scans.clear();
+        self.look = None;
+    }
+
+    /// What could not be handed over, as a frame; nothing of it is told again.
+    fn owed(&mut self) -> Option<Vec<u8>> {
+        let owing = &mut self.owing;
+        if owing.flows + owing.operations == 0 && owing.ends.is_empty() {
+            return None;
+        }
+        owing.refused.clear();
+        let some = owing.ends.len().min(OWED_AT_ONCE);
+        let ask = Ask::Owed {
+            since: self.since,
+            reason: "what was to be recorded could not be handed to the recorder".to_owned(),
+            ends: owing.ends.drain(..some).collect(),
+            flows: mem::take(&mut owing.flows),
+            operations: mem::take(&mut owing.operations),
+        };
+        pack(&ask).ok()
+    }
+}
+
+/// Ends that one frame carries; each may have as many bytes as an event has.
+const OWED_AT_ONCE: usize = limits::RECORD_FRAME_BYTES_MAX / limits::EVENT_BYTES_MAX / 2;
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One line after the other, until it is closed.
+    fn run(self: Arc<Self>, first: (UnixStream, Frames)) {
+        let mut next = Some(first);
+        while let Some((stream, frames)) = next.take() {
+            let line = self.state().line;
+            let sending = stream.try_clone().and_then(|stream| {
+                let mine = Arc::clone(&self);
+                let sender = thread::Builder::new().name("record-send".to_owned());
+                sender.spawn(move || mine.send(stream, line))
+            });
+            match sending {
+                Ok(sending) => {
+                    self.hear(&stream, frames);
+                    drop(stream.shutdown(Shutdown::Both));
+                    self.cut();
+                    drop(sending.join());
+                }
+                Err(error) => error!(%error, "the record cannot be written to"),
+            }
+            next = self.again();
+        }
+        let mut line = self.state();
+        line.closed = true;
+        line.go_down(&"it is closed".into());
+        self.done.notify_all();
+    }
+
+    /// This line is gone: all that was sent over it, and was not answered.
+    fn cut(&self) {
+        let mut line = self.state();
+        line.line += 1;
+        if !line.closing {
+            line.go_down(&"the recorder is gone".into());
+        }
+        line.given_up = 0;
+        line.out.clear();
+        // Whatever was open is closed in the record by the next one.
+        line.owing.ends.clear();
+        self.work.notify_all();
+    }
+
+    /// The next recorder. `None` when the line shall end.
+    fn again(&self) -> Option<(UnixStream, Frames)> {
+        let mut told: Option<String> = None;
+        loop {
+            if self.state().closing {
+                return None;
+            }
+            match greet(&self.connect) {
+                Ok(next) => {
+                    let mut line = self.state();
+                    line.down = None;
+                    line.owing.ends.clear();
+                    info!(
+                        flows = line.owing.flows,
+                        operations = line.owing.operations,
+                        "the record is written again"
+                    );
+                    return Some(next);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        warn!(%error, "there is no recorder yet");
+                        told = Some(error);
+                    }
+                }
+            }
+            let line = self.state();
+            drop(self.work.wait_timeout(line, LOOK_EVERY));
+        }
+    }
+
+    /// Sends what waits, until this is no longer the line, or it shall end.
+    fn send(&self, mut stream: UnixStream, line: u64) {
+        loop {
+            let frames = {
+                let mut state = self.state();
+                loop {
+                    if state.line != line {
+                        return;
+                    }
+                    if !state.out.is_empty() {
+                        break mem::take(&mut state.out);
+                    }
+                    if state.down.is_none()
+                        && let Some(owed) = state.owed()
+                    {
+                        break owed;
+                    }
+                    if state.closing {
+                        // The recorder reads to the end, answers all of it, and closes the record.
+                        drop(stream.shutdown(Shutdown::Write));
+                        return;
+                    }
+                    let waited = self.work.wait_timeout(state, LOOK_EVERY);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            };
+            if stream.write_all(&frames).is_err() {
+                // Who hears finds out, too.
+                return;
+            }
+        }
+    }
+
+    /// Gives answers to whom they are for, until the line is gone.
+    fn hear(&self, mut stream: &UnixStream, mut frames: Frames) {
+        let mut bytes = vec![0; READ_BYTES];
+        loop {
+            loop {
+                match frames.next::<Said>() {
+                    Ok(Some(said)) => self.heard(said),
+                    Ok(None) => break,
+                    Err(error) => return error!(%error, "the recorder is not understood"),
+                }
+            }
+            match stream.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(read) => frames.push(&bytes[..read]),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(_) => return,
+            }
+            let mut line = self.state();
+            if line.waiting.front().is_some_and(|first| first.sent.elapsed() > SILENCE_MAX) {
+                line.go_down(&format!("the recorder has not answered for {SILENCE_MAX:?}").into());
+            }
+        }
+    }
+
+    fn heard(&self, said: Said) {
+        let mut line = self.state();
+        match said {
+            Said::Written(count) => {
+                for _ in 0..count.min(limits::JOURNAL_QUEUE_MAX as u64 * 2) {
+                    line.answer(Ok(()));
+                }
+            }
+            Said::Refused(why) => line.answer(Err(why.into())),
+            Said::Rows(rows, last) => match last {
+                true => drop(line.scans.pop_front().map(|asked| asked.send(Ok((rows, true))))),
+                false => drop(line.scans.front().map(|asked| asked.send(Ok((rows, false))))),
+            },
+            Said::NoRows(why) => drop(line.scans.pop_front().map(|asked| asked.send(Err(why)))),
+            Said::Operations(number, some) => {
+                let seen = Seen::Some(some.into_iter().map(recorded).collect());
+                drop(line.look.as_ref().filter(|(asked, _)| *asked == number).map(|(_, to)| to.send(seen)));
+            }
+            Said::Looked(number, how) => {
+                let asked = line.look.take_if(|(asked, _)| *asked == number);
+                drop(asked.map(|(_, to)| to.send(Seen::Over(how))));
+            }
+            Said::Vitals(vitals) => line.vitals = *vitals,
+            Said::Opened | Said::Failed(_) => {}
+        }
+    }
+}
