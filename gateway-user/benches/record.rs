@@ -11,6 +11,8 @@
     reason = "a benchmark prints, and ends where it cannot go on"
 )]
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -146,9 +148,31 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime starts")
 }
 
-/// 100 tasks, each waiting for its record before it makes the next.
+/// The writer in this process.
 fn ours(dir: &Path) -> Measured {
-    let recorder = Recorder::open(dir).expect("the record opens");
+    waiting(dir, &Recorder::open(dir).expect("the record opens"))
+}
+
+/// The writer behind a line, as in a process of its own. Both ends count.
+fn apart(dir: &Path) -> Measured {
+    let (ours, theirs) = UnixStream::pair().expect("two sockets");
+    let record = dir.to_owned();
+    let writer = std::thread::spawn(move || {
+        let recorder = Recorder::open(&record).expect("the record opens");
+        recorder.serve(&theirs).expect("a line to its end");
+    });
+    let line = std::sync::Mutex::new(Some(ours));
+    let next =
+        move || line.lock().ok().and_then(|mut line| line.take()).ok_or_else(|| ErrorKind::NotFound.into());
+    let recorder = Recorder::through(Box::new(next)).expect("the record opens");
+    let measured = waiting(dir, &recorder);
+    drop(recorder);
+    writer.join().expect("the writer ends");
+    measured
+}
+
+/// 100 tasks, each waiting for its record before it makes the next.
+fn waiting(dir: &Path, recorder: &Recorder) -> Measured {
     let runtime = runtime();
     let done = AtomicU64::new(0);
     let measured = measure(dir, || {
@@ -270,16 +294,17 @@ fn write_naively(database: &Database, receive: &mpsc::Receiver<Naive>, most: usi
 
 fn main() {
     type Way = (&'static str, fn(&Path) -> Measured);
-    let ways: [Way; 6] = [
+    let ways: [Way; 7] = [
         ("the record, 100 waiting writers", ours),
         ("the record, commits of 100, nobody woken", |dir| batches(dir, 100)),
         ("the record, commits of 64, nobody woken", |dir| batches(dir, 64)),
         ("naive: a row and 8 index rows each, group commit", |dir| naive(dir, WRITERS, true)),
         ("naive: a row each, no index, no chain, group commit", |dir| naive(dir, WRITERS, false)),
         ("naive: a row each, a commit each", |dir| naive(dir, 1, false)),
+        ("the record behind a line, 100 waiting writers", apart),
     ];
     let word = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
-    let mut sums = [Measured::default(); 6];
+    let mut sums = [Measured::default(); 7];
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
         for ((name, run), sum) in ways.iter().zip(&mut sums).filter(|((name, _), _)| name.contains(&word)) {
@@ -307,5 +332,10 @@ fn main() {
         against(3),
         against(4),
         against(5)
+    );
+    let cpu = |at: usize| sums[at].cpu * 1e6 / sums[at].records as f64;
+    println!(
+        "handing over takes {:.2} us CPU per record and its end, both ends of the line together",
+        cpu(6) - cpu(0)
     );
 }

@@ -46,6 +46,25 @@ struct Settings {
     through: Vec<String>,
 }
 
+/// The variable that has every gate run in three processes, the enforcer as this user and the recorder as the next one.
+const USER: &str = "TIDEGATE_TEST_USER";
+
+/// Gives a file that a test made to the enforcer's user, where that is another one.
+pub fn give_to_enforcer(path: &Path) {
+    give(path, 0);
+}
+
+/// The same to the recorder's user.
+pub fn give_to_recorder(path: &Path) {
+    give(path, 1);
+}
+
+fn give(path: &Path, next: u32) {
+    if let Some(uid) = std::env::var(USER).ok().and_then(|user| user.parse::<u32>().ok()) {
+        std::os::unix::fs::chown(path, Some(uid + next), None).expect("tests run as root");
+    }
+}
+
 impl Gate {
     /// A gate for this host, attached to the host's cgroup and namespace, with no policy yet.
     ///
@@ -413,8 +432,7 @@ impl Settings {
             .run
             .iter()
             .any(|option| option.starts_with("--user") || option.starts_with("--witness=command"));
-        let user =
-            std::env::var("TIDEGATE_TEST_USER").ok().filter(|_| !own).map(|user| format!("--user={user}"));
+        let user = std::env::var(USER).ok().filter(|_| !own).map(|user| format!("--user={user}"));
         let words = std::iter::once("run").chain(self.run.iter().map(String::as_str)).chain(user.as_deref());
         let words: Vec<&str> = words.collect();
         self.through(seat, &self.through, &words)

@@ -91,6 +91,7 @@ impl World {
         // 24 bytes in base64.
         fs::write(&secret, "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldY\n").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        tidegate_tests::gate::give_to_enforcer(&secret);
         let gate = Gate::on(&host)
             .policy("a.toml", &nouns(port, &secret.display().to_string()))
             .policy("a.cedar", RULES)

@@ -25,7 +25,12 @@ const HOST: &str = "127.0.0.1:7001";
 
 /// Where the witness of a test keeps what it saw.
 fn witness_of(host: &Host) -> PathBuf {
-    host.folder().join("witness")
+    let folder = host.folder().join("witness");
+    if !folder.exists() {
+        fs::create_dir(&folder).unwrap();
+        tidegate_tests::gate::give_to_recorder(&folder);
+    }
+    folder.join("seen")
 }
 
 fn gate_on(host: &Host, options: &[String]) -> Gate {

@@ -74,7 +74,8 @@ impl Writer {
         desk.owing.ends.extend(ends.into_iter().take(room));
         desk.owing.flows += refused.0;
         desk.owing.operations += refused.1;
-        if desk.down.is_none() && refused != (0, 0) {
+        // Else it is told when the record is written again.
+        if desk.down.is_none() && desk.tight.is_none() && refused != (0, 0) {
             let gap = desk.gap(since, reason);
             desk.owing.ends.push(gap);
         }

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use super::host::{Host, Program};
 
-/// The upstream's own port; nginx's; the port that the gate protects, where the same upstream listens too.
-const PORTS: [u16; 3] = [9000, 9001, 9002];
+/// The upstream's own port; nginx's; the ports that the gates protect, where the same upstream listens too.
+const PORTS: [u16; 4] = [9000, 9001, 9002, 9003];
 /// Ways to the upstream.
-pub(super) const WAYS: usize = 4;
+pub(super) const WAYS: usize = 5;
 /// Rules on the target, of which one permits.
 const RULES: usize = 100;
 /// Bytes of the answer's body.
@@ -22,12 +22,27 @@ const SECRETS: [&str; 2] = ["4111 1111 1111 1111", "ada.lovelace@example.com"];
 
 /// The programs.
 pub(super) struct Parts {
-    /// `None` once it is being taken down.
-    gate: Option<Program>,
+    /// Empty once they are being taken down.
+    gates: Vec<Program>,
     nginx: Program,
     _upstream: Program,
     tidegate: PathBuf,
     host: Host,
+}
+
+/// The gates, each with a cgroup and files of its own.
+const GATES: [Gate; 2] = [
+    Gate { name: "gated", protected: PORTS[2], own: 15001, run: &[] },
+    // A user that no account has, and the one after it.
+    Gate { name: "apart", protected: PORTS[3], own: 15002, run: &["--user=61234"] },
+];
+
+/// How a gate is set up.
+struct Gate {
+    name: &'static str,
+    protected: u16,
+    own: u16,
+    run: &'static [&'static str],
 }
 
 /// One of the ways to the upstream.
@@ -38,10 +53,12 @@ pub(super) enum Way {
     Gate,
     /// The gate, each request for another account: none looks like one before it.
     Varied,
+    /// A gate in three processes, as another user each.
+    Apart,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; WAYS] = [Self::Direct, Self::Nginx, Self::Gate, Self::Varied];
+    pub(super) const ALL: [Self; WAYS] = [Self::Direct, Self::Nginx, Self::Gate, Self::Varied, Self::Apart];
 
     /// What the way is called in tables.
     pub(super) fn name(self) -> &'static str {
@@ -50,6 +67,7 @@ impl Way {
             Self::Nginx => "nginx",
             Self::Gate => "gate",
             Self::Varied => "gate varied",
+            Self::Apart => "gate apart",
         }
     }
 
@@ -59,6 +77,7 @@ impl Way {
             Self::Direct => PORTS[0],
             Self::Nginx => PORTS[1],
             Self::Gate | Self::Varied => PORTS[2],
+            Self::Apart => PORTS[3],
         };
         format!("http://127.0.0.1:{port}/accounts/7.json")
     }
@@ -67,6 +86,7 @@ impl Way {
     pub(super) fn client(self) -> &'static str {
         match self {
             Self::Gate | Self::Varied => "gated/client",
+            Self::Apart => "apart/client",
             Self::Direct | Self::Nginx => "client",
         }
     }
@@ -78,23 +98,22 @@ impl Parts {
         let served = host.folder().join("served/accounts");
         fs::create_dir_all(&served)?;
         fs::write(served.join("7.json"), body())?;
-        let [direct, nginx, gate] = PORTS;
+        let [direct, nginx, gate, apart] = PORTS;
         // One file for all accounts.
         let root = format!(
             "root {}; default_type application/json; location / {{ try_files /accounts/7.json =404; }}",
             host.folder().join("served").display()
         );
         let around = host.cores().around;
-        let upstream = start_nginx(&host, "upstream", around, &[direct, gate], "", &root)?;
+        let upstream = start_nginx(&host, "upstream", around, &[direct, gate, apart], "", &root)?;
         let pool = format!(
             "upstream up {{ server 127.0.0.1:{direct}; keepalive 64; keepalive_requests 1000000000; }}"
         );
         let pass =
             "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
         let nginx = start_nginx(&host, "nginx", host.cores().proxy, &[nginx], &pool, pass)?;
-        let gate = start_gate(&host, tidegate)?;
-        let parts =
-            Self { gate: Some(gate), nginx, _upstream: upstream, tidegate: tidegate.to_owned(), host };
+        let gates = GATES.iter().map(|gate| gate.start(&host, tidegate)).collect::<Result<_>>()?;
+        let parts = Self { gates, nginx, _upstream: upstream, tidegate: tidegate.to_owned(), host };
         parts.check()?;
         Ok(parts)
     }
@@ -108,13 +127,14 @@ impl Parts {
         match way {
             Way::Direct => None,
             Way::Nginx => Some(&self.nginx),
-            Way::Gate | Way::Varied => self.gate.as_ref(),
+            Way::Gate | Way::Varied => self.gates.first(),
+            Way::Apart => self.gates.last(),
         }
     }
 
-    /// Bytes that the gate's record has on disk.
+    /// Bytes that the first gate's record has on disk.
     pub(super) fn recorded_bytes(&self) -> u64 {
-        size(&self.host.folder().join("state"))
+        size(&self.host.folder().join("gated-state"))
     }
 
     /// Every way answers, and the gate's answer is masked.
@@ -127,7 +147,7 @@ impl Parts {
                 .run(way.client(), around, &["curl", "-sS", "--fail-with-body", "--max-time", "20", &url])
                 .with_context(|| format!("{}: the gate's log:\n{}", way.name(), self.gate_log()))?;
             let shown = SECRETS.iter().filter(|secret| said.contains(**secret)).count();
-            let gated = matches!(way, Way::Gate | Way::Varied);
+            let gated = !matches!(way, Way::Direct | Way::Nginx);
             let expected = if gated { 0 } else { SECRETS.len() };
             if shown != expected || !said.contains("\"account\":7") {
                 bail!("{} answered something else than it should:\n{said}", way.name());
@@ -137,19 +157,24 @@ impl Parts {
     }
 
     fn gate_log(&self) -> String {
-        fs::read_to_string(self.host.folder().join("gated-gate.log")).unwrap_or_default()
+        let log =
+            |gate: &Gate| fs::read_to_string(self.host.folder().join(format!("{}-gate.log", gate.name)));
+        GATES.iter().filter_map(|gate| log(gate).ok()).collect()
     }
 
     fn unload(&self) -> Result<()> {
-        let words = gate_words(&self.host, &self.tidegate, "unload")?;
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.host.run("gated/gate", self.host.cores().around, &words).map(drop)
+        for gate in &GATES {
+            let words = gate.words(&self.host, &self.tidegate, &["unload"])?;
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            self.host.run(&gate.group(), self.host.cores().around, &words)?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        self.gate = None;
+        self.gates.clear();
         if let Err(error) = self.unload() {
             // The pins go with the host all the same.
             eprintln!("the gate's programs were not unloaded in an orderly way: {error:#}");
@@ -184,43 +209,49 @@ fn start_nginx(
     Ok(program)
 }
 
-fn gate_words(host: &Host, tidegate: &Path, command: &str) -> Result<Vec<String>> {
-    let folder = host.folder();
-    let options = [
-        ("--policies", folder.join("policies")),
-        ("--state", folder.join("state")),
-        ("--pins", host.pins().join("gate")),
-        ("--cgroup", host.cgroup("gated")?),
-        ("--admin-socket", folder.join("admin.sock")),
-    ];
-    let options =
-        options.into_iter().flat_map(|(name, value)| [name.to_owned(), value.display().to_string()]);
-    Ok([tidegate.display().to_string()].into_iter().chain(options).chain([command.to_owned()]).collect())
-}
+impl Gate {
+    fn group(&self) -> String {
+        format!("{}/gate", self.name)
+    }
 
-fn start_gate(host: &Host, tidegate: &Path) -> Result<Program> {
-    let policies = host.folder().join("policies");
-    fs::create_dir_all(&policies)?;
-    fs::create_dir_all(host.folder().join("state"))?;
-    fs::write(policies.join("bench.toml"), nouns())?;
-    fs::write(policies.join("bench.cedar"), rules())?;
-    let words = gate_words(host, tidegate, "run")?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut gate = host.start("gated/gate", host.cores().proxy, &words)?;
-    let socket = host.folder().join("admin.sock");
-    gate.await_ready(|| UnixStream::connect(&socket).is_ok())?;
-    Ok(gate)
+    fn words(&self, host: &Host, tidegate: &Path, command: &[&str]) -> Result<Vec<String>> {
+        let own = |what: &str| host.folder().join(format!("{}-{what}", self.name));
+        let options = [
+            ("--policies", own("policies")),
+            ("--state", own("state")),
+            ("--pins", host.pins().join(self.name)),
+            ("--cgroup", host.cgroup(self.name)?),
+            ("--admin-socket", own("admin.sock")),
+            ("--port", PathBuf::from(self.own.to_string())),
+        ];
+        let options =
+            options.into_iter().flat_map(|(name, value)| [name.to_owned(), value.display().to_string()]);
+        let command = command.iter().map(|word| (*word).to_owned());
+        Ok([tidegate.display().to_string()].into_iter().chain(options).chain(command).collect())
+    }
+
+    fn start(&self, host: &Host, tidegate: &Path) -> Result<Program> {
+        let own = |what: &str| host.folder().join(format!("{}-{what}", self.name));
+        fs::create_dir_all(own("policies"))?;
+        fs::write(own("policies").join("bench.toml"), nouns(self.protected))?;
+        fs::write(own("policies").join("bench.cedar"), rules())?;
+        let words = self.words(host, tidegate, &[&["run"], self.run].concat())?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut gate = host.start(&self.group(), host.cores().proxy, &words)?;
+        let socket = own("admin.sock");
+        gate.await_ready(|| UnixStream::connect(&socket).is_ok())?;
+        Ok(gate)
+    }
 }
 
 /// One target, its operation, a mask with every style of work, and a role for each rule that asks for one.
-fn nouns() -> String {
+fn nouns(protected: u16) -> String {
     let roles: String =
         (0..RULES).map(|n| format!("[[role]]\nname = \"team-{n}\"\nuids = [{}]\n\n", 20_000 + n)).collect();
     format!(
-        "[[target]]\nname = \"service\"\ndirection = \"inbound\"\nports = [{}]\nrequire = \"workload\"\n\n\
+        "[[target]]\nname = \"service\"\ndirection = \"inbound\"\nports = [{protected}]\nrequire = \"workload\"\n\n\
          [[operation]]\nname = \"read\"\ntarget = \"service\"\nmethods = [\"GET\"]\npaths = [\"/accounts/{{account}}\"]\n\n\
-         [[mask]]\nname = \"personal\"\ntargets = [\"service\"]\nfind = [\"card\", \"email\", \"api-key\"]\n\n{roles}",
-        PORTS[2]
+         [[mask]]\nname = \"personal\"\ntargets = [\"service\"]\nfind = [\"card\", \"email\", \"api-key\"]\n\n{roles}"
     )
 }
 

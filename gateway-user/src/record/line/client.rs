@@ -126,7 +126,7 @@ impl Line {
         let mut line = self.0.state();
         let refusal = match frame {
             Err(_) => Err(too_large(bytes)),
-            Ok(frame) => line.refusal(count, bytes).map_or(Ok(frame), Err),
+            Ok(frame) => line.refusal(&events, count, bytes).map_or(Ok(frame), Err),
         };
         let frame = match refusal {
             Ok(frame) => frame,
@@ -290,11 +290,14 @@ impl State {
         }
     }
 
-    fn refusal(&self, count: usize, bytes: usize) -> Option<RecordError> {
+    fn refusal(&self, events: &[Event], count: usize, bytes: usize) -> Option<RecordError> {
+        // What begins is not even sent where the record has said that it takes nothing new.
+        let told = self.vitals.down.as_ref().filter(|_| events.iter().any(Event::is_beginning));
+        let told = told.map(|why| RecordError::Unavailable(why.as_str().into()));
         let full = self.queued_events + count > limits::JOURNAL_QUEUE_MAX
             || self.queued_bytes + bytes > limits::JOURNAL_QUEUE_BYTES_MAX;
         let full = full.then_some(RecordError::Full { waiting: self.queued_events });
-        self.is_up().err().or(full)
+        self.is_up().err().or(told).or(full)
     }
 
     fn send(&mut self, frame: &[u8], shared: &Shared) {

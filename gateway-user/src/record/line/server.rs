@@ -62,22 +62,16 @@ type Taken = Result<Durable, RecordError>;
 
 /// Answers appends in their order, as many at once as are durable. Ends when nobody hands over any more, or nobody hears.
 fn answer(recorder: &Recorder, mouth: &Mouth, taken: &Receiver<Taken>) {
-    let mut told = None;
     let mut written = 0;
-    let mut look = Instant::now();
+    let mut vitals = Told::default();
     // Who does not hear is gone; what he handed over is written anyway.
     let tell = |written: &mut u64| match std::mem::take(written) {
         0 => {}
         count => drop(mouth.say(&Said::Written(count))),
     };
     loop {
-        if look.elapsed() >= VITALS_EVERY {
-            look = Instant::now();
-            let vitals = vitals_of(recorder);
-            if told.as_ref() != Some(&vitals) {
-                drop(mouth.say(&Said::Vitals(Box::new(vitals.clone()))));
-                told = Some(vitals);
-            }
+        if vitals.said.is_none_or(|said| said.elapsed() >= VITALS_EVERY) {
+            vitals.tell(recorder, mouth);
         }
         let next = match taken.try_recv() {
             Ok(next) => next,
@@ -101,8 +95,30 @@ fn answer(recorder: &Recorder, mouth: &Mouth, taken: &Receiver<Taken>) {
             Ok(()) => written += 1,
             Err(error) => {
                 tell(&mut written);
+                if matches!(error, RecordError::Unavailable(_)) {
+                    // Known before the next append is made, where that comes after this answer.
+                    vitals.tell(recorder, mouth);
+                }
                 drop(mouth.say(&Said::Refused(error.into())));
             }
+        }
+    }
+}
+
+/// What the enforcer was told of how the record is.
+#[derive(Default)]
+struct Told {
+    said: Option<Instant>,
+    vitals: Option<Vitals>,
+}
+
+impl Told {
+    fn tell(&mut self, recorder: &Recorder, mouth: &Mouth) {
+        self.said = Some(Instant::now());
+        let vitals = vitals_of(recorder);
+        if self.vitals.as_ref() != Some(&vitals) {
+            drop(mouth.say(&Said::Vitals(Box::new(vitals.clone()))));
+            self.vitals = Some(vitals);
         }
     }
 }
