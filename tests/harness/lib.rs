@@ -67,13 +67,21 @@ pub fn built(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// After [`PATIENCE`], naming what was awaited.
-pub fn eventually<T>(awaited: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(awaited: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, awaited, ask)
+}
+
+/// The same, for so long.
+///
+/// # Panics
+/// When it does not come.
+pub fn eventually_within<T>(patience: Duration, awaited: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {awaited}");
+        assert!(start.elapsed() < patience, "waited {patience:?} in vain: {awaited}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -66,6 +66,8 @@ const TESTS: &[Need] = &[
     Need::command("tshark", "tshark", "reads the captures that are exported"),
     Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),
     Need::file("/lib/systemd/systemd-journald", "systemd", "a witness of the record"),
+    Need::command("faketime", "faketime", "a clock that jumps"),
+    Need::command("mkfs.ext4", "e2fsprogs", "a disk of its own for the record"),
     Need::command("unshare", "util-linux", "gives journald a file system of its own"),
 ];
 const NPM: &[Need] = &[Need::command("npm", "npm", "brings the identity provider and the archive checker")];

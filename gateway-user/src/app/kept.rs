@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -45,6 +45,12 @@ pub async fn enforce_kept(settings: Settings, line: OwnedFd) -> Result<Ended, Ap
     enforce(&settings, (shelf, Opened::of(recorder, sealing)), Hold::Kept(keeper), door, work).await
 }
 
+/// The directory that this one lies in, unless that holds everything.
+fn above(directory: &Path) -> PathBuf {
+    let parent = directory.parent().filter(|parent| parent.parent().is_some());
+    parent.unwrap_or(directory).to_owned()
+}
+
 /// These settings, with what is the enforcer's own.
 fn own(settings: Settings) -> Settings {
     Settings { state: settings.state.join(keeper::ENFORCER), ..settings }
@@ -73,7 +79,8 @@ async fn recorder(keeper: Client) -> Result<Recorder, AppError> {
 #[must_use]
 pub fn reach(settings: &Settings) -> kernel::Reach {
     let mut reach = kernel::Reach {
-        read: vec![settings.policies.clone()],
+        // Also where another directory is put in its place.
+        read: vec![above(&settings.policies)],
         write: vec![settings.state.join(keeper::ENFORCER), PathBuf::from("/dev/null")],
         network: true,
     };

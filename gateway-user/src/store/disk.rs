@@ -7,10 +7,11 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::backend::{Boxed, Named};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -188,7 +189,13 @@ impl Disk for Folder {
     }
 
     fn database(&self, access: Access) -> io::Result<Box<dyn StorageBackend>> {
-        backend(options(access).open(self.root.join(DATABASE))?)
+        let path = self.root.join(DATABASE);
+        let file = options(access).open(&path)?;
+        if access != Access::Write {
+            return backend(file);
+        }
+        let named = Named::of(&file, path)?;
+        Ok(Box::new(Boxed::named(backend(file)?, named)))
     }
 
     fn segment(&self, number: u32, access: Access) -> io::Result<Arc<dyn Segment>> {
@@ -270,7 +277,11 @@ impl Segment for PlainFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data()?;
+        match self.0.metadata()?.nlink() {
+            0 => Err(io::Error::other("the file of bodies was removed")),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! with the packed commit, its index rows and the small state is committed (two-phase, quick repair). What a commit
 //! refers to is on disk before the commit is. The layout is written down byte by byte in `docs/RECORD.md`.
 
+mod backend;
 mod bodies;
 pub mod disk;
 pub mod keyfile;
@@ -25,10 +26,11 @@ use redb::{
     WriteTransaction,
 };
 
+use self::backend::Boxed;
 pub use self::bodies::Bodies;
 use self::disk::{Access, Disk};
+use self::overlay::Overlay;
 pub use self::overlay::Rehearsal;
-use self::overlay::{Boxed, Overlay};
 pub(crate) use self::segments::Appender;
 pub use self::segments::{Placed, SegmentRow};
 pub use self::snapshot::{IndexRows, Row, Snapshot};
@@ -195,7 +197,7 @@ impl Store {
     pub fn create(disk: &dyn Disk, first: &Batch<'_>) -> Result<(), StoreError> {
         let backend = disk.scratch().map_err(StoreError::io("make the record's database"))?;
         let store = guarded("make a new database", || {
-            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed(backend))?;
+            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed::of(backend))?;
             Ok(Self { database: Arc::new(database) })
         })?;
         store.commit(first)?;
@@ -210,7 +212,7 @@ impl Store {
     pub fn open(disk: &dyn Disk) -> Result<Self, StoreError> {
         let backend = disk.database(Access::Write).map_err(StoreError::io("open the record's database"))?;
         guarded("open the database", || {
-            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed(backend))?;
+            let database = builder(WRITER_CACHE_BYTES).create_with_backend(Boxed::of(backend))?;
             Ok(Self { database: Arc::new(database) })
         })
     }
@@ -385,7 +387,7 @@ impl ReadStore {
         let doing = "open the record's database to read";
         let backend = disk.database(Access::Read).map_err(StoreError::io(doing))?;
         let beside = guarded("open the database to read", || {
-            match builder(READER_CACHE_BYTES).open_read_only_with_backend(Boxed(backend)) {
+            match builder(READER_CACHE_BYTES).open_read_only_with_backend(Boxed::of(backend)) {
                 Ok(database) => Ok(Some(Handle::Beside(database))),
                 Err(redb::DatabaseError::RepairAborted) => Ok(None),
                 Err(other) => Err(other.into()),
