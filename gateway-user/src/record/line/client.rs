@@ -28,6 +28,8 @@ pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 
 /// How often a recorder is looked for, and how often it is asked whether it still answers.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a sender looks whether more is handed over at the moment.
+const GATHERED: usize = 8;
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 /// What a recorder that answers at all says by then: it notices a disk that hangs by itself.
@@ -450,7 +452,7 @@ impl Shared {
                         return;
                     }
                     if !state.out.is_empty() {
-                        break mem::take(&mut state.out);
+                        break self.gathered(state);
                     }
                     if state.down.is_none()
                         && let Some(owed) = state.owed()
@@ -471,6 +473,20 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// All that is to be sent: those who were answered together hand over together, so a few moments bring many of them.
+    fn gathered<'s>(&'s self, mut state: MutexGuard<'s, State>) -> Vec<u8> {
+        for _ in 0..GATHERED {
+            let before = state.out.len();
+            drop(state);
+            thread::yield_now();
+            state = self.state();
+            if state.out.len() == before {
+                break;
+            }
+        }
+        mem::take(&mut state.out)
     }
 
     /// Gives answers to whom they are for, until the line is gone.

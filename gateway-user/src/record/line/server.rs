@@ -86,7 +86,13 @@ fn answer(recorder: &Recorder, mouth: &Mouth, taken: &Receiver<Taken>) {
             }
         };
         let outcome = next.and_then(|mut durable| {
-            durable.now().unwrap_or_else(|| {
+            let mut now = durable.now();
+            if now.is_none() && written > 0 {
+                // The writer is at it: one commit is one answer.
+                thread::yield_now();
+                now = durable.now();
+            }
+            now.unwrap_or_else(|| {
                 tell(&mut written);
                 durable.wait()
             })
