@@ -20,6 +20,8 @@ pub const SERVICES_MAX: u32 = 4 * 1024;
 pub const OWN_MAX: u32 = 16 * 1024;
 /// Guards.
 pub const GUARDS_MAX: u32 = 1024;
+/// User ids, times cgroups, of all exemptions.
+pub const EXEMPT_CALLERS_MAX: u32 = 8 * 1024;
 /// Cgroups of all guards.
 pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
 /// User ids of all guards.
@@ -127,6 +129,18 @@ pub struct Guarding {
     pub levels: u32,
     /// User ids guarded.
     pub uids: u32,
+}
+
+/// Whose connects go straight to what is protected. On a socket: by which row its connect went there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExemptKey {
+    /// Id of a cgroup that the process must be in, or below; 0: wherever it is.
+    pub cgroup: u64,
+    /// Its real user id.
+    pub uid: u32,
+    /// 1; on a socket 0 where its connect went by no exemption.
+    pub one: u32,
 }
 
 /// One TCP connection seen from its client.
@@ -345,6 +359,10 @@ counters! {
     UnreadableFrame = "dropped_unreadable_frame",
     /// A connection to a target, or of a guarded process, that the connect hook did not see was about to begin.
     Unseen = "unseen",
+    /// A connect of an exempt process went straight to a target or a protected service.
+    Exempted = "exempted_connect",
+    /// Dropped: the connection stood by an exemption that is over.
+    ExemptionOver = "dropped_exemption_over",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -388,6 +406,7 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Bound = 16 + 4,
+    ExemptKey = 16,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
     Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,

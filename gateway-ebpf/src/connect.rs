@@ -8,12 +8,12 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockAddrContext;
-use gateway_ebpf::abi::{Address, Config, Counter, STATE_LOCAL, STATE_NONE, STATE_REDIRECTED};
+use gateway_ebpf::abi::{Address, Config, Counter, ExemptKey, STATE_LOCAL, STATE_NONE, STATE_REDIRECTED};
 use gateway_ebpf::choose::{self, Answer, Connect};
 
 use crate::look::{self, read, v4, v6, word};
 use crate::report::{To, count, refused};
-use crate::{BOUND, EXEMPT, MARKS, RECORDS};
+use crate::{BOUND, EXEMPT, FREED, MARKS, RECORDS};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -120,9 +120,12 @@ fn no_unspecified(mut address: Address) -> Address {
 
 #[inline(always)]
 fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
-    // A socket may disconnect (AF_UNSPEC, which no hook sees) and dial again: what it was is void.
+    // A socket may disconnect (AF_UNSPEC, which no hook sees) and dial again, for somebody else: what it was is void.
     if let Some(old) = RECORDS.get(dial.socket) {
         old.state = STATE_NONE;
+    }
+    if let Some(old) = FREED.get(dial.socket) {
+        old.one = 0;
     }
     let (address, port) = (&dial.address, dial.port);
     let mut to = To { address, port, protocol: dial.protocol, guard: 0 };
@@ -141,10 +144,13 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         return Outcome::Deny;
     }
     let guard = if exempt { 0 } else { look::current_guard() };
+    let exemption =
+        if exempt || guard != 0 || !choose::is_tcp(dial.protocol) { None } else { look::current_exemption() };
     to.guard = guard;
     let service = look::is_service(address, port);
     let answer = choose::connect(&Connect {
         exempt,
+        freed: exemption.is_some(),
         gate: look::is_gate(),
         // Asked where it matters alone.
         alive: guard == 0 || look::is_alive(),
@@ -163,12 +169,10 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         return Outcome::Deny;
     }
     let failed = match answer {
-        Answer::Pass(counter) => {
-            if let Some(counter) = counter {
-                count(counter);
-            }
-            return Outcome::Allow;
-        }
+        Answer::Pass(counter) => match pass(dial, counter, exemption) {
+            Ok(()) => return Outcome::Allow,
+            Err(counter) => counter,
+        },
         Answer::Refuse(counter) => counter,
         Answer::Record => match keep(ctx, dial, netns, guard, STATE_LOCAL) {
             Ok(()) => {
@@ -195,6 +199,22 @@ fn goes_where_it_may(dial: &Dial) -> bool {
         && word(&bound.address, 4) == word(&dial.address, 4)
         && word(&bound.address, 8) == word(&dial.address, 8)
         && word(&bound.address, 12) == word(&dial.address, 12)
+}
+
+/// Lets it go straight. What goes past the gate by an exemption keeps by which one: its packets need that.
+#[inline(always)]
+fn pass(dial: &Dial, counter: Option<Counter>, exemption: Option<ExemptKey>) -> Result<(), Counter> {
+    let Some(counter) = counter else { return Ok(()) };
+    if matches!(counter, Counter::Exempted)
+        && let Some(by) = exemption
+    {
+        let Some(kept) = FREED.get_or_make(dial.socket, core::ptr::null_mut()) else {
+            return Err(Counter::MarkFailed);
+        };
+        *kept = by;
+    }
+    count(counter);
+    Ok(())
 }
 
 /// The gate's port, where the address may be rewritten.

@@ -14,7 +14,7 @@ use gateway_ebpf::abi::{
 };
 
 use crate::coverage;
-use crate::look::{self, read, v4, v6};
+use crate::look::{self, Freed, read, v4, v6};
 use crate::report::count;
 use crate::{ALLOWED, EXEMPT, MARKS, RECORDS, TUPLES};
 
@@ -99,7 +99,7 @@ fn tuple(ctx: &SockOpsContext, from_client: bool) -> Tuple {
 /// A client's SYN is about to leave.
 #[inline(always)]
 fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
-    if EXEMPT.get(socket).is_some() {
+    if EXEMPT.get(socket).is_some() || look::freed(socket) == Freed::Yes {
         let tuple = tuple(ctx, true);
         if !look::is_service(&tuple.destination, tuple.destination_port) {
             return;

@@ -10,13 +10,14 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
-    Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ, Record,
-    mapped,
+    Address, BLOCK_BITS, BlockData, Config, DnsKey, ExemptKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ,
+    Record, mapped,
 };
 use gateway_ebpf::choose;
 
 use crate::{
-    CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS,
+    CONFIG, DNS, EXEMPT_CALLERS, EXEMPTING, FREED, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS,
+    HEARTBEAT, OWN, SERVICES, TARGETS,
 };
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
@@ -164,6 +165,74 @@ pub(crate) fn is_dns(guard: u32, address: &Address, port: u16) -> bool {
 #[inline(always)]
 pub(crate) fn in_force(guard: u32) -> bool {
     guard != 0 && GUARDS.get_ptr(&guard).is_some()
+}
+
+/// What a socket's connect has of an exemption.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freed {
+    /// It went by none.
+    No,
+    /// It went straight, and still may.
+    Yes,
+    /// It went straight, by an exemption that is over.
+    Over,
+}
+
+/// Whether this socket's connect went straight by an exemption.
+#[inline(always)]
+pub(crate) fn freed(socket: *mut c_void) -> Freed {
+    let Some(by) = FREED.get(socket) else { return Freed::No };
+    if by.one == 0 {
+        return Freed::No;
+    }
+    let key = ExemptKey { cgroup: by.cgroup, uid: by.uid, one: 1 };
+    if EXEMPT_CALLERS.get_ptr(&key).is_some() { Freed::Yes } else { Freed::Over }
+}
+
+/// The exemption of whoever runs now.
+#[inline(always)]
+pub(crate) fn current_exemption() -> Option<ExemptKey> {
+    // SAFETY: both helpers only read the current task.
+    exemption_by(
+        |level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) },
+        || unsafe { helper::bpf_get_current_uid_gid() as u32 },
+    )
+}
+
+/// Whether the maker of the socket a packet left from is exempt: for connections that no connect hook judged.
+#[inline(always)]
+pub(crate) fn is_packet_exempt(skb: *mut c_void) -> bool {
+    // SAFETY: `skb` is the hook's context; both helpers only read the socket behind it.
+    exemption_by(
+        |level| unsafe { helper::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) },
+        || unsafe { helper::bpf_get_socket_uid(skb.cast()) },
+    )
+    .is_some()
+}
+
+/// Always by the uid, and by the cgroup besides where one is asked for.
+#[inline(always)]
+fn exemption_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> Option<ExemptKey> {
+    let exempting = EXEMPTING.get(0)?;
+    if exempting.uids == 0 {
+        return None;
+    }
+    let levels = exempting.levels;
+    let mut key = ExemptKey { cgroup: 0, uid: uid(), one: 1 };
+    if EXEMPT_CALLERS.get_ptr(&key).is_some() {
+        return Some(key);
+    }
+    let mut level = 0;
+    while level < GUARD_LEVELS_MAX {
+        if levels & (1 << level) != 0 {
+            key.cgroup = cgroup(level);
+            if key.cgroup != 0 && EXEMPT_CALLERS.get_ptr(&key).is_some() {
+                return Some(key);
+            }
+        }
+        level += 1;
+    }
+    None
 }
 
 /// The guard of whoever runs now; 0: none. The innermost cgroup wins, then the uid.

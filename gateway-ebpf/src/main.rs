@@ -29,7 +29,7 @@ use aya_ebpf::programs::{
     TcContext,
 };
 use gateway_ebpf::abi::{
-    self, BlockData, Bound, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple,
+    self, BlockData, Bound, Config, DnsKey, ExemptKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple,
 };
 
 use crate::look::Storage;
@@ -65,6 +65,12 @@ static GUARD_UIDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARD_UIDS
 #[map]
 static DNS: HashMap<DnsKey, u32> = HashMap::with_max_entries(abi::DNS_MAX, 0);
 
+// Whose connects go straight. Written by the enforcer.
+#[map]
+static EXEMPTING: Array<Guarding> = Array::with_max_entries(1, 0);
+#[map]
+static EXEMPT_CALLERS: HashMap<ExemptKey, u32> = HashMap::with_max_entries(abi::EXEMPT_CALLERS_MAX, 0);
+
 /// The hand-over. Full, it forgets who waited longest: an honest row waits microseconds, and whoever lets rows wait (a
 /// socket that hears no answer) crowds out his own.
 #[map]
@@ -82,6 +88,9 @@ static MARKS: Storage<Mark> = Storage::new();
 /// proof: marks, cgroups and interfaces can all be had by others.
 #[btf_map]
 static EXEMPT: Storage<u32> = Storage::new();
+/// The exemption by which a connect went straight. It outlives the exemption: only while its row stands it counts.
+#[btf_map]
+static FREED: Storage<ExemptKey> = Storage::new();
 /// Where such a socket may go, if it was made for somebody who is not trusted with more.
 #[btf_map]
 static BOUND: Storage<Bound> = Storage::new();

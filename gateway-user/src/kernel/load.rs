@@ -37,6 +37,9 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "MARKS",
     "EXEMPT",
     "BOUND",
+    "EXEMPTING",
+    "EXEMPT_CALLERS",
+    "FREED",
     "COUNTS",
     "EVENTS",
 ];

@@ -91,6 +91,8 @@ pub struct Table {
     pub guards: Vec<GuardRow>,
     /// Protected services of this host.
     pub services: Vec<ServiceRow>,
+    /// Whose connections go straight.
+    pub exempts: Vec<ExemptRow>,
 }
 
 /// A block of addresses.
@@ -129,6 +131,17 @@ pub struct GuardRow {
     pub uids: Vec<u32>,
     /// DNS servers its processes may ask over UDP and TCP.
     pub dns: Vec<SocketAddr>,
+}
+
+/// An exemption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExemptRow {
+    /// Unique name.
+    pub name: String,
+    /// Real user ids.
+    pub uids: Vec<u32>,
+    /// Cgroups one of which a process must be in besides, as those of a guard; `None`: wherever it is.
+    pub cgroups: Option<Vec<PathBuf>>,
 }
 
 /// A protected service of this host.

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use gateway_ebpf::abi::{
-    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, GUARD_LEVELS_MAX, Guarding, Plain,
+    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, ExemptKey, GUARD_LEVELS_MAX, Guarding, Plain,
 };
 use serde::Serialize;
 
 use super::pins::{self, cgroup2_root, map_path};
 use super::raw::RawMap;
-use super::{Block, GuardRow, KernelError, Table, guard_id};
+use super::{Block, ExemptRow, GuardRow, KernelError, Table, guard_id};
 
 /// A guard's cgroup that does not exist now. A later publish may find it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,6 +48,8 @@ pub(super) struct Rows {
     levels: u32,
     uids: BTreeMap<u32, u32>,
     dns: BTreeSet<DnsKey>,
+    exempt_levels: u32,
+    exempt_callers: BTreeSet<ExemptKey>,
     missing: Vec<Missing>,
 }
 
@@ -70,6 +72,9 @@ pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError
     }
     for guard in &table.guards {
         add_guard(&mut rows, guard)?;
+    }
+    for exempt in &table.exempts {
+        add_exempt(&mut rows, exempt)?;
     }
     Ok(rows)
 }
@@ -143,6 +148,37 @@ fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
     Ok(())
 }
 
+fn add_exempt(rows: &mut Rows, exempt: &ExemptRow) -> Result<(), KernelError> {
+    if let Some(uid) = exempt.uids.iter().find(|uid| rows.uids.contains_key(uid)) {
+        return Err(KernelError::Row(format!(
+            "exempt {:?} names uid {uid}, which is guarded (the enforcer's own user always is); take it out",
+            exempt.name
+        )));
+    }
+    let mut cgroups = Vec::new();
+    for path in exempt.cgroups.iter().flatten() {
+        let (directory, level) = below(&cgroup2_root()?, path)?;
+        match pins::inode(&directory) {
+            Ok(cgroup) => {
+                cgroups.push(cgroup);
+                rows.exempt_levels |= 1 << level;
+            }
+            // Nobody is in it, so nobody is exempt by it.
+            Err(KernelError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if exempt.cgroups.is_none() {
+        cgroups.push(0);
+    }
+    for cgroup in cgroups {
+        for uid in &exempt.uids {
+            rows.exempt_callers.insert(ExemptKey { cgroup, uid: *uid, one: 1 });
+        }
+    }
+    Ok(())
+}
+
 fn claim<K: Ord>(
     into: &mut BTreeMap<K, u32>,
     key: K,
@@ -183,6 +219,8 @@ pub(super) struct Tables {
     cgroups: RawMap,
     uids: RawMap,
     dns: RawMap,
+    exempting: RawMap,
+    exempt_callers: RawMap,
 }
 
 impl Tables {
@@ -199,6 +237,8 @@ impl Tables {
             cgroups: open("GUARD_CGROUPS", 8, 4)?,
             uids: open("GUARD_UIDS", 4, 4)?,
             dns: open("DNS", size_of::<DnsKey>(), 4)?,
+            exempting: open("EXEMPTING", 4, size_of::<Guarding>())?,
+            exempt_callers: open("EXEMPT_CALLERS", size_of::<ExemptKey>(), 4)?,
         })
     }
 
@@ -212,6 +252,11 @@ impl Tables {
             Side::new("DNS", &self.dns, rows.dns.iter().map(|key| set(key.bytes()))),
             Side::new("GUARD_CGROUPS", &self.cgroups, rows.cgroups.iter().map(pair)),
             Side::new("GUARD_UIDS", &self.uids, rows.uids.iter().map(pair)),
+            Side::new(
+                "EXEMPT_CALLERS",
+                &self.exempt_callers,
+                rows.exempt_callers.iter().map(|key| set(key.bytes())),
+            ),
             Side::new("TARGETS", &self.targets, rows.targets.iter().map(|key| set(key.bytes()))),
             Side::new("SERVICES", &self.services, rows.services.iter().map(|key| set(key.bytes()))),
         ];
@@ -223,6 +268,10 @@ impl Tables {
         }
         let guarding = Guarding { levels: rows.levels, uids: rows.uids.len() as u32 };
         self.guarding.update(&0u32.to_ne_bytes(), guarding.bytes()).map_err(KernelError::map("GUARDING"))?;
+        let exempting = Guarding { levels: rows.exempt_levels, uids: rows.exempt_callers.len() as u32 };
+        self.exempting
+            .update(&0u32.to_ne_bytes(), exempting.bytes())
+            .map_err(KernelError::map("EXEMPTING"))?;
         for side in wanted.iter().rev() {
             side.delete_the_rest()?;
         }
