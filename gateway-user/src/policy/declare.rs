@@ -490,10 +490,7 @@ fn exempt(fields: &Fields<'_>, name: At<String>) -> Option<Entry<Exempt>> {
         );
     }
     if fields.has("units") && units.is_empty() {
-        fields.report(
-            Problem::at(&name.place, "`units` names no unit")
-                .help("leave `units` out, and the users are exempt wherever they are"),
-        );
+        // That it is empty was reported; without it they would be exempt everywhere.
         return None;
     }
     let exempt = Exempt { name: name.value.clone(), uids, units, reason: reason?.value };

@@ -460,7 +460,7 @@ fn an_exemption_names_users_and_a_reason_and_nobody_who_is_guarded() {
     added_mistake(&unit, "b.toml:2:8", &["names no user", "only together with a uid"]);
     added_mistake(&format!("{head}uids = [7]\n"), "b.toml:1:1", &["reason"]);
     let nowhere = format!("{head}uids = [7]\nunits = []\nreason = \"r\"\n");
-    added_mistake(&nowhere, "b.toml:2:8", &["names no unit"]);
+    added_mistake(&nowhere, "b.toml:4:9", &["`units` is empty"]);
     let sound = format!("{head}uids = [7]\nunits = [\"backup.service\"]\nreason = \"r\"\n");
     assert_eq!(mistakes(&[("a.toml", NOUNS), ("b.toml", &sound)]), Vec::<String>::new());
 }
