@@ -19,6 +19,14 @@ pub const DATAGRAM: u32 = 2;
 /// `SOCK_RAW`.
 pub const RAW: u32 = 3;
 
+/// A count of bytes from the sequence numbers that it went by. `about` is the count as the kernel has it, perhaps some packets off,
+/// because it is read in several steps; `low` are the exact lower 32 bits.
+#[must_use]
+#[inline(always)]
+pub const fn exactly(about: u64, low: u32) -> u64 {
+    about.wrapping_add_signed(low.wrapping_sub(about as u32) as i32 as i64)
+}
+
 /// What a connect hook answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {

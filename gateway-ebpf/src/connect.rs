@@ -147,7 +147,8 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     let exemption =
         if exempt || guard != 0 || !choose::is_tcp(dial.protocol) { None } else { look::current_exemption() };
     to.guard = guard;
-    let service = look::is_service(address, port);
+    let (target, service) = (look::target(address, port), look::service(address, port));
+    let row = if target != 0 { target } else { service };
     let answer = choose::connect(&Connect {
         exempt,
         freed: exemption.is_some(),
@@ -158,11 +159,11 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),
         here: netns == config.netns,
-        own: service && look::is_own(address),
+        own: service != 0 && look::is_own(address),
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
-        target: look::is_target(address, port),
-        service,
+        target: target != 0,
+        service: service != 0,
     });
     if guard != 0 && !mark(dial.socket, guard) {
         refused(ctx, Counter::MarkFailed, &to);
@@ -174,14 +175,14 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
             Err(counter) => counter,
         },
         Answer::Refuse(counter) => counter,
-        Answer::Record => match keep(ctx, dial, netns, guard, STATE_LOCAL) {
+        Answer::Record => match keep(ctx, dial, netns, (guard, service), STATE_LOCAL) {
             Ok(()) => {
                 count(Counter::LocalRecorded);
                 return Outcome::Allow;
             }
             Err(counter) => counter,
         },
-        Answer::Redirect => match redirect(ctx, dial, netns, guard, config) {
+        Answer::Redirect => match redirect(ctx, dial, netns, (guard, row), config) {
             Ok(port) => return Outcome::ToGate(port),
             Err(counter) => counter,
         },
@@ -223,10 +224,10 @@ fn redirect(
     ctx: &SockAddrContext,
     dial: &Dial,
     netns: u64,
-    guard: u32,
+    whose: (u32, u32),
     config: &Config,
 ) -> Result<u16, Counter> {
-    keep(ctx, dial, netns, guard, STATE_REDIRECTED)?;
+    keep(ctx, dial, netns, whose, STATE_REDIRECTED)?;
     count(Counter::Redirected);
     Ok(config.gate_port)
 }
@@ -234,11 +235,17 @@ fn redirect(
 /// Everything that must hold before the gate may be expected to see this connect: the socket reaches this host's own
 /// addresses, and its record is kept.
 #[inline(always)]
-fn keep(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> Result<(), Counter> {
+fn keep(
+    ctx: &SockAddrContext,
+    dial: &Dial,
+    netns: u64,
+    whose: (u32, u32),
+    state: u32,
+) -> Result<(), Counter> {
     if !free_of_device(ctx, dial.socket) {
         return Err(Counter::DeviceBound);
     }
-    match record(ctx, dial, netns, guard, state) {
+    match record(ctx, dial, netns, whose, state) {
         true => Ok(()),
         false => Err(Counter::RecordFailed),
     }
@@ -267,15 +274,16 @@ fn free_of_device(ctx: &SockAddrContext, socket: *mut c_void) -> bool {
     failed == 0
 }
 
-/// Keeps on the client's socket who dialled and where to. False: no memory.
+/// Keeps on the client's socket who dialled and where to: the guard, and the number of what was dialled. False: no memory.
 #[inline(always)]
-fn record(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> bool {
+fn record(ctx: &SockAddrContext, dial: &Dial, netns: u64, (guard, row): (u32, u32), state: u32) -> bool {
     let Some(record) = RECORDS.get_or_make(dial.socket, core::ptr::null_mut()) else { return false };
     look::fill_caller(record);
     record.tuple.netns = netns;
     // SAFETY: reads the socket behind the context.
     record.cookie = unsafe { helper::bpf_get_socket_cookie(ctx.as_ptr()) };
     record.guard = guard;
+    record.row = row;
     record.address = dial.address;
     record.port = dial.port;
     record.family = dial.family;

@@ -133,10 +133,26 @@ pub(crate) fn out_of_scope(config: &Config, netns: u64) -> bool {
     config.flags & FLAG_ONLY_NETNS != 0 && netns != config.netns
 }
 
+/// The number of the row that holds this place; 0: none does.
+#[inline(always)]
+fn row_of(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> u32 {
+    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
+    blocks.get(Key::new(BLOCK_BITS, data)).copied().unwrap_or_default()
+}
+
 #[inline(always)]
 fn in_blocks(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> bool {
-    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
-    blocks.get(Key::new(BLOCK_BITS, data)).is_some()
+    row_of(blocks, address, port) != 0
+}
+
+#[inline(always)]
+pub(crate) fn target(address: &Address, port: u16) -> u32 {
+    row_of(&TARGETS, address, port)
+}
+
+#[inline(always)]
+pub(crate) fn service(address: &Address, port: u16) -> u32 {
+    row_of(&SERVICES, address, port)
 }
 
 #[inline(always)]
@@ -297,7 +313,8 @@ macro_rules! offsets {
     ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
 }
 offsets! {
-    TASK_COMM, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
+    TASK_COMM, TASK_CRED, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, CRED_UID, FILE_INODE, INODE_NUMBER, INODE_SUPER,
+    SUPER_DEVICE, SOCK_FLAGS, SOCK_PORT, TCP_COPIED, TCP_NEXT, TCP_RECEIVED, TCP_WRITTEN, TCP_UNACKED, TCP_ACKED,
 }
 
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
@@ -313,6 +330,59 @@ fn kernel_word(base: u64, offset: &'static u32) -> u64 {
         }
     }
     value
+}
+
+/// How far a TCP socket has come, as its process sees it. Only for hooks whose context is the socket itself.
+pub(crate) struct Progress {
+    /// A FIN came. Read first: from then on nothing comes any more.
+    pub(crate) done: bool,
+    /// Sequence number of the next byte that may come.
+    pub(crate) next: u32,
+    pub(crate) received: u64,
+    /// Sequence number of the next byte to be read.
+    pub(crate) copied: u32,
+    /// Sequence number of the next byte to be written.
+    pub(crate) written: u32,
+    /// Sequence number of the first byte that is not acknowledged.
+    pub(crate) unacked: u32,
+    pub(crate) acked: u64,
+}
+
+/// `SOCK_DONE` among the flags of a socket: set when its FIN came.
+const SOCK_DONE: u64 = 1 << 1;
+
+#[inline(always)]
+pub(crate) fn progress(socket: *mut c_void) -> Progress {
+    let socket = socket as u64;
+    Progress {
+        done: kernel_word(socket, &SOCK_FLAGS) & SOCK_DONE != 0,
+        next: kernel_word(socket, &TCP_NEXT) as u32,
+        received: kernel_word(socket, &TCP_RECEIVED),
+        copied: kernel_word(socket, &TCP_COPIED) as u32,
+        written: kernel_word(socket, &TCP_WRITTEN) as u32,
+        unacked: kernel_word(socket, &TCP_UNACKED) as u32,
+        acked: kernel_word(socket, &TCP_ACKED),
+    }
+}
+
+/// A socket's own port. Only for hooks whose context is the socket itself.
+#[inline(always)]
+pub(crate) fn own_port(socket: *mut c_void) -> u32 {
+    kernel_word(socket as u64, &SOCK_PORT) as u32 & 0xffff
+}
+
+/// Real user id of whoever runs now, for hooks that lack the helper (sock_ops).
+#[inline(always)]
+pub(crate) fn current_uid() -> u32 {
+    // SAFETY: reads the current task.
+    let task = unsafe { helper::bpf_get_current_task() };
+    kernel_word(kernel_word(task, &TASK_CRED), &CRED_UID) as u32
+}
+
+/// Which gate takes a flow now: whose turn it is, and the process that asks.
+#[inline(always)]
+pub(crate) fn taker() -> u64 {
+    HEARTBEAT.get(0).map_or(0, |heartbeat| heartbeat.turn << 32) | u64::from(current_tgid())
 }
 
 /// Process id and name of whoever runs now, for hooks that lack the helpers (sock_ops); 0 and empty where unreadable.

@@ -301,3 +301,6 @@ pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that has asked nothing yet may do so when the gate stops. It was taken, so it is not refused; who
 /// connects asks at once.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
+
+/// Lanes that the enforcer counts flows by. The kernel counts by no more.
+pub const TALLY_LANES_MAX: usize = 16 * 1024;

@@ -24,10 +24,10 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
     for target in set.targets() {
         let blocks =
             target.addresses.iter().map(|b| Block { address: b.address, prefix: b.prefix }).collect();
-        let ports = target.ports.clone();
+        let (name, ports) = (target.name.clone(), target.ports.clone());
         match target.direction {
-            Direction::Outbound => table.targets.push(TargetRow { blocks, ports }),
-            Direction::Inbound => table.services.push(ServiceRow { blocks, ports }),
+            Direction::Outbound => table.targets.push(TargetRow { name, blocks, ports }),
+            Direction::Inbound => table.services.push(ServiceRow { name, blocks, ports }),
         }
     }
     let exempts: Vec<Guard> = set.exempts().iter().map(where_it_runs).collect();

@@ -40,6 +40,9 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "EXEMPTING",
     "EXEMPT_CALLERS",
     "FREED",
+    "FLOWS",
+    "FLOW",
+    "PASSERS",
     "COUNTS",
     "EVENTS",
 ];

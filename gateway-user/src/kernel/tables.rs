@@ -38,11 +38,14 @@ pub struct Published {
     pub missing: Vec<Missing>,
 }
 
+/// Blocks, each with the names of those that declare it.
+type Named = BTreeMap<BlockKey, BTreeSet<String>>;
+
 /// A table in the kernel's terms.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    targets: BTreeSet<BlockKey>,
-    services: BTreeSet<BlockKey>,
+    targets: Named,
+    services: Named,
     guards: BTreeSet<u32>,
     cgroups: BTreeMap<u64, u32>,
     levels: u32,
@@ -57,7 +60,7 @@ pub(super) struct Rows {
 pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError> {
     let mut rows = Rows::default();
     for target in &table.targets {
-        add_blocks(&mut rows.targets, &target.blocks, &target.ports)?;
+        add_blocks(&mut rows.targets, &target.name, &target.blocks, &target.ports)?;
     }
     for service in &table.services {
         if service.ports.contains(&gate_port) {
@@ -68,7 +71,7 @@ pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError
         // Prefix 0 of the mapped space: both families.
         let everywhere = [Block { address: IpAddr::from([0u16; 8]), prefix: 0 }];
         let blocks = if service.blocks.is_empty() { &everywhere[..] } else { &service.blocks };
-        add_blocks(&mut rows.services, blocks, &service.ports)?;
+        add_blocks(&mut rows.services, &service.name, blocks, &service.ports)?;
     }
     for guard in &table.guards {
         add_guard(&mut rows, guard)?;
@@ -79,10 +82,34 @@ pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError
     Ok(rows)
 }
 
-fn add_blocks(into: &mut BTreeSet<BlockKey>, blocks: &[Block], ports: &[u16]) -> Result<(), KernelError> {
+/// What the rows of a table are called, by the number that the kernel counts them by.
+///
+/// # Errors
+/// The table has what cannot be matched.
+pub fn row_names(table: &Table) -> Result<BTreeMap<u32, String>, KernelError> {
+    // Which port the gate has makes no difference to names.
+    let rows = resolve(table, 0)?;
+    Ok(rows
+        .targets
+        .values()
+        .chain(rows.services.values())
+        .map(|names| (number(names), joined(names)))
+        .collect())
+}
+
+/// A row's number: the same names have the same number for ever, so that counts made before a reload are not read as another's.
+fn number(names: &BTreeSet<String>) -> u32 {
+    guard_id(&joined(names))
+}
+
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn add_blocks(into: &mut Named, name: &str, blocks: &[Block], ports: &[u16]) -> Result<(), KernelError> {
     for block in blocks {
         for port in ports {
-            into.insert(block_key(block, *port)?);
+            into.entry(block_key(block, *port)?).or_default().insert(name.to_owned());
         }
     }
     Ok(())
@@ -257,8 +284,8 @@ impl Tables {
                 &self.exempt_callers,
                 rows.exempt_callers.iter().map(|key| set(key.bytes())),
             ),
-            Side::new("TARGETS", &self.targets, rows.targets.iter().map(|key| set(key.bytes()))),
-            Side::new("SERVICES", &self.services, rows.services.iter().map(|key| set(key.bytes()))),
+            Side::new("TARGETS", &self.targets, rows.targets.iter().map(numbered)),
+            Side::new("SERVICES", &self.services, rows.services.iter().map(numbered)),
         ];
         for side in &wanted {
             side.fits()?;
@@ -294,6 +321,10 @@ impl Tables {
         side.insert()?;
         side.delete_the_rest()
     }
+}
+
+fn numbered((key, names): (&BlockKey, &BTreeSet<String>)) -> (Vec<u8>, Vec<u8>) {
+    (key.bytes().to_vec(), number(names).bytes().to_vec())
 }
 
 fn pair<K: Plain>((key, guard): (&K, &u32)) -> (Vec<u8>, Vec<u8>) {
@@ -369,8 +400,10 @@ mod tests {
 
     #[test]
     fn the_gates_own_port_is_no_service() {
-        let table =
-            Table { services: vec![ServiceRow { blocks: vec![], ports: vec![15001] }], ..Table::default() };
+        let table = Table {
+            services: vec![ServiceRow { name: "s".into(), blocks: vec![], ports: vec![15001] }],
+            ..Table::default()
+        };
         assert!(matches!(resolve(&table, 15001), Err(KernelError::Row(_))));
         assert!(resolve(&table, 15002).is_ok());
     }
@@ -398,8 +431,11 @@ mod tests {
 
     #[test]
     fn every_block_meets_every_port_once() {
-        let row =
-            TargetRow { blocks: vec![block("10.0.0.1", 8), block("10.9.9.9", 8)], ports: vec![80, 443] };
+        let row = TargetRow {
+            name: "t".into(),
+            blocks: vec![block("10.0.0.1", 8), block("10.9.9.9", 8)],
+            ports: vec![80, 443],
+        };
         let rows = resolve(&Table { targets: vec![row], ..Table::default() }, 15001).unwrap();
         assert_eq!(rows.targets.len(), 2);
     }
