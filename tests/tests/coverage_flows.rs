@@ -318,10 +318,12 @@ fn detach(gate: &Gate, hooks: &[&str]) {
 const ASK: &str = r#"
 import os, socket, sys
 client = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
-client.sendall(b"GET /past HTTP/1.1\r\nHost: there\r\nConnection: close\r\n\r\n")
+host = sys.argv[1] + ":" + sys.argv[2]
+client.sendall(f"GET /past HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
 got = 0
-while got < 20000:
-    got += len(client.recv(65536))
+while got < 20000 and (more := client.recv(65536)):
+    got += len(more)
+assert got >= 20000, got
 client.close()
 print(os.getpid())
 "#;
@@ -350,9 +352,10 @@ fn who_went_past_a_detached_connect_hook_is_named_with_target_guard_bytes_and_pr
     let gap = &flows["gaps"][0];
     assert_eq!((gap["target"].as_str(), gap["guard"].as_str()), (Some("crm"), Some("agents")), "{flows:#}");
     assert_eq!((gap["why"].as_str(), gap["flows"].as_u64()), (Some("past-the-hook"), Some(1)), "{flows:#}");
-    let sent = "GET /past HTTP/1.1\r\nHost: there\r\nConnection: close\r\n\r\n".len() as u64;
+    let sent = "GET /past HTTP/1.1\r\nHost: 127.0.0.1:7001\r\n\r\n".len() as u64;
+    let back = "HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n".len() as u64 + 20_000;
     let bytes = gap["bytes"].as_u64().unwrap();
-    assert!((sent + 20_000..sent + 20_100).contains(&bytes), "to the byte what it read and wrote: {flows:#}");
+    assert_eq!(bytes, sent + back, "to the byte what it read and wrote: {flows:#}");
     let process = &gap["processes"][0];
     assert_eq!(
         (process["pid"].as_u64(), process["command"].as_str()),
@@ -393,4 +396,63 @@ fn a_service_that_answers_past_a_detached_sk_lookup_hook_is_named_with_its_bytes
     assert_eq!(flows["target"], "service", "{flows:#}");
     assert!(flows["bytes"].as_u64().unwrap() > 20_000, "{flows:#}");
     assert_eq!(flows["processes"][0]["pid"].as_u64(), Some(u64::from(service.pid())), "{flows:#}");
+}
+
+/// Takes the gate's listener out of its process, as root can, and answers the next connection itself.
+const THIEF: &str = r#"
+import ctypes, os, socket, sys
+pid = int(sys.argv[1])
+syscall = ctypes.CDLL(None, use_errno=True).syscall
+gate = os.pidfd_open(pid)
+for number in os.listdir(f"/proc/{pid}/fd"):
+    if not os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
+        continue
+    taken = socket.socket(fileno=syscall(438, gate, int(number), 0))
+    if taken.family == socket.AF_INET and taken.getsockname()[0] == "127.0.0.1":
+        break
+print("ready", flush=True)
+taken.setblocking(True)
+client = taken.accept()[0]
+client.recv(65536)
+client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+client.recv(1)
+client.close()
+"#;
+
+#[test]
+fn a_process_that_takes_a_flow_in_the_enforcers_place_is_named() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), CRM);
+    let mut gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).start();
+    gate.freeze(true);
+    let mut thief = host.seat("thief").spawn("/usr/bin/python3", &["-c", THIEF, &gate.pid().to_string()]);
+    thief.await_text("ready");
+    let mut client = host.client().connect(at(CRM)).unwrap();
+    assert_eq!(client.get(CRM, "/stolen").unwrap().body, b"no");
+    drop(client);
+    assert!(thief.wait(Duration::from_secs(10)).unwrap().success(), "{}", thief.stderr());
+    gate.freeze(false);
+    let (code, flows) = coverage(&gate);
+    let gap = &flows["gaps"][0];
+    assert_eq!((code, gap["why"].as_str()), (Some(1), Some("served-by-another")), "{flows:#}");
+    assert_eq!((gap["target"].as_str(), gap["flows"].as_u64()), (Some("crm"), Some(1)), "{flows:#}");
+    assert_eq!(gap["processes"][0]["pid"].as_u64(), Some(u64::from(thief.pid())), "{flows:#}");
+}
+
+#[test]
+fn what_the_kernel_could_not_count_is_a_gap_as_well() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), CRM);
+    let gate = Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).start();
+    detach(&gate, &["tg_release"]);
+    let mut client = host.client().connect(at(CRM)).unwrap();
+    assert_eq!(client.get(CRM, "/uncounted").unwrap().status, 200);
+    drop(client);
+    let flows = eventually("its end", || {
+        let (_, flows) = coverage(&gate);
+        (sum(&flows, "open") == 0).then_some(flows)
+    });
+    let gap = &flows["gaps"][0];
+    assert_eq!((gap["why"].as_str(), gap["flows"].as_u64()), (Some("not-counted"), Some(1)), "{flows:#}");
+    assert!(gap["bytes"].as_u64().unwrap() > 0, "{flows:#}");
 }
