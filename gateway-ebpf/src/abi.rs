@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -20,6 +20,8 @@ pub const SERVICES_MAX: u32 = 4 * 1024;
 pub const OWN_MAX: u32 = 16 * 1024;
 /// Guards.
 pub const GUARDS_MAX: u32 = 1024;
+/// User ids, times cgroups, of all exemptions.
+pub const EXEMPT_CALLERS_MAX: u32 = 8 * 1024;
 /// Cgroups of all guards.
 pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
 /// User ids of all guards.
@@ -31,6 +33,11 @@ pub const DNS_MAX: u32 = 8 * 1024;
 pub const TUPLES_MAX: u32 = 32 * 1024;
 /// The gate's own connections to protected services.
 pub const ALLOWED_MAX: u32 = 32 * 1024;
+/// Rows of the counts of flows: enforcers in turn, times ways, rows of the tables and guards that traffic is for. A host has some
+/// dozens.
+pub const FLOWS_MAX: u32 = 16 * 1024;
+/// Connections that went past the gate, of which the process is remembered. The oldest goes where one more comes.
+pub const PASSERS_MAX: u32 = 1024;
 /// Bytes of the telemetry ring. A refusal takes 104 of them.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Listeners: outbound v4, outbound v6, inbound v4, inbound v6.
@@ -45,6 +52,8 @@ pub const LISTEN_INBOUND: u32 = 2;
 pub const OPTION_LEVEL: i32 = 0x5447;
 /// The option at [`OPTION_LEVEL`].
 pub const OPTION_RECORD: i32 = 1;
+/// The option at [`OPTION_LEVEL`] that answers with a [`FlowKey`]: the asker takes the flow, and answers for its bytes.
+pub const OPTION_FLOW: i32 = 2;
 
 /// Only sockets of the namespace in [`Config::netns`] are anybody's business. For tests at the root cgroup.
 pub const FLAG_ONLY_NETNS: u16 = 1;
@@ -129,6 +138,18 @@ pub struct Guarding {
     pub uids: u32,
 }
 
+/// Whose connects go straight to what is protected. On a socket: by which row its connect went there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExemptKey {
+    /// Id of a cgroup that the process must be in, or below; 0: wherever it is.
+    pub cgroup: u64,
+    /// Its real user id.
+    pub uid: u32,
+    /// 1; on a socket 0 where its connect went by no exemption.
+    pub one: u32,
+}
+
 /// One TCP connection seen from its client.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,8 +226,111 @@ pub struct Record {
     pub port: u16,
     /// `AF_INET` or `AF_INET6` (then `address` may still be mapped).
     pub family: u16,
+    /// The number of the target or service that was dialled; 0: none, it is a guarded process's.
+    pub row: u32,
+}
+
+/// It came by a rewritten connect.
+pub const WAY_OUTBOUND: u32 = 1;
+/// It was dialled to a protected service.
+pub const WAY_INBOUND: u32 = 2;
+/// It went past the gate.
+pub const WAY_PAST: u32 = 3;
+
+/// What flows are counted by.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Who took it: the gate's turn (see [`Heartbeat`]) in the upper half, its process id in the lower; 0: what is counted
+    /// whoever takes it.
+    pub taker: u64,
+    /// The number of the target or service; 0: none.
+    pub row: u32,
+    /// The guard; 0: none.
+    pub guard: u32,
+    /// `WAY_*`.
+    pub way: u32,
     /// Always zero.
     pub zero: u32,
+}
+
+/// How many flows, and how many bytes of what they carried. Counts wrap.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlowCounts {
+    /// Connects that are to come to the gate, or go past it, whose SYN was about to leave.
+    pub dialled: u64,
+    /// Those of them that ended before they came: refused, given up.
+    pub never_came: u64,
+    /// Connections at the gate's listeners; past the gate: with whoever was dialled.
+    pub came: u64,
+    /// Those of them that were dialled on this host, and had a record.
+    pub came_recorded: u64,
+    /// Taken by an enforcer.
+    pub taken: u64,
+    /// Ended before anybody took them.
+    pub untaken: u64,
+    /// Closed by whoever had them.
+    pub ended: u64,
+    /// Bytes that whoever had them read until then.
+    pub read: u64,
+    /// Bytes that it wrote.
+    pub written: u64,
+    /// Bytes that had come and that it did not read.
+    pub unread: u64,
+}
+
+/// In [`Flow::state`]: whoever has it sent its FIN.
+pub const FLOW_FIN_SENT: u32 = 1;
+/// In [`Flow::state`]: counted as [`FlowCounts::untaken`].
+pub const FLOW_UNTAKEN: u32 = 2;
+/// In [`Flow::state`]: counted as [`FlowCounts::ended`].
+pub const FLOW_ENDED: u32 = 4;
+/// In [`Flow::state`]: the connection is established.
+pub const FLOW_CAME: u32 = 8;
+
+/// On a socket whose bytes are counted: as what, and from where on.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// As what.
+    pub key: FlowKey,
+    /// Sequence number of the first byte that comes.
+    pub read_from: u32,
+    /// Sequence number of the first byte that goes.
+    pub written_from: u32,
+    /// `FLOW_*`.
+    pub state: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A connection past the gate, and whose it is.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passer {
+    /// As what it is counted. `way` is how it should have come.
+    pub key: FlowKey,
+    /// Nanoseconds since boot, sleep included.
+    pub at: u64,
+    /// Its process's cgroup; 0: not known before it ends.
+    pub cgroup: u64,
+    /// Bytes read; 0 before it ends.
+    pub read: u64,
+    /// Bytes written; 0 before it ends.
+    pub written: u64,
+    /// Process id of who dialled it, or closed it where it was accepted.
+    pub tgid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// `FLOW_*`.
+    pub state: u32,
+    /// Where it went, or came to.
+    pub port: u32,
+    /// The thread's name.
+    pub comm: [u8; 16],
+    /// Where it went, or came to.
+    pub address: Address,
 }
 
 /// A connection to something that was no protected service then.
@@ -345,6 +469,12 @@ counters! {
     UnreadableFrame = "dropped_unreadable_frame",
     /// A connection to a target, or of a guarded process, that the connect hook did not see was about to begin.
     Unseen = "unseen",
+    /// A connect of an exempt process went straight to a target or a protected service.
+    Exempted = "exempted_connect",
+    /// Dropped: the connection stood by an exemption that is over.
+    ExemptionOver = "dropped_exemption_over",
+    /// A flow that could not be counted: no room or no memory for its row.
+    FlowUncounted = "flow_uncounted",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -388,8 +518,13 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Bound = 16 + 4,
+    ExemptKey = 16,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
     Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
+    FlowKey = 8 + 4 * 4,
+    FlowCounts = 10 * 8,
+    Flow = size_of::<FlowKey>() + 4 * 4,
+    Passer = size_of::<FlowKey>() + 4 * 8 + 4 * 4 + 16 + 16,
     Mark = 8,
     Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
     u32 = 4,

@@ -8,14 +8,14 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{SkLookupContext, SockoptContext};
 use gateway_ebpf::abi::{
-    Config, Counter, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_LEVEL, OPTION_RECORD, Record,
-    STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND, Tuple,
+    Config, Counter, FlowKey, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_FLOW, OPTION_LEVEL, OPTION_RECORD,
+    Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND, Tuple,
 };
 use gateway_ebpf::choose;
 
 use crate::look::{self, read, v4, v6};
 use crate::report::{To, count, dropped};
-use crate::{ALLOWED, LISTENING, RECORDS, TUPLES};
+use crate::{ALLOWED, LISTENING, RECORDS, TUPLES, flows};
 
 const DROP: u32 = 0;
 const PASS: u32 = 1;
@@ -123,6 +123,12 @@ fn admit(config: &Config, tuple: &Tuple, outbound: bool) -> Admit {
 pub(crate) fn getsockopt(ctx: &SockoptContext) -> i32 {
     let option = ctx.sockopt;
     let (level, name) = (read!((*option).level), read!((*option).optname));
+    if level == OPTION_LEVEL && name == OPTION_FLOW {
+        // SAFETY: a field of the context.
+        let socket: *mut c_void = unsafe { (*option).__bindgen_anon_1.sk }.cast();
+        let Some(key) = flows::take(socket) else { return 1 };
+        return i32::from(write_flow(ctx, &key));
+    }
     let wants_record = level == OPTION_LEVEL && name == OPTION_RECORD;
     let wants_v4 = level == SOL_IP && name == SO_ORIGINAL_DST;
     let wants_v6 = level == SOL_IPV6 && name == SO_ORIGINAL_DST;
@@ -193,6 +199,14 @@ fn write_record(ctx: &SockoptContext, record: &Record) -> bool {
     // SAFETY: the bound was just checked; the buffer is 8-aligned, being a kernel allocation's start.
     unsafe { *to.cast::<Record>() = *record };
     answered(ctx, size_of::<Record>())
+}
+
+#[inline(always)]
+fn write_flow(ctx: &SockoptContext, key: &FlowKey) -> bool {
+    let to = buffer!(ctx.sockopt, size_of::<FlowKey>());
+    // SAFETY: as above.
+    unsafe { *to.cast::<FlowKey>() = *key };
+    answered(ctx, size_of::<FlowKey>())
 }
 
 /// `struct sockaddr_in`, as netfilter answers it.

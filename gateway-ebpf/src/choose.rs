@@ -19,6 +19,14 @@ pub const DATAGRAM: u32 = 2;
 /// `SOCK_RAW`.
 pub const RAW: u32 = 3;
 
+/// A count of bytes from the sequence numbers that it went by. `about` is the count as the kernel has it, perhaps some packets off,
+/// because it is read in several steps; `low` are the exact lower 32 bits.
+#[must_use]
+#[inline(always)]
+pub const fn exactly(about: u64, low: u32) -> u64 {
+    about.wrapping_add_signed(low.wrapping_sub(about as u32) as i32 as i64)
+}
+
 /// What a connect hook answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -37,6 +45,8 @@ pub enum Answer {
 pub struct Connect {
     /// The socket carries the gate's mark.
     pub exempt: bool,
+    /// The caller is exempt by policy.
+    pub freed: bool,
     /// The calling process is the gate.
     pub gate: bool,
     /// The gate's heartbeat is in time.
@@ -71,6 +81,11 @@ pub const fn connect(fact: &Connect) -> Answer {
     let tcp = is_tcp(fact.protocol);
     if tcp && fact.gate_port && fact.loopback {
         return Answer::Refuse(Counter::GatePortDialled);
+    }
+    // A guard is stronger, and only a connection is exempt: a datagram has no mark to leave with.
+    if fact.freed && fact.guard == 0 && tcp && !fact.gate {
+        let counted = fact.target || (fact.service && fact.here && fact.own);
+        return Answer::Pass(if counted { Some(Counter::Exempted) } else { None });
     }
     let wanted = if fact.guard != 0 { guarded(fact, tcp) } else { unguarded(fact, tcp) };
     match wanted {
@@ -199,6 +214,10 @@ pub struct Packet {
     pub target: bool,
     /// Its source lies in a protected service's block.
     pub service: bool,
+    /// Its socket went straight by an exemption in force, or is an exempt process's that no connect hook judged.
+    pub freed: bool,
+    /// Its socket went straight to something that is still protected, by an exemption that is over.
+    pub over: bool,
 }
 
 /// Decides one outgoing packet; `Some` drops it.
@@ -210,6 +229,9 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     }
     if fact.exempt {
         return None;
+    }
+    if fact.over {
+        return Some(Counter::ExemptionOver);
     }
     // Of other sockets the connect and send hooks saw the true destination; a raw one shows it to nobody, and a guarded
     // process has no business with routes of its own.
@@ -228,7 +250,7 @@ pub const fn packet(fact: &Packet) -> Option<Counter> {
     if tcp && fact.service && !fact.vetted {
         return Some(Counter::StalePacket);
     }
-    if fact.target && !ours {
+    if fact.target && !ours && !(fact.freed && tcp) {
         return Some(Counter::TargetPacket);
     }
     // `sk_lookup` sees neither what a connected socket gets, nor UDP-Lite: their answers are stopped instead.
@@ -338,6 +360,7 @@ mod tests {
 
     const CALL: Connect = Connect {
         exempt: false,
+        freed: false,
         gate: false,
         alive: true,
         protocol: TCP,
@@ -365,6 +388,8 @@ mod tests {
         dns: false,
         target: false,
         service: false,
+        freed: false,
+        over: false,
     };
 
     #[test]
@@ -437,6 +462,30 @@ mod tests {
         assert_eq!(datagram(&sent), Some(Counter::HeartbeatLost));
         assert_eq!(datagram(&Datagram { alive: true, ..sent }), None);
         assert_eq!(connect(&Connect { target: true, alive: false, ..CALL }), Answer::Redirect);
+    }
+
+    #[test]
+    fn an_exempt_process_goes_straight_over_tcp_unless_it_is_guarded_and_never_to_the_gates_port() {
+        let call = Connect { freed: true, target: true, ..CALL };
+        assert_eq!(connect(&call), Answer::Pass(Some(Counter::Exempted)));
+        assert_eq!(connect(&Connect { protocol: UDP, ..call }), Answer::Refuse(Counter::TargetDatagram));
+        assert_eq!(connect(&Connect { guard: 7, ..call }), Answer::Redirect);
+        let gate = connect(&Connect { gate_port: true, loopback: true, ..call });
+        assert_eq!(gate, Answer::Refuse(Counter::GatePortDialled));
+        assert_eq!(connect(&Connect { target: false, ..call }), Answer::Pass(None));
+        let forgot = connect(&Connect { gate: true, ..call });
+        assert_eq!(forgot, Answer::Refuse(Counter::LoopBroken), "the gate is nobody's exemption");
+    }
+
+    #[test]
+    fn an_exemption_frees_tcp_to_targets_alone_and_what_stood_by_it_falls_with_it() {
+        let sent = Packet { freed: true, target: true, ..SENT };
+        assert_eq!(packet(&sent), None);
+        assert_eq!(packet(&Packet { protocol: UDP, kind: DATAGRAM, ..sent }), Some(Counter::TargetPacket));
+        assert_eq!(packet(&Packet { kind: RAW, ..sent }), Some(Counter::TargetPacket));
+        assert_eq!(packet(&Packet { guard: 7, ..sent }), Some(Counter::GuardPacket), "a guard is stronger");
+        assert_eq!(packet(&Packet { service: true, ..sent }), Some(Counter::StalePacket), "its own answers");
+        assert_eq!(packet(&Packet { over: true, ..SENT }), Some(Counter::ExemptionOver));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockAddrContext;
-use gateway_ebpf::abi::{Address, Config, Counter, STATE_LOCAL, STATE_NONE, STATE_REDIRECTED};
+use gateway_ebpf::abi::{Address, Config, Counter, ExemptKey, STATE_LOCAL, STATE_NONE, STATE_REDIRECTED};
 use gateway_ebpf::choose::{self, Answer, Connect};
 
 use crate::look::{self, read, v4, v6, word};
 use crate::report::{To, count, refused};
-use crate::{BOUND, EXEMPT, MARKS, RECORDS};
+use crate::{BOUND, EXEMPT, FREED, MARKS, RECORDS};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -120,9 +120,12 @@ fn no_unspecified(mut address: Address) -> Address {
 
 #[inline(always)]
 fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
-    // A socket may disconnect (AF_UNSPEC, which no hook sees) and dial again: what it was is void.
+    // A socket may disconnect (AF_UNSPEC, which no hook sees) and dial again, for somebody else: what it was is void.
     if let Some(old) = RECORDS.get(dial.socket) {
         old.state = STATE_NONE;
+    }
+    if let Some(old) = FREED.get(dial.socket) {
+        old.one = 0;
     }
     let (address, port) = (&dial.address, dial.port);
     let mut to = To { address, port, protocol: dial.protocol, guard: 0 };
@@ -141,10 +144,14 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         return Outcome::Deny;
     }
     let guard = if exempt { 0 } else { look::current_guard() };
+    let exemption =
+        if exempt || guard != 0 || !choose::is_tcp(dial.protocol) { None } else { look::current_exemption() };
     to.guard = guard;
-    let service = look::is_service(address, port);
+    let (target, service) = (look::target(address, port), look::service(address, port));
+    let row = if target != 0 { target } else { service };
     let answer = choose::connect(&Connect {
         exempt,
+        freed: exemption.is_some(),
         gate: look::is_gate(),
         // Asked where it matters alone.
         alive: guard == 0 || look::is_alive(),
@@ -152,32 +159,30 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),
         here: netns == config.netns,
-        own: service && look::is_own(address),
+        own: service != 0 && look::is_own(address),
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
-        target: look::is_target(address, port),
-        service,
+        target: target != 0,
+        service: service != 0,
     });
     if guard != 0 && !mark(dial.socket, guard) {
         refused(ctx, Counter::MarkFailed, &to);
         return Outcome::Deny;
     }
     let failed = match answer {
-        Answer::Pass(counter) => {
-            if let Some(counter) = counter {
-                count(counter);
-            }
-            return Outcome::Allow;
-        }
+        Answer::Pass(counter) => match pass(dial, counter, exemption) {
+            Ok(()) => return Outcome::Allow,
+            Err(counter) => counter,
+        },
         Answer::Refuse(counter) => counter,
-        Answer::Record => match keep(ctx, dial, netns, guard, STATE_LOCAL) {
+        Answer::Record => match keep(ctx, dial, netns, (guard, service), STATE_LOCAL) {
             Ok(()) => {
                 count(Counter::LocalRecorded);
                 return Outcome::Allow;
             }
             Err(counter) => counter,
         },
-        Answer::Redirect => match redirect(ctx, dial, netns, guard, config) {
+        Answer::Redirect => match redirect(ctx, dial, netns, (guard, row), config) {
             Ok(port) => return Outcome::ToGate(port),
             Err(counter) => counter,
         },
@@ -197,16 +202,32 @@ fn goes_where_it_may(dial: &Dial) -> bool {
         && word(&bound.address, 12) == word(&dial.address, 12)
 }
 
+/// Lets it go straight. What goes past the gate by an exemption keeps by which one: its packets need that.
+#[inline(always)]
+fn pass(dial: &Dial, counter: Option<Counter>, exemption: Option<ExemptKey>) -> Result<(), Counter> {
+    let Some(counter) = counter else { return Ok(()) };
+    if matches!(counter, Counter::Exempted)
+        && let Some(by) = exemption
+    {
+        let Some(kept) = FREED.get_or_make(dial.socket, core::ptr::null_mut()) else {
+            return Err(Counter::MarkFailed);
+        };
+        *kept = by;
+    }
+    count(counter);
+    Ok(())
+}
+
 /// The gate's port, where the address may be rewritten.
 #[inline(always)]
 fn redirect(
     ctx: &SockAddrContext,
     dial: &Dial,
     netns: u64,
-    guard: u32,
+    whose: (u32, u32),
     config: &Config,
 ) -> Result<u16, Counter> {
-    keep(ctx, dial, netns, guard, STATE_REDIRECTED)?;
+    keep(ctx, dial, netns, whose, STATE_REDIRECTED)?;
     count(Counter::Redirected);
     Ok(config.gate_port)
 }
@@ -214,11 +235,17 @@ fn redirect(
 /// Everything that must hold before the gate may be expected to see this connect: the socket reaches this host's own
 /// addresses, and its record is kept.
 #[inline(always)]
-fn keep(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> Result<(), Counter> {
+fn keep(
+    ctx: &SockAddrContext,
+    dial: &Dial,
+    netns: u64,
+    whose: (u32, u32),
+    state: u32,
+) -> Result<(), Counter> {
     if !free_of_device(ctx, dial.socket) {
         return Err(Counter::DeviceBound);
     }
-    match record(ctx, dial, netns, guard, state) {
+    match record(ctx, dial, netns, whose, state) {
         true => Ok(()),
         false => Err(Counter::RecordFailed),
     }
@@ -247,15 +274,16 @@ fn free_of_device(ctx: &SockAddrContext, socket: *mut c_void) -> bool {
     failed == 0
 }
 
-/// Keeps on the client's socket who dialled and where to. False: no memory.
+/// Keeps on the client's socket who dialled and where to: the guard, and the number of what was dialled. False: no memory.
 #[inline(always)]
-fn record(ctx: &SockAddrContext, dial: &Dial, netns: u64, guard: u32, state: u32) -> bool {
+fn record(ctx: &SockAddrContext, dial: &Dial, netns: u64, (guard, row): (u32, u32), state: u32) -> bool {
     let Some(record) = RECORDS.get_or_make(dial.socket, core::ptr::null_mut()) else { return false };
     look::fill_caller(record);
     record.tuple.netns = netns;
     // SAFETY: reads the socket behind the context.
     record.cookie = unsafe { helper::bpf_get_socket_cookie(ctx.as_ptr()) };
     record.guard = guard;
+    record.row = row;
     record.address = dial.address;
     record.port = dial.port;
     record.family = dial.family;

@@ -4,26 +4,29 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::programs::SockOpsContext;
 use gateway_ebpf::abi::{Config, Counter, Refusal, Tuple};
 use gateway_ebpf::choose;
 
 use crate::report::count;
-use crate::{EVENTS, MARKS, look};
+use crate::{EVENTS, MARKS, flows, look};
 
 /// A socket without a record dials.
 #[inline(always)]
-pub(crate) fn unseen(config: &Config, socket: *mut c_void, tuple: &Tuple) {
+pub(crate) fn unseen(ctx: &SockOpsContext, config: &Config, socket: *mut c_void, tuple: &Tuple) {
     if look::out_of_scope(config, tuple.netns) {
         return;
     }
     let (to, port) = (&tuple.destination, tuple.destination_port);
     let guard = MARKS.get(socket).map_or(0, |mark| mark.guard);
     let guard = if look::in_force(guard) { guard } else { 0 };
-    let ours = look::is_target(to, port) || (guard != 0 && !look::is_dns(guard, to, port));
+    let target = look::target(to, port);
+    let ours = target != 0 || (guard != 0 && !look::is_dns(guard, to, port));
     if !ours {
         return;
     }
     count(Counter::Unseen);
+    flows::passing(ctx, socket, tuple, (guard, target));
     let Some(mut entry) = EVENTS.reserve::<Refusal>(0) else {
         count(Counter::EventLost);
         return;

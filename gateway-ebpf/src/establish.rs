@@ -13,16 +13,18 @@ use gateway_ebpf::abi::{
     STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, Tuple,
 };
 
-use crate::coverage;
-use crate::look::{self, read, v4, v6};
+use crate::look::{self, Freed, read, v4, v6};
 use crate::report::count;
 use crate::{ALLOWED, EXEMPT, MARKS, RECORDS, TUPLES};
+use crate::{coverage, flows};
 
 const TCP_CONNECT: u32 = 3;
+const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE_CHANGED: u32 = 10;
-const TCP_CLOSE: u32 = 7;
-const WANT_STATE_CHANGES: i32 = 4;
+pub(crate) const TCP_CLOSE: u32 = 7;
+const TCP_SYN_SENT: u32 = 2;
+pub(crate) const WANT_STATE_CHANGES: i32 = 4;
 const AF_INET: u32 = 2;
 const SOL_TCP: i32 = 6;
 const TCP_USER_TIMEOUT: i32 = 18;
@@ -37,11 +39,15 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) -> u32 {
     }
     match op {
         TCP_CONNECT => dialling(ctx, socket),
+        ACTIVE_ESTABLISHED => flows::went(ctx, socket),
         PASSIVE_ESTABLISHED => accepted(ctx, socket),
         STATE_CHANGED => {
-            // SAFETY: a field of the context.
-            if unsafe { (*ops).__bindgen_anon_1.args[1] } == TCP_CLOSE {
-                closed(ctx);
+            // SAFETY: fields of the context.
+            let (from, to) = unsafe { ((*ops).__bindgen_anon_1.args[0], (*ops).__bindgen_anon_1.args[1]) };
+            match flows::counted(socket) {
+                Some(flow) => flows::changed(flow, to),
+                None if to == TCP_CLOSE => closed(ctx, socket, from),
+                None => {}
             }
         }
         _ => {}
@@ -99,7 +105,8 @@ fn tuple(ctx: &SockOpsContext, from_client: bool) -> Tuple {
 /// A client's SYN is about to leave.
 #[inline(always)]
 fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
-    if EXEMPT.get(socket).is_some() {
+    flows::anew(socket);
+    if EXEMPT.get(socket).is_some() || look::freed(socket) == Freed::Yes {
         let tuple = tuple(ctx, true);
         if !look::is_service(&tuple.destination, tuple.destination_port) {
             return;
@@ -115,22 +122,25 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
     }
     let Some(config) = look::config() else { return };
     let tuple = tuple(ctx, true);
-    let Some(record) = RECORDS.get(socket) else { return coverage::unseen(config, socket, &tuple) };
+    let Some(record) = RECORDS.get(socket) else { return coverage::unseen(ctx, config, socket, &tuple) };
     if record.state == STATE_NONE {
-        return coverage::unseen(config, socket, &tuple);
+        return coverage::unseen(ctx, config, socket, &tuple);
     }
     if record.state != STATE_REDIRECTED && record.state != STATE_LOCAL {
         return;
     }
     record.tuple = tuple;
+    flows::count(&flows::key_of(record), |counts| &raw mut counts.dialled);
     // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
     if record.tuple.netns != config.netns {
+        flows::count(&flows::key_of(record), |counts| &raw mut counts.never_came);
         return;
     }
     if TUPLES.insert(&record.tuple, &*record, 0).is_err() {
         count(Counter::TupleFailed);
         // A rewritten connect is refused at the gate's port (no record, no entry); one that was not rewritten would
         // arrive as a stranger.
+        flows::count(&flows::key_of(record), |counts| &raw mut counts.never_came);
         if record.state == STATE_LOCAL {
             lose(ctx, socket);
         }
@@ -172,42 +182,60 @@ fn accepted(ctx: &SockOpsContext, socket: *mut c_void) {
     if look::out_of_scope(config, tuple.netns) {
         return;
     }
-    hand_over(config, &tuple, socket);
+    hand_over(ctx, config, &tuple, socket);
 }
 
 #[inline(always)]
-fn hand_over(config: &Config, tuple: &Tuple, socket: *mut c_void) {
+fn hand_over(ctx: &SockOpsContext, config: &Config, tuple: &Tuple, socket: *mut c_void) {
     let outbound = tuple.destination_port == config.gate_port;
-    if !outbound && !look::is_service(&tuple.destination, tuple.destination_port) {
+    let service = look::service(&tuple.destination, tuple.destination_port);
+    if !outbound && service == 0 {
         return;
     }
     // The gate's own connection to the service: nobody's record.
     if ALLOWED.get_ptr(tuple).is_some() {
         return;
     }
-    let Some(from) = TUPLES.get_ptr_mut(tuple) else { return };
-    let record = RECORDS.get_or_make(socket, from);
-    // A row that was forgotten meanwhile may have been another's while it was copied.
-    let taken = TUPLES.remove(tuple).is_ok();
-    if let Some(record) = record {
-        if taken {
-            record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
-            count(Counter::HandedOver);
-        } else {
-            record.state = STATE_NONE;
+    let mut whose = (0, if outbound { 0 } else { service });
+    let mut recorded = false;
+    if let Some(from) = TUPLES.get_ptr_mut(tuple) {
+        let record = RECORDS.get_or_make(socket, from);
+        // A row that was forgotten meanwhile may have been another's while it was copied.
+        let taken = TUPLES.remove(tuple).is_ok();
+        if let Some(record) = record {
+            if taken {
+                record.state = if outbound { STATE_HANDED_OUTBOUND } else { STATE_HANDED_INBOUND };
+                whose = (record.guard, record.row);
+                recorded = true;
+                count(Counter::HandedOver);
+            } else {
+                record.state = STATE_NONE;
+            }
         }
+    }
+    // Nothing of another namespace comes to the gate.
+    if tuple.netns == config.netns {
+        flows::came(ctx, socket, whose, (outbound, recorded));
     }
 }
 
 /// A client's socket is closed: whatever it left behind goes, unless the tuple is somebody else's by now.
 #[inline(always)]
-fn closed(ctx: &SockOpsContext) {
+fn closed(ctx: &SockOpsContext, socket: *mut c_void, from: u32) {
     let tuple = tuple(ctx, true);
+    let mut came = from != TCP_SYN_SENT;
     // SAFETY: reads the socket behind the context.
     let cookie = unsafe { helper::bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: a map value the lookup just gave; entries are preallocated, so it stays readable.
     if TUPLES.get_ptr(&tuple).is_some_and(|left: *const Record| unsafe { (*left).cookie } == cookie) {
         let _ = TUPLES.remove(&tuple);
+        came = false;
     }
     let _ = ALLOWED.remove(&tuple);
+    if !came
+        && let Some(record) = RECORDS.get(socket)
+        && (record.state == STATE_REDIRECTED || record.state == STATE_LOCAL)
+    {
+        flows::count(&flows::key_of(record), |counts| &raw mut counts.never_came);
+    }
 }

@@ -13,7 +13,7 @@ use gateway_ebpf::abi::{
 use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 
 use crate::connect::mark;
-use crate::look::{self, read, v4, v6};
+use crate::look::{self, Freed, read, v4, v6};
 use crate::report::{To, dropped, refused};
 use crate::{BOUND, EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
@@ -179,8 +179,10 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         dns: false,
         target: false,
         service: false,
+        freed: false,
+        over: false,
     };
-    sender(skb, &flight, &mut fact);
+    let freed = sender(skb, &flight, &mut fact);
     if !fact.exempt {
         let ports = !flight.fragment && choose::has_ports(flight.protocol);
         fact.dns = fact.guard != 0
@@ -188,6 +190,12 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
             && look::is_alive();
         fact.target = ports && look::is_target(&flight.destination, flight.destination_port);
         fact.service = ports && look::is_service(&flight.source, flight.source_port);
+        fact.over = freed == Freed::Over
+            && ports
+            && (fact.target || look::is_service(&flight.destination, flight.destination_port));
+        fact.freed = fact.target
+            && (freed == Freed::Yes
+                || (freed == Freed::No && !fact.recorded && look::is_packet_exempt(skb.cast())));
     }
     match choose::packet(&fact) {
         None => ALLOW,
@@ -206,11 +214,11 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
 
 /// What is known of the socket a packet left from.
 #[inline(always)]
-fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
+fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) -> Freed {
     // SAFETY: a field of the context.
     let socket = unsafe { (*skb).__bindgen_anon_2.sk };
     if socket.is_null() {
-        return;
+        return Freed::No;
     }
     // SAFETY: `state` may be read of any kind of socket.
     let state = unsafe { (*socket).state };
@@ -218,6 +226,7 @@ fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
     fact.accepted = state == TCP_LISTEN || state == TCP_NEW_SYN_RECV;
     fact.vetted = fact.accepted;
     let mut guard = 0;
+    let mut freed = Freed::No;
     // SAFETY: takes the socket of the context; null where it is not a whole socket.
     let whole: *mut bpf_sock = unsafe { helper::bpf_sk_fullsock(socket) };
     if !whole.is_null() {
@@ -229,6 +238,7 @@ fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
             fact.exempt = false;
             fact.lost = true;
         }
+        freed = look::freed(whole.cast());
         if let Some(record) = RECORDS.get(whole.cast()) {
             let recorded = record.state == STATE_REDIRECTED || record.state == STATE_LOCAL;
             // By a source route or a translated address a packet goes elsewhere than its socket is connected to. The gate
@@ -254,6 +264,7 @@ fn sender(skb: *mut __sk_buff, flight: &Flight, fact: &mut Packet) {
     if !fact.exempt {
         fact.guard = if look::in_force(guard) { guard } else { look::packet_guard(skb.cast()) };
     }
+    freed
 }
 
 #[inline(always)]

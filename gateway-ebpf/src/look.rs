@@ -10,13 +10,14 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
-    Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ, Record,
-    mapped,
+    Address, BLOCK_BITS, BlockData, Config, DnsKey, ExemptKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ,
+    Record, mapped,
 };
 use gateway_ebpf::choose;
 
 use crate::{
-    CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS,
+    CONFIG, DNS, EXEMPT_CALLERS, EXEMPTING, FREED, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS,
+    HEARTBEAT, OWN, SERVICES, TARGETS,
 };
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
@@ -132,10 +133,26 @@ pub(crate) fn out_of_scope(config: &Config, netns: u64) -> bool {
     config.flags & FLAG_ONLY_NETNS != 0 && netns != config.netns
 }
 
+/// The number of the row that holds this place; 0: none does.
+#[inline(always)]
+fn row_of(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> u32 {
+    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
+    blocks.get(Key::new(BLOCK_BITS, data)).copied().unwrap_or_default()
+}
+
 #[inline(always)]
 fn in_blocks(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> bool {
-    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
-    blocks.get(Key::new(BLOCK_BITS, data)).is_some()
+    row_of(blocks, address, port) != 0
+}
+
+#[inline(always)]
+pub(crate) fn target(address: &Address, port: u16) -> u32 {
+    row_of(&TARGETS, address, port)
+}
+
+#[inline(always)]
+pub(crate) fn service(address: &Address, port: u16) -> u32 {
+    row_of(&SERVICES, address, port)
 }
 
 #[inline(always)]
@@ -164,6 +181,74 @@ pub(crate) fn is_dns(guard: u32, address: &Address, port: u16) -> bool {
 #[inline(always)]
 pub(crate) fn in_force(guard: u32) -> bool {
     guard != 0 && GUARDS.get_ptr(&guard).is_some()
+}
+
+/// What a socket's connect has of an exemption.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freed {
+    /// It went by none.
+    No,
+    /// It went straight, and still may.
+    Yes,
+    /// It went straight, by an exemption that is over.
+    Over,
+}
+
+/// Whether this socket's connect went straight by an exemption.
+#[inline(always)]
+pub(crate) fn freed(socket: *mut c_void) -> Freed {
+    let Some(by) = FREED.get(socket) else { return Freed::No };
+    if by.one == 0 {
+        return Freed::No;
+    }
+    let key = ExemptKey { cgroup: by.cgroup, uid: by.uid, one: 1 };
+    if EXEMPT_CALLERS.get_ptr(&key).is_some() { Freed::Yes } else { Freed::Over }
+}
+
+/// The exemption of whoever runs now.
+#[inline(always)]
+pub(crate) fn current_exemption() -> Option<ExemptKey> {
+    // SAFETY: both helpers only read the current task.
+    exemption_by(
+        |level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) },
+        || unsafe { helper::bpf_get_current_uid_gid() as u32 },
+    )
+}
+
+/// Whether the maker of the socket a packet left from is exempt: for connections that no connect hook judged.
+#[inline(always)]
+pub(crate) fn is_packet_exempt(skb: *mut c_void) -> bool {
+    // SAFETY: `skb` is the hook's context; both helpers only read the socket behind it.
+    exemption_by(
+        |level| unsafe { helper::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) },
+        || unsafe { helper::bpf_get_socket_uid(skb.cast()) },
+    )
+    .is_some()
+}
+
+/// Always by the uid, and by the cgroup besides where one is asked for.
+#[inline(always)]
+fn exemption_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> Option<ExemptKey> {
+    let exempting = EXEMPTING.get(0)?;
+    if exempting.uids == 0 {
+        return None;
+    }
+    let levels = exempting.levels;
+    let mut key = ExemptKey { cgroup: 0, uid: uid(), one: 1 };
+    if EXEMPT_CALLERS.get_ptr(&key).is_some() {
+        return Some(key);
+    }
+    let mut level = 0;
+    while level < GUARD_LEVELS_MAX {
+        if levels & (1 << level) != 0 {
+            key.cgroup = cgroup(level);
+            if key.cgroup != 0 && EXEMPT_CALLERS.get_ptr(&key).is_some() {
+                return Some(key);
+            }
+        }
+        level += 1;
+    }
+    None
 }
 
 /// The guard of whoever runs now; 0: none. The innermost cgroup wins, then the uid.
@@ -228,7 +313,8 @@ macro_rules! offsets {
     ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
 }
 offsets! {
-    TASK_COMM, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, FILE_INODE, INODE_NUMBER, INODE_SUPER, SUPER_DEVICE,
+    TASK_COMM, TASK_CRED, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, CRED_UID, FILE_INODE, INODE_NUMBER, INODE_SUPER,
+    SUPER_DEVICE, SOCK_FLAGS, SOCK_PORT, TCP_COPIED, TCP_NEXT, TCP_RECEIVED, TCP_WRITTEN, TCP_UNACKED, TCP_ACKED,
 }
 
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
@@ -244,6 +330,59 @@ fn kernel_word(base: u64, offset: &'static u32) -> u64 {
         }
     }
     value
+}
+
+/// How far a TCP socket has come, as its process sees it. Only for hooks whose context is the socket itself.
+pub(crate) struct Progress {
+    /// A FIN came. Read first: from then on nothing comes any more.
+    pub(crate) done: bool,
+    /// Sequence number of the next byte that may come.
+    pub(crate) next: u32,
+    pub(crate) received: u64,
+    /// Sequence number of the next byte to be read.
+    pub(crate) copied: u32,
+    /// Sequence number of the next byte to be written.
+    pub(crate) written: u32,
+    /// Sequence number of the first byte that is not acknowledged.
+    pub(crate) unacked: u32,
+    pub(crate) acked: u64,
+}
+
+/// `SOCK_DONE` among the flags of a socket: set when its FIN came.
+const SOCK_DONE: u64 = 1 << 1;
+
+#[inline(always)]
+pub(crate) fn progress(socket: *mut c_void) -> Progress {
+    let socket = socket as u64;
+    Progress {
+        done: kernel_word(socket, &SOCK_FLAGS) & SOCK_DONE != 0,
+        next: kernel_word(socket, &TCP_NEXT) as u32,
+        received: kernel_word(socket, &TCP_RECEIVED),
+        copied: kernel_word(socket, &TCP_COPIED) as u32,
+        written: kernel_word(socket, &TCP_WRITTEN) as u32,
+        unacked: kernel_word(socket, &TCP_UNACKED) as u32,
+        acked: kernel_word(socket, &TCP_ACKED),
+    }
+}
+
+/// A socket's own port. Only for hooks whose context is the socket itself.
+#[inline(always)]
+pub(crate) fn own_port(socket: *mut c_void) -> u32 {
+    kernel_word(socket as u64, &SOCK_PORT) as u32 & 0xffff
+}
+
+/// Real user id of whoever runs now, for hooks that lack the helper (sock_ops).
+#[inline(always)]
+pub(crate) fn current_uid() -> u32 {
+    // SAFETY: reads the current task.
+    let task = unsafe { helper::bpf_get_current_task() };
+    kernel_word(kernel_word(task, &TASK_CRED), &CRED_UID) as u32
+}
+
+/// Which gate takes a flow now: whose turn it is, and the process that asks.
+#[inline(always)]
+pub(crate) fn taker() -> u64 {
+    HEARTBEAT.get(0).map_or(0, |heartbeat| heartbeat.turn << 32) | u64::from(current_tgid())
 }
 
 /// Process id and name of whoever runs now, for hooks that lack the helpers (sock_ops); 0 and empty where unreadable.

@@ -5,12 +5,14 @@
 //! Minimum kernel for the whole: 6.1 (`bpf_get_netns_cookie` in sock_ops).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(clippy::missing_safety_doc, missing_docs)]
 
 mod accept;
 mod connect;
 mod coverage;
 mod establish;
+mod flows;
 mod guard;
 mod look;
 mod lsm;
@@ -29,7 +31,8 @@ use aya_ebpf::programs::{
     TcContext,
 };
 use gateway_ebpf::abi::{
-    self, BlockData, Bound, Config, DnsKey, Guarding, Heartbeat, LISTENERS, Mark, Record, Tuple,
+    self, BlockData, Bound, Config, DnsKey, ExemptKey, Flow, FlowCounts, FlowKey, Guarding, Heartbeat,
+    LISTENERS, Mark, Passer, Record, Tuple,
 };
 
 use crate::look::Storage;
@@ -65,6 +68,12 @@ static GUARD_UIDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARD_UIDS
 #[map]
 static DNS: HashMap<DnsKey, u32> = HashMap::with_max_entries(abi::DNS_MAX, 0);
 
+// Whose connects go straight. Written by the enforcer.
+#[map]
+static EXEMPTING: Array<Guarding> = Array::with_max_entries(1, 0);
+#[map]
+static EXEMPT_CALLERS: HashMap<ExemptKey, u32> = HashMap::with_max_entries(abi::EXEMPT_CALLERS_MAX, 0);
+
 /// The hand-over. Full, it forgets who waited longest: an honest row waits microseconds, and whoever lets rows wait (a
 /// socket that hears no answer) crowds out his own.
 #[map]
@@ -82,11 +91,23 @@ static MARKS: Storage<Mark> = Storage::new();
 /// proof: marks, cgroups and interfaces can all be had by others.
 #[btf_map]
 static EXEMPT: Storage<u32> = Storage::new();
+/// The exemption by which a connect went straight. It outlives the exemption: only while its row stands it counts.
+#[btf_map]
+static FREED: Storage<ExemptKey> = Storage::new();
 /// Where such a socket may go, if it was made for somebody who is not trusted with more.
 #[btf_map]
 static BOUND: Storage<Bound> = Storage::new();
 
 // What happened.
+/// Flows and their bytes. Not an LRU: what was counted is not forgotten.
+#[map]
+static FLOWS: HashMap<FlowKey, FlowCounts> = HashMap::with_max_entries(abi::FLOWS_MAX, BPF_F_NO_PREALLOC);
+/// Which of them a socket is.
+#[btf_map]
+static FLOW: Storage<Flow> = Storage::new();
+/// Who went past the gate, by the socket's cookie.
+#[map]
+static PASSERS: LruHashMap<u64, Passer> = LruHashMap::with_max_entries(abi::PASSERS_MAX, 0);
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS_MAX, 0);
 #[map]
@@ -144,6 +165,12 @@ pub fn tg_bind6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_create)]
 pub fn tg_sock_create(ctx: SockContext) -> i32 {
     guard::sock_create(&ctx)
+}
+
+/// cgroup/sock_release: 5.9.
+#[cgroup_sock(sock_release)]
+pub fn tg_release(ctx: SockContext) -> i32 {
+    flows::release(&ctx)
 }
 
 /// cgroup_skb/egress: 4.10, with socket storage 5.2.

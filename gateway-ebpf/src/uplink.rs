@@ -1,13 +1,15 @@
 //! A frame leaves by an uplink: the last look, at what no cgroup hook sees. Packet sockets write frames past all of them,
 //! and what is forwarded has no socket.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::TcContext;
 use gateway_ebpf::choose::{self, Carried, Frame, Sender};
 
 use crate::guard::{Flight, TCP_LISTEN, TCP_NEW_SYN_RECV, flight, load};
-use crate::look;
+use crate::look::{self, Freed};
 use crate::report::{To, dropped};
 use crate::{EXEMPT, MARKS};
 
@@ -106,9 +108,21 @@ fn sender(skb: *mut __sk_buff, fact: &mut Frame) {
         return;
     }
     fact.sender = Sender::Socket;
-    fact.exempt = EXEMPT.get(whole.cast()).is_some();
     // SAFETY: as above.
-    let raw = unsafe { (*whole).type_ } == choose::RAW;
+    let kind = unsafe { (*whole).type_ };
+    let raw = kind == choose::RAW;
+    fact.exempt =
+        EXEMPT.get(whole.cast()).is_some() || (kind == choose::STREAM && is_freed(skb, whole.cast()));
     fact.accepted =
         !raw && (state == TCP_LISTEN || MARKS.get(whole.cast()).is_some_and(|mark| mark.accepted != 0));
+}
+
+/// Whether a connection goes straight by an exemption.
+#[inline(always)]
+fn is_freed(skb: *mut __sk_buff, socket: *mut c_void) -> bool {
+    match look::freed(socket) {
+        Freed::Yes => true,
+        Freed::Over => false,
+        Freed::No => look::is_packet_exempt(skb.cast()),
+    }
 }

@@ -28,6 +28,7 @@ pub mod rewrite;
 pub mod session;
 pub mod signals;
 pub mod store;
+pub mod tally;
 pub mod telemetry;
 pub mod upstream;
 pub mod wire;

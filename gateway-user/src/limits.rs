@@ -304,3 +304,6 @@ pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
 /// Bytes of one message between enforcer and recorder. What one append may carry: eight times the largest value, or
 /// event with its bodies.
 pub const RECORD_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Lanes that the enforcer counts flows by. The kernel counts by no more.
+pub const TALLY_LANES_MAX: usize = 16 * 1024;

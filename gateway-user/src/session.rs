@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use crate::intercept::{self, Flow};
 use crate::judge::{Bench, Judge, now};
 use crate::operation::{Direction, SessionId};
 use crate::protocol::{self, Broken, Served};
 use crate::record::entry::{Ending, Event, SessionClosed, SessionOpened};
 use crate::record::{Durable, RecordError};
+use crate::tally::Metered;
 use crate::upstream::Dialer;
 
 /// What every flow needs.
@@ -22,13 +21,16 @@ pub struct Gateway {
 }
 
 /// Serves one flow to its end: opens its session, judges its operations, closes it.
-pub async fn serve(gateway: Arc<Gateway>, flow: Flow, client: TcpStream) {
+pub async fn serve(gateway: Arc<Gateway>, flow: Flow, mut client: Metered) {
     let (session, opening) = match Session::open(&gateway.bench, &flow) {
         Ok(opened) => opened,
         Err(error) => {
-            return tracing::error!(%error, peer = %flow.peer, "closed a flow that cannot be recorded");
+            let peer = flow.peer;
+            client.refuse("its session cannot be recorded");
+            return tracing::error!(%error, %peer, "closed a flow that cannot be recorded");
         }
     };
+    client.recorded();
     let judge = Judge::new(gateway.bench.clone(), Arc::new(flow), opening);
     if !is_declared(&gateway.bench, judge.flow()) {
         let _ = judge.refuse_destination().await;

@@ -96,8 +96,8 @@ fn ports_and_blocks_of_a_table_are_matched_exactly() {
     let there = world.there(0).ip();
     let wide = Block { address: there, prefix: 24 };
     let rows = vec![
-        TargetRow { blocks: vec![wide], ports: vec![80] },
-        TargetRow { blocks: vec![Block::from(there)], ports: vec![443, 8443] },
+        TargetRow { name: "target".into(), blocks: vec![wide], ports: vec![80] },
+        TargetRow { name: "target".into(), blocks: vec![Block::from(there)], ports: vec![443, 8443] },
     ];
     world.load(&Table { targets: rows, ..Table::default() });
     world.gate("reply");

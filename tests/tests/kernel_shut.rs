@@ -18,7 +18,7 @@ use tidegate::limits::HEARTBEAT_LIFE;
 /// The links of the hooks, and of the uplinks where this kernel has them.
 fn all_links(world: &World) -> usize {
     let uplinks = world.inside(|| kernel::status(&world.pins()).unwrap().uplinks);
-    13 + uplinks.iter().filter(|uplink| uplink.program.is_some()).count()
+    14 + uplinks.iter().filter(|uplink| uplink.program.is_some()).count()
 }
 
 fn is_refused(answer: &str) -> bool {
@@ -164,7 +164,7 @@ fn a_full_hand_over_map_forgets_who_waited_longest_and_serves_who_comes() {
     const MAX: u32 = 512;
     let mut world = World::new();
     let mut table = world.target();
-    table.services = vec![ServiceRow { blocks: vec![], ports: vec![7001] }];
+    table.services = vec![ServiceRow { name: "service".into(), blocks: vec![], ports: vec![7001] }];
     world.load_small(&table, "TUPLES", MAX);
     world.gate("reply");
     let map = world.pins().join("maps/TUPLES");
@@ -486,10 +486,10 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     assert!(is_refused(&world.call("tcp", to)));
     let status = kernel::status(&world.pins()).unwrap();
     let programs: Vec<u32> = status.programs.iter().map(|program| program.id.unwrap()).collect();
-    assert_eq!(programs.len(), 13);
+    assert_eq!(programs.len(), 14);
     let all = all_links(&world) + usize::from(status.lsm.is_some());
     let report = kernel::unload(&world.pins()).unwrap();
-    assert_eq!((report.links, report.maps), (all, 20));
+    assert_eq!((report.links, report.maps), (all, 23));
     assert!(!world.pins().exists());
     assert_eq!(world.call("tcp", to), "real");
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");

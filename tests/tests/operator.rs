@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use tidegate_tests::{Client, Finished, Gate, Host, Seat, Upstream};
+use tidegate_tests::{Client, Finished, Gate, Host, Seat, Upstream, eventually};
 
 const NOUNS: &str = r#"
 [[target]]
@@ -132,6 +132,10 @@ fn every_example_in_help_is_a_line_that_the_program_takes() {
             command.args(["2", "sh", "-c", &format!("exec '{program}' {example}")]);
             for (name, place) in &places {
                 command.env(name, place);
+            }
+            if words.iter().any(|word| word == "upgrade") {
+                // The other tests ask the gate meanwhile.
+                command.env("TIDEGATE_ADMIN_SOCKET", "/nonexistent");
             }
             let finished = Finished::of(command, Duration::from_secs(20));
             assert_ne!(
@@ -379,6 +383,26 @@ fn status_shows_the_kernel_side_the_policy_and_the_enforcer_alive_and_dead() {
     let bare = gate.tidegate(&["status"]);
     let said = (bare.text() + &bare.errors()).to_lowercase();
     assert!(matches!(bare.code(), Some(1 | 3)) && said.contains("load"), "{said}");
+}
+
+#[test]
+fn every_exemption_is_shown_by_status_and_doctor_and_its_end_is_on_record() {
+    let host = Host::new();
+    let exempt = "[[exempt]]\nname = \"backup\"\nuids = [34]\nreason = \"reads it all at night\"\n";
+    let gate =
+        Gate::on(&host).policy("a.toml", NOUNS).policy("a.cedar", RULES).policy("b.toml", exempt).start();
+    for command in [&["status"][..], &["doctor"], &["policy", "check"]] {
+        let told = gate.tidegate(command);
+        let shown = told.text() + &told.errors();
+        for word in ["exempt `backup`", "uid 34", "reads it all at night"] {
+            assert!(shown.contains(word), "`{word}` is not in {command:?}:\n{shown}");
+        }
+    }
+    gate.remove_policy("b.toml");
+    eventually("its end", || (!gate.tidegate(&["status"]).text().contains("backup")).then_some(()));
+    eventually("its end on record", || {
+        gate.tidegate(&["policy", "log"]).text().contains("b.toml").then_some(())
+    });
 }
 
 #[test]

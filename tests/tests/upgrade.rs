@@ -183,6 +183,36 @@ fn a_program_that_does_not_run_or_does_not_take_the_policy_is_not_begun() {
 }
 
 #[test]
+fn a_program_that_cannot_adopt_what_is_loaded_is_not_begun() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    // The control: what is loaded now, it can.
+    drop(gate.tidegate(&["upgrade"]).success());
+    let map = gate.pins().join("maps/CONFIG");
+    let bpftool = |words: &[&str]| {
+        let mut command = std::process::Command::new("/usr/sbin/bpftool");
+        let done =
+            command.args(["-j", "map", words[0], "pinned"]).arg(&map).args(&words[1..]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        done.stdout
+    };
+    let dumped: serde_json::Value = serde_json::from_slice(&bpftool(&["dump"])).unwrap();
+    let config = dumped[0]["value"].as_array().unwrap().iter().map(|byte| byte.as_str().unwrap());
+    // The layout's number comes first.
+    let other: Vec<&str> = std::iter::once("0x63").chain(config.skip(1)).collect();
+    bpftool(&[&["update", "key", "0", "0", "0", "0", "value"][..], &other].concat());
+    let said = gate.tidegate(&["upgrade"]);
+    assert!(said.code() == Some(3) && said.errors().contains("layout 99"), "{}", said.errors());
+    let mut client = host.client().connect(HOST.parse().unwrap()).unwrap();
+    assert_eq!(client.get(HOST, "/still").unwrap().status, 200);
+    assert_eq!(upstream.requests().len(), 1);
+    let own = gateway_ebpf::abi::ABI.to_string();
+    let own: Vec<&str> = std::iter::once(own.as_str()).chain(other.into_iter().skip(1)).collect();
+    bpftool(&[&["update", "key", "0", "0", "0", "0", "value"][..], &own].concat());
+}
+
+#[test]
 fn nobody_but_root_upgrades() {
     let host = Host::new();
     let gate = gate_on(&host).start();

@@ -55,6 +55,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/signals", get(signals))
         .route("/v1/coverage", get(super::coverage::coverage))
+        .route("/v1/coverage/account", get(super::coverage::account))
         .route("/v1/policy/reload", post(reload))
         .merge(approvals::routes())
         .merge(notices::routes())

@@ -19,6 +19,7 @@ use super::view::{
 use crate::limits::ADMIN_TIMEOUT;
 use crate::operation::DemandId;
 use crate::record::Done;
+use crate::tally::Account;
 
 /// Bytes of an answer. Ten thousand demands without their bodies, or one with the largest.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -84,6 +85,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn signals(&self) -> Result<SignalsView, ClientError> {
         self.ask("GET", "/v1/signals", None::<&()>)
+    }
+
+    /// What the enforcer says of the flows that it took.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn account(&self) -> Result<Account, ClientError> {
+        self.ask("GET", "/v1/coverage/account", None::<&()>)
     }
 
     /// Has the policy directory read again.

@@ -12,6 +12,7 @@ use super::Admin;
 use super::api::Refusal;
 use super::peer::Peer;
 use crate::record::entry::DestroyedSocket;
+use crate::tally::{Account, Reconciled};
 
 /// What the gate does not see, as far as the kernel shows it now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Coverage {
     /// Connections to targets or of guarded processes, since the load, that the connect hook did not see. The log names
     /// each with its process; those that are still open are in `past`.
     pub unseen: u64,
+    /// What the kernel counted of the flows of every target and guard, beside what the enforcer decoded and recorded.
+    pub flows: Reconciled,
     /// Sockets that reach, or try to reach, past the gate.
     pub past: Vec<Past>,
     /// How many more.
@@ -37,21 +40,37 @@ pub struct Coverage {
 pub struct Past(pub DestroyedSocket);
 
 impl Coverage {
-    /// Whether every hook is there, nothing reaches past the gate now, and nothing went past the connect hook.
+    /// Whether every hook is there, nothing reaches past the gate now, nothing went past the connect hook, and every flow and
+    /// byte is explained.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.hooks_missing.is_empty() && self.unseen == 0 && self.past.is_empty() && self.left_out == 0
+        self.hooks_missing.is_empty()
+            && self.unseen == 0
+            && self.past.is_empty()
+            && self.left_out == 0
+            && self.flows.is_whole()
     }
+}
+
+/// What the enforcer says of the flows that it took, for whoever may ask the kernel himself.
+pub(super) async fn account(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Account>, Refusal> {
+    for_operators(&peer)?;
+    Ok(Json(admin.tally.account()))
+}
+
+fn for_operators(peer: &Peer) -> Result<(), Refusal> {
+    let detail = "only root or the gate's own user may see what everybody does";
+    if peer.is_operator() { Ok(()) } else { Err(Refusal::new(StatusCode::FORBIDDEN, detail)) }
 }
 
 pub(super) async fn coverage(
     State(admin): State<Arc<Admin>>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<Coverage>, Refusal> {
-    if !peer.is_operator() {
-        let detail = "only root or the gate's own user may see what everybody does";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
-    }
+    for_operators(&peer)?;
     let looked = tokio::task::spawn_blocking(move || (admin.coverage)()).await;
     let looked =
         looked.map_err(|error| error.to_string()).and_then(|looked| looked.map_err(|e| e.to_string()));

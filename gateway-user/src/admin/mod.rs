@@ -34,6 +34,7 @@ use crate::policy::Shelf;
 use crate::record::entry::PolicyWeighed;
 use crate::record::{Health, Recorder, Upkept};
 use crate::signals::{Kind, Signals, View, broad};
+use crate::tally::Tally;
 use crate::telemetry::{Metrics, Reading};
 
 /// The recorder's own socket, beside the admin socket: where it is a process of its own it takes orders there.
@@ -66,6 +67,8 @@ pub struct Admin {
     pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// What reaches past the gate now. Blocks.
     pub coverage: Box<dyn Fn() -> io::Result<coverage::Coverage> + Send + Sync>,
+    /// What the enforcer says of the flows that it took.
+    pub tally: Tally,
     /// Hides what every detector finds, in what people write.
     pub scrub: fn(&str) -> Cow<'_, str>,
     /// Rates, surges and the use of rules.

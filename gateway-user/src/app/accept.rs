@@ -17,6 +17,7 @@ use crate::kernel::{self, Login};
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX};
 use crate::operation::{Direction, SessionId};
 use crate::session::{self, Gateway};
+use crate::tally::{Metered, Tally};
 
 /// After a failed accept (no file descriptors left) the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,6 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Door {
     gateway: Arc<Gateway>,
     hold: Hold,
+    tally: Tally,
     rooms: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<String, usize>>>,
     flows: TaskTracker,
@@ -34,10 +36,16 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(gateway: Arc<Gateway>, hold: Hold, flows: TaskTracker, cut: CancellationToken) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        (hold, tally): (Hold, Tally),
+        flows: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             gateway,
             hold,
+            tally,
             rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             peers: Arc::default(),
             flows,
@@ -56,26 +64,29 @@ impl Door {
                     continue;
                 }
             };
+            let client = self.tally.take(stream);
             let Ok(room) = self.rooms.clone().try_acquire_owned() else {
                 self.gateway.bench.metrics.refused(direction);
+                client.refuse("as many flows are open as the gate serves at once");
                 tracing::warn!(%peer, "closed a connection: as many are open as the gate serves at once");
                 continue;
             };
-            self.flows.spawn(self.clone().serve(stream, peer, direction, room));
+            self.flows.spawn(self.clone().serve(client, peer, direction, room));
         }
     }
 
     async fn serve(
         self,
-        stream: TcpStream,
+        client: Metered,
         peer: SocketAddr,
         direction: Direction,
         _room: OwnedSemaphorePermit,
     ) {
-        let flow = match self.flow(&stream, peer, direction).await {
+        let flow = match self.flow(client.socket(), peer, direction).await {
             Ok(flow) => flow,
             Err(why) => {
                 self.gateway.bench.metrics.refused(direction);
+                client.refuse("who calls, or where to, cannot be established");
                 return tracing::warn!(%peer, %why, "closed a connection");
             }
         };
@@ -83,12 +94,13 @@ impl Door {
             flow.workload.as_ref().map_or_else(|| flow.peer.ip().to_string(), |workload| workload.key());
         let Some(_place) = Place::take(&self.peers, who) else {
             self.gateway.bench.metrics.refused(direction);
+            client.refuse("the peer has as many open as one peer may");
             return tracing::warn!(%peer, "closed a connection: this peer has as many open as one peer may");
         };
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = client.socket().set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        self.cut.run_until_cancelled(session::serve(self.gateway.clone(), flow, stream)).await;
+        self.cut.run_until_cancelled(session::serve(self.gateway.clone(), flow, client)).await;
     }
 
     async fn flow(&self, stream: &TcpStream, peer: SocketAddr, direction: Direction) -> Result<Flow, String> {

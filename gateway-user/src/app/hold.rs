@@ -13,6 +13,7 @@ use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
+use crate::tally::Tally;
 
 /// Its hold on the kernel. Clones share it.
 #[derive(Clone)]
@@ -116,9 +117,9 @@ impl Hold {
     }
 
     /// What reaches past the gate now.
-    pub(super) fn coverage(&self, set: &Set) -> io::Result<Coverage> {
+    pub(super) fn coverage(&self, set: &Set, tally: &Tally) -> io::Result<Coverage> {
         match self {
-            Self::Own { gate, .. } => coverage::asked(gate.pins(), set),
+            Self::Own { gate, .. } => coverage::asked(gate.pins(), set, tally),
             Self::Kept(_) => {
                 Err(io::Error::other("the enforcer may not look: ask `tidegate coverage` as root"))
             }

@@ -55,11 +55,12 @@ use crate::session::Gateway;
 use crate::signals::{Signals, Surge};
 use crate::store::keyfile;
 use crate::store::keyring::Keyring;
+use crate::tally::Tally;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 pub use crate::keeper::table::of as kernel_table;
-pub use coverage::coverage;
+pub use coverage::{Fault, coverage};
 pub use kept::{enforce_kept, reach};
 pub use recording::{reach_of_recorder, record_kept};
 
@@ -279,7 +280,8 @@ async fn enforce(
     let mut follower = Follower::new(bench.clone(), hold.follow(), weigher.clone());
     follower.started();
 
-    let accepting = Door::new(gateway.clone(), hold.clone(), flows.clone(), cut.clone());
+    let tally = Tally::default();
+    let accepting = Door::new(gateway.clone(), (hold.clone(), tally.clone()), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
     work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
@@ -289,7 +291,7 @@ async fn enforce(
     work.spawn(end_demands(bench.desk.clone()));
     work.spawn(weigher.weigh());
     work.spawn(alarm::tell(recorder.clone(), surges));
-    open_admin(settings, &bench, (door, &hold), (signals, weighed), &mut work).await?;
+    open_admin(settings, (&bench, tally), (door, &hold), (signals, weighed), &mut work).await?;
     say_ready(&hold).await?;
     tracing::info!(policy = %set.digest(), "the gate is open");
 
@@ -445,13 +447,13 @@ async fn open_doors(hold: &Hold, door: &Door, work: &mut JoinSet<()>) -> Result<
 /// Opens the operator's door, and the metrics port where one is wanted.
 async fn open_admin(
     settings: &Settings,
-    bench: &Arc<Bench>,
+    (bench, tally): (&Arc<Bench>, Tally),
     (door, hold): (Socket, &Hold),
     (signals, weighed): (Signals, Arc<ArcSwapOption<PolicyWeighed>>),
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), hold.clone());
-    let (covering, covered) = (bench.shelf.clone(), hold.clone());
+    let (covering, covered, counting_flows) = (bench.shelf.clone(), hold.clone(), tally.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
         post: bench.post.clone(),
@@ -463,7 +465,8 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters()),
-        coverage: Box::new(move || covered.coverage(&covering.current())),
+        coverage: Box::new(move || covered.coverage(&covering.current(), &counting_flows)),
+        tally,
         scrub: mask::scrub,
         signals,
         started: Instant::now(),

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,7 +24,7 @@ const LISTENERS: &str = "--listeners=";
 
 /// Replace the running gate's program by the one that is installed now, without refusing or losing a connection.
 ///
-/// First the new program has to accept the policy directory. Then the gate lets flows end, as when it is stopped, the process goes on
+/// First the new program has to accept the policy directory, and the kernel programs that are loaded. Then the gate lets flows end, as when it is stopped, the process goes on
 /// with the new program, and takes the connections that waited meanwhile. A hold that outlives the drain ends with 503; its demand
 /// stays.
 #[derive(Debug, clap::Args)]
@@ -129,21 +129,30 @@ fn roots_alone(program: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether that program runs at all, and takes the policy that is there.
+/// Whether that program runs at all, takes the policy that is there, and can adopt the kernel programs that are loaded.
 fn try_out(program: &Path, context: &Context) -> Result<(), Failure> {
-    let tried = Command::new(program)
-        .args(["policy", "check", "--policies"])
-        .arg(&context.settings.policies)
-        .output()
-        .map_err(|error| {
+    let tell = |words: &[&str], directory: &Path| {
+        let told = Command::new(program).args(words).arg(directory).output();
+        told.map_err(|error| {
             Failure::cannot(format!("{}: {error}; the gate goes on as it was", program.display()))
-        })?;
-    if tried.status.success() {
-        return Ok(());
+        })
+    };
+    let would_not = |what: &str, told: &Output| {
+        let said =
+            String::from_utf8_lossy(&told.stderr).into_owned() + &String::from_utf8_lossy(&told.stdout);
+        Failure::cannot(format!(
+            "{} would not {what}, so the gate goes on as it was:\n{said}",
+            program.display()
+        ))
+    };
+    let policy = tell(&["policy", "check", "--policies"], &context.settings.policies)?;
+    if !policy.status.success() {
+        return Err(would_not("take the policy directory", &policy));
     }
-    let said = String::from_utf8_lossy(&tried.stderr).into_owned() + &String::from_utf8_lossy(&tried.stdout);
-    Err(Failure::cannot(format!(
-        "{} would not take the policy directory, so the gate goes on as it was:\n{said}",
-        program.display()
-    )))
+    // "No" is an answer, too; what it cannot read, of another layout for one, it cannot adopt.
+    let loaded = tell(&["status", "--pins"], &context.settings.pins)?;
+    match loaded.status.code() {
+        Some(0 | 1) => Ok(()),
+        _ => Err(would_not("adopt the kernel programs that are loaded", &loaded)),
+    }
 }

@@ -92,6 +92,7 @@ const fn why(why: Why) -> &'static str {
         Why::Target => "it is connected to a target and did not come through the gate",
         Why::Service => "the gate does not stand in this connection of a protected service",
         Why::Guard => "its process is guarded and it did not come through the gate",
+        Why::Exemption => "it went past the gate by an exemption that is over",
         Why::Lost => "its identity record was lost",
     }
 }

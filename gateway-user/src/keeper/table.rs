@@ -4,10 +4,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{Block, GuardRow, ServiceRow, Table, TargetRow};
+use crate::kernel::{Block, ExemptRow, GuardRow, ServiceRow, Table, TargetRow};
 use crate::operation::Direction;
 use crate::policy::Set;
-use crate::policy::nouns::Guard;
+use crate::policy::nouns::{Exempt, Guard};
 
 /// Levels below the cgroup root that are searched. systemd nests user services seven deep.
 const DEPTH_MAX: usize = 10;
@@ -24,18 +24,42 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
     for target in set.targets() {
         let blocks =
             target.addresses.iter().map(|b| Block { address: b.address, prefix: b.prefix }).collect();
-        let ports = target.ports.clone();
+        let (name, ports) = (target.name.clone(), target.ports.clone());
         match target.direction {
-            Direction::Outbound => table.targets.push(TargetRow { blocks, ports }),
-            Direction::Inbound => table.services.push(ServiceRow { blocks, ports }),
+            Direction::Outbound => table.targets.push(TargetRow { name, blocks, ports }),
+            Direction::Inbound => table.services.push(ServiceRow { name, blocks, ports }),
         }
     }
-    let directories = match set.guards().iter().any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
+    let exempts: Vec<Guard> = set.exempts().iter().map(where_it_runs).collect();
+    let mut named = set.guards().iter().chain(&exempts);
+    let directories = match named.any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
         true => directories(cgroup_root)?,
         false => Vec::new(),
     };
     table.guards = set.guards().iter().map(|guard| row(guard, cgroup_root, &directories)).collect();
+    table.exempts = set
+        .exempts()
+        .iter()
+        .zip(&exempts)
+        .map(|(exempt, place)| ExemptRow {
+            name: exempt.name.clone(),
+            uids: exempt.uids.clone(),
+            cgroups: (!exempt.units.is_empty()).then(|| row(place, cgroup_root, &directories).cgroups),
+        })
+        .collect();
     Ok((table, set.guards().iter().flat_map(|guard| absent(guard, cgroup_root, &directories)).collect()))
+}
+
+/// The units of an exemption, to be looked for like a guard's.
+fn where_it_runs(exempt: &Exempt) -> Guard {
+    Guard {
+        name: exempt.name.clone(),
+        units: exempt.units.clone(),
+        containers: Vec::new(),
+        uids: Vec::new(),
+        cgroups: Vec::new(),
+        dns: Vec::new(),
+    }
 }
 
 /// What a guard names and nothing answers to, in words.

@@ -14,6 +14,8 @@ pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const WANTED: &[(&str, &str, &str)] = &[
     ("TASK_LEADER", "task_struct", "group_leader"),
     ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_CRED", "task_struct", "real_cred"),
+    ("CRED_UID", "cred", "uid"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_START", "task_struct", "start_boottime"),
     ("TASK_MM", "task_struct", "mm"),
@@ -22,6 +24,14 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("INODE_NUMBER", "inode", "i_ino"),
     ("INODE_SUPER", "inode", "i_sb"),
     ("SUPER_DEVICE", "super_block", "s_dev"),
+    ("SOCK_FLAGS", "sock_common", "skc_flags"),
+    ("SOCK_PORT", "sock_common", "skc_num"),
+    ("TCP_COPIED", "tcp_sock", "copied_seq"),
+    ("TCP_NEXT", "tcp_sock", "rcv_nxt"),
+    ("TCP_RECEIVED", "tcp_sock", "bytes_received"),
+    ("TCP_WRITTEN", "tcp_sock", "write_seq"),
+    ("TCP_UNACKED", "tcp_sock", "snd_una"),
+    ("TCP_ACKED", "tcp_sock", "bytes_acked"),
 ];
 
 /// Those that a kernel may lack (logins come with CONFIG_AUDIT): their offset is then 0, where no such field can stand.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::pins::map_path;
 use super::raw::{self, RawMap};
-use super::{Check, Found, KernelError, status};
+use super::{Check, Flows, Found, KernelError, status};
 use crate::limits::{HEARTBEAT_EVERY, HEARTBEAT_LIFE};
 
 const MAP: &str = "HEARTBEAT";
@@ -31,6 +31,10 @@ impl Heartbeat {
         let map = open(pins)?;
         let turn = read(&map)?.turn.wrapping_add(1);
         let heartbeat = Self { map, turn, last: 0 };
+        // Before anything is accepted in this turn. Rows that stay do no harm.
+        if let Err(error) = Flows::open(pins)?.forget_before(turn) {
+            tracing::warn!(%error, "counts of flows that earlier enforcers took are still there");
+        }
         heartbeat.write(deadline(HEARTBEAT_LIFE))?;
         Ok(heartbeat)
     }

@@ -36,6 +36,7 @@ const fn hook(program: &'static str, to: To, attach_type: u32) -> Hook {
 pub(super) const HOOKS: &[Hook] = &[
     hook("tg_bind4", To::Cgroup, 8),
     hook("tg_bind6", To::Cgroup, 9),
+    hook("tg_release", To::Cgroup, 34),
     hook("tg_establish", To::Cgroup, 3),
     hook("tg_getsockopt", To::Cgroup, 21),
     hook("tg_getpeername4", To::Cgroup, 29),

@@ -37,6 +37,12 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "MARKS",
     "EXEMPT",
     "BOUND",
+    "EXEMPTING",
+    "EXEMPT_CALLERS",
+    "FREED",
+    "FLOWS",
+    "FLOW",
+    "PASSERS",
     "COUNTS",
     "EVENTS",
 ];

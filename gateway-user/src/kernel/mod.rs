@@ -9,6 +9,7 @@ mod confine;
 pub mod diag;
 mod error;
 mod exempt;
+mod flows;
 mod hand_over;
 mod heartbeat;
 mod links;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
+pub use flows::{Counted, Flows, Lane, Passed, Seen as FlowsSeen, Way, take_flow};
 pub use hand_over::keep_to_this_process;
 pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
@@ -39,7 +41,7 @@ pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, attached, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
-pub use tables::{Missing, Published};
+pub use tables::{Missing, Published, row_names};
 pub use uplinks::Uplink;
 
 /// The kernel programs, as `cargo xtask build` made them.
@@ -91,6 +93,8 @@ pub struct Table {
     pub guards: Vec<GuardRow>,
     /// Protected services of this host.
     pub services: Vec<ServiceRow>,
+    /// Whose connections go straight.
+    pub exempts: Vec<ExemptRow>,
 }
 
 /// A block of addresses.
@@ -111,6 +115,8 @@ impl From<IpAddr> for Block {
 /// An outbound target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetRow {
+    /// Its name, by which its flows are counted. Those that share a place are counted together.
+    pub name: String,
     /// Where it is. Empty: nowhere by address (guarded processes reach it by name).
     pub blocks: Vec<Block>,
     /// TCP ports.
@@ -131,9 +137,22 @@ pub struct GuardRow {
     pub dns: Vec<SocketAddr>,
 }
 
+/// An exemption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExemptRow {
+    /// Unique name.
+    pub name: String,
+    /// Real user ids.
+    pub uids: Vec<u32>,
+    /// Cgroups one of which a process must be in besides, as those of a guard; `None`: wherever it is.
+    pub cgroups: Option<Vec<PathBuf>>,
+}
+
 /// A protected service of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceRow {
+    /// As a target's.
+    pub name: String,
     /// Local addresses. Empty: every one.
     pub blocks: Vec<Block>,
     /// TCP ports.

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gateway_ebpf::abi::{
-    self, ACCEPTED_VETTED, Address, BLOCK_BITS, BlockData, BlockKey, Config, Counter, DnsKey, Mark, Plain,
-    Record, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED,
+    self, ACCEPTED_VETTED, Address, BLOCK_BITS, BlockData, BlockKey, Config, Counter, DnsKey, ExemptKey,
+    Mark, Plain, Record, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED,
 };
 use gateway_ebpf::choose::{self, Packet};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
@@ -74,6 +74,8 @@ pub enum Why {
     Service,
     /// It is a guarded process's, and did not come through the gate.
     Guard,
+    /// It went past the gate by an exemption that is over.
+    Exemption,
     /// Its record was lost.
     Lost,
 }
@@ -91,6 +93,8 @@ pub struct Watch {
     records: RawMap,
     marks: RawMap,
     exempt: RawMap,
+    freed: RawMap,
+    callers: RawMap,
 }
 
 impl Watch {
@@ -113,6 +117,8 @@ impl Watch {
             records: open("RECORDS", 4, size_of::<Record>())?,
             marks: open("MARKS", 4, size_of::<Mark>())?,
             exempt: open("EXEMPT", 4, 4)?,
+            freed: open("FREED", 4, size_of::<ExemptKey>())?,
+            callers: open("EXEMPT_CALLERS", size_of::<ExemptKey>(), 4)?,
         })
     }
 
@@ -139,8 +145,8 @@ impl Watch {
         }
         let groups = self.groups()?;
         let link = Link::open()?;
-        let maps =
-            [&self.records, &self.marks, &self.exempt].map(|map| map.as_fd().as_raw_fd().unsigned_abs());
+        let maps = [&self.records, &self.marks, &self.exempt, &self.freed]
+            .map(|map| map.as_fd().as_raw_fd().unsigned_abs());
         let mut found = Vec::new();
         let kinds =
             [("tcp", choose::TCP, tcp), ("udp", choose::UDP, UDP_STATES), ("udplite", UDPLITE, UDP_STATES)];
@@ -185,6 +191,12 @@ impl Watch {
         let guard = self.guard(socket, &mark, groups)?;
         let tcp = protocol == choose::TCP;
         let recorded = matches!(record.state, STATE_REDIRECTED | STATE_LOCAL);
+        let target = in_blocks(&self.targets, remote, socket.remote.port())?;
+        let by = socket.storage(self.freed.id()).and_then(plain::<ExemptKey>).filter(|by| by.one != 0);
+        let freed = match by {
+            Some(by) => Some(self.stands(by)?),
+            None => (target && !recorded && self.is_exempt(socket, groups)?).then_some(true),
+        };
         let fact = Packet {
             lost: record.state == STATE_LOST,
             exempt: false,
@@ -198,8 +210,11 @@ impl Watch {
             routed: false,
             guard,
             dns: guard != 0 && self.is_dns(guard, remote, socket.remote.port())?,
-            target: in_blocks(&self.targets, remote, socket.remote.port())?,
+            target,
             service: tcp && in_blocks(&self.services, local, socket.local.port())?,
+            freed: target && freed == Some(true),
+            over: freed == Some(false)
+                && (target || in_blocks(&self.services, remote, socket.remote.port())?),
         };
         Ok(choose::packet(&fact).map(|counter| (guard, why(counter))))
     }
@@ -215,6 +230,25 @@ impl Watch {
         }
     }
 
+    /// Whether an exemption is still in force.
+    fn stands(&self, by: ExemptKey) -> io::Result<bool> {
+        Ok(self.callers.lookup(by.bytes(), 1)?.is_some())
+    }
+
+    /// Whether its maker is exempt: by the uid, and by the cgroup it was made in besides where one is asked for.
+    fn is_exempt(&self, socket: &Listed, groups: &Groups) -> io::Result<bool> {
+        let mut cgroup = Some(0);
+        let mut above = socket.cgroup;
+        while let Some(one) = cgroup {
+            if self.stands(ExemptKey { cgroup: one, uid: socket.uid, one: 1 })? {
+                return Ok(true);
+            }
+            cgroup = above;
+            above = above.and_then(|above| groups.parents.get(&above)).copied();
+        }
+        Ok(false)
+    }
+
     fn is_dns(&self, guard: u32, address: Address, port: u16) -> io::Result<bool> {
         Ok(self.dns.lookup(DnsKey { guard, port, zero: 0, address }.bytes(), 1)?.is_some())
     }
@@ -222,11 +256,14 @@ impl Watch {
     /// The cgroup tree with the guard of each, below the cgroup that is watched.
     fn groups(&self) -> io::Result<Groups> {
         let root = cgroup2_root().map_err(io::Error::other)?;
-        let mut groups =
-            Groups { everything: fs::metadata(&root)?.ino() == self.config.cgroup, guards: HashMap::new() };
-        let mut open: Vec<(PathBuf, u32, bool)> = vec![(root, 0, groups.everything)];
+        let mut groups = Groups {
+            everything: fs::metadata(&root)?.ino() == self.config.cgroup,
+            guards: HashMap::new(),
+            parents: HashMap::new(),
+        };
+        let mut open: Vec<(PathBuf, Option<u64>, u32, bool)> = vec![(root, None, 0, groups.everything)];
         let mut looked = 0;
-        while let Some((path, above, watched)) = open.pop() {
+        while let Some((path, parent, above, watched)) = open.pop() {
             looked += 1;
             if looked > CGROUPS_MAX {
                 return Err(io::Error::other("the cgroup tree has more directories than are looked at"));
@@ -241,9 +278,10 @@ impl Watch {
             if watched {
                 groups.guards.insert(about.ino(), guard);
             }
+            groups.parents.extend(parent.map(|parent| (about.ino(), parent)));
             let below = fs::read_dir(&path).into_iter().flatten().flatten();
             let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            open.extend(below.map(|entry| (entry.path(), guard, watched)));
+            open.extend(below.map(|entry| (entry.path(), Some(about.ino()), guard, watched)));
         }
         Ok(groups)
     }
@@ -255,6 +293,8 @@ struct Groups {
     everything: bool,
     /// The guard of each; 0: none.
     guards: HashMap<u64, u32>,
+    /// What each lies in.
+    parents: HashMap<u64, u64>,
 }
 
 impl Groups {
@@ -314,6 +354,7 @@ fn why(counter: Counter) -> Why {
         Counter::TargetPacket => Why::Target,
         Counter::StalePacket => Why::Service,
         Counter::LostPacket => Why::Lost,
+        Counter::ExemptionOver => Why::Exemption,
         _ => Why::Guard,
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, Record, Tuple};
+use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, FlowCounts, FlowKey, Record, Tuple};
 use serde::Serialize;
 
 use super::KernelError;
@@ -91,6 +91,7 @@ const FILLED: &[(&str, usize, usize)] = &[
     ("DNS", size_of::<DnsKey>(), 4),
     ("TUPLES", size_of::<Tuple>(), size_of::<Record>()),
     ("ALLOWED", size_of::<Tuple>(), 4),
+    ("FLOWS", size_of::<FlowKey>(), size_of::<FlowCounts>()),
 ];
 
 /// Cgroup directories looked at to find the one attached to. The tree of a busy host has a few thousand.

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use gateway_ebpf::abi::{
-    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, GUARD_LEVELS_MAX, Guarding, Plain,
+    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, ExemptKey, GUARD_LEVELS_MAX, Guarding, Plain,
 };
 use serde::Serialize;
 
 use super::pins::{self, cgroup2_root, map_path};
 use super::raw::RawMap;
-use super::{Block, GuardRow, KernelError, Table, guard_id};
+use super::{Block, ExemptRow, GuardRow, KernelError, Table, guard_id};
 
 /// A guard's cgroup that does not exist now. A later publish may find it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,16 +38,21 @@ pub struct Published {
     pub missing: Vec<Missing>,
 }
 
+/// Blocks, each with the names of those that declare it.
+type Named = BTreeMap<BlockKey, BTreeSet<String>>;
+
 /// A table in the kernel's terms.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    targets: BTreeSet<BlockKey>,
-    services: BTreeSet<BlockKey>,
+    targets: Named,
+    services: Named,
     guards: BTreeSet<u32>,
     cgroups: BTreeMap<u64, u32>,
     levels: u32,
     uids: BTreeMap<u32, u32>,
     dns: BTreeSet<DnsKey>,
+    exempt_levels: u32,
+    exempt_callers: BTreeSet<ExemptKey>,
     missing: Vec<Missing>,
 }
 
@@ -55,7 +60,7 @@ pub(super) struct Rows {
 pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError> {
     let mut rows = Rows::default();
     for target in &table.targets {
-        add_blocks(&mut rows.targets, &target.blocks, &target.ports)?;
+        add_blocks(&mut rows.targets, &target.name, &target.blocks, &target.ports)?;
     }
     for service in &table.services {
         if service.ports.contains(&gate_port) {
@@ -66,18 +71,45 @@ pub(super) fn resolve(table: &Table, gate_port: u16) -> Result<Rows, KernelError
         // Prefix 0 of the mapped space: both families.
         let everywhere = [Block { address: IpAddr::from([0u16; 8]), prefix: 0 }];
         let blocks = if service.blocks.is_empty() { &everywhere[..] } else { &service.blocks };
-        add_blocks(&mut rows.services, blocks, &service.ports)?;
+        add_blocks(&mut rows.services, &service.name, blocks, &service.ports)?;
     }
     for guard in &table.guards {
         add_guard(&mut rows, guard)?;
     }
+    for exempt in &table.exempts {
+        add_exempt(&mut rows, exempt)?;
+    }
     Ok(rows)
 }
 
-fn add_blocks(into: &mut BTreeSet<BlockKey>, blocks: &[Block], ports: &[u16]) -> Result<(), KernelError> {
+/// What the rows of a table are called, by the number that the kernel counts them by.
+///
+/// # Errors
+/// The table has what cannot be matched.
+pub fn row_names(table: &Table) -> Result<BTreeMap<u32, String>, KernelError> {
+    // Which port the gate has makes no difference to names.
+    let rows = resolve(table, 0)?;
+    Ok(rows
+        .targets
+        .values()
+        .chain(rows.services.values())
+        .map(|names| (number(names), joined(names)))
+        .collect())
+}
+
+/// A row's number: the same names have the same number for ever, so that counts made before a reload are not read as another's.
+fn number(names: &BTreeSet<String>) -> u32 {
+    guard_id(&joined(names))
+}
+
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn add_blocks(into: &mut Named, name: &str, blocks: &[Block], ports: &[u16]) -> Result<(), KernelError> {
     for block in blocks {
         for port in ports {
-            into.insert(block_key(block, *port)?);
+            into.entry(block_key(block, *port)?).or_default().insert(name.to_owned());
         }
     }
     Ok(())
@@ -143,6 +175,37 @@ fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
     Ok(())
 }
 
+fn add_exempt(rows: &mut Rows, exempt: &ExemptRow) -> Result<(), KernelError> {
+    if let Some(uid) = exempt.uids.iter().find(|uid| rows.uids.contains_key(uid)) {
+        return Err(KernelError::Row(format!(
+            "exempt {:?} names uid {uid}, which is guarded (the enforcer's own user always is); take it out",
+            exempt.name
+        )));
+    }
+    let mut cgroups = Vec::new();
+    for path in exempt.cgroups.iter().flatten() {
+        let (directory, level) = below(&cgroup2_root()?, path)?;
+        match pins::inode(&directory) {
+            Ok(cgroup) => {
+                cgroups.push(cgroup);
+                rows.exempt_levels |= 1 << level;
+            }
+            // Nobody is in it, so nobody is exempt by it.
+            Err(KernelError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if exempt.cgroups.is_none() {
+        cgroups.push(0);
+    }
+    for cgroup in cgroups {
+        for uid in &exempt.uids {
+            rows.exempt_callers.insert(ExemptKey { cgroup, uid: *uid, one: 1 });
+        }
+    }
+    Ok(())
+}
+
 fn claim<K: Ord>(
     into: &mut BTreeMap<K, u32>,
     key: K,
@@ -183,6 +246,8 @@ pub(super) struct Tables {
     cgroups: RawMap,
     uids: RawMap,
     dns: RawMap,
+    exempting: RawMap,
+    exempt_callers: RawMap,
 }
 
 impl Tables {
@@ -199,6 +264,8 @@ impl Tables {
             cgroups: open("GUARD_CGROUPS", 8, 4)?,
             uids: open("GUARD_UIDS", 4, 4)?,
             dns: open("DNS", size_of::<DnsKey>(), 4)?,
+            exempting: open("EXEMPTING", 4, size_of::<Guarding>())?,
+            exempt_callers: open("EXEMPT_CALLERS", size_of::<ExemptKey>(), 4)?,
         })
     }
 
@@ -212,8 +279,13 @@ impl Tables {
             Side::new("DNS", &self.dns, rows.dns.iter().map(|key| set(key.bytes()))),
             Side::new("GUARD_CGROUPS", &self.cgroups, rows.cgroups.iter().map(pair)),
             Side::new("GUARD_UIDS", &self.uids, rows.uids.iter().map(pair)),
-            Side::new("TARGETS", &self.targets, rows.targets.iter().map(|key| set(key.bytes()))),
-            Side::new("SERVICES", &self.services, rows.services.iter().map(|key| set(key.bytes()))),
+            Side::new(
+                "EXEMPT_CALLERS",
+                &self.exempt_callers,
+                rows.exempt_callers.iter().map(|key| set(key.bytes())),
+            ),
+            Side::new("TARGETS", &self.targets, rows.targets.iter().map(numbered)),
+            Side::new("SERVICES", &self.services, rows.services.iter().map(numbered)),
         ];
         for side in &wanted {
             side.fits()?;
@@ -223,6 +295,10 @@ impl Tables {
         }
         let guarding = Guarding { levels: rows.levels, uids: rows.uids.len() as u32 };
         self.guarding.update(&0u32.to_ne_bytes(), guarding.bytes()).map_err(KernelError::map("GUARDING"))?;
+        let exempting = Guarding { levels: rows.exempt_levels, uids: rows.exempt_callers.len() as u32 };
+        self.exempting
+            .update(&0u32.to_ne_bytes(), exempting.bytes())
+            .map_err(KernelError::map("EXEMPTING"))?;
         for side in wanted.iter().rev() {
             side.delete_the_rest()?;
         }
@@ -245,6 +321,10 @@ impl Tables {
         side.insert()?;
         side.delete_the_rest()
     }
+}
+
+fn numbered((key, names): (&BlockKey, &BTreeSet<String>)) -> (Vec<u8>, Vec<u8>) {
+    (key.bytes().to_vec(), number(names).bytes().to_vec())
 }
 
 fn pair<K: Plain>((key, guard): (&K, &u32)) -> (Vec<u8>, Vec<u8>) {
@@ -320,8 +400,10 @@ mod tests {
 
     #[test]
     fn the_gates_own_port_is_no_service() {
-        let table =
-            Table { services: vec![ServiceRow { blocks: vec![], ports: vec![15001] }], ..Table::default() };
+        let table = Table {
+            services: vec![ServiceRow { name: "s".into(), blocks: vec![], ports: vec![15001] }],
+            ..Table::default()
+        };
         assert!(matches!(resolve(&table, 15001), Err(KernelError::Row(_))));
         assert!(resolve(&table, 15002).is_ok());
     }
@@ -349,8 +431,11 @@ mod tests {
 
     #[test]
     fn every_block_meets_every_port_once() {
-        let row =
-            TargetRow { blocks: vec![block("10.0.0.1", 8), block("10.9.9.9", 8)], ports: vec![80, 443] };
+        let row = TargetRow {
+            name: "t".into(),
+            blocks: vec![block("10.0.0.1", 8), block("10.9.9.9", 8)],
+            ports: vec![80, 443],
+        };
         let rows = resolve(&Table { targets: vec![row], ..Table::default() }, 15001).unwrap();
         assert_eq!(rows.targets.len(), 2);
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::operation::{Direction, KEY_PROVIDER};
 
 use super::declare::{Draft, Entry, Wanted};
-use super::nouns::{Approval, Guard, Person, Role, Target};
+use super::nouns::{Approval, Exempt, Guard, Person, Role, Target};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::{extract, rewrites};
 
@@ -17,6 +17,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     let report = |problem| problems.borrow_mut().push(problem);
     unique("target", names(&draft.targets, |n| &n.name), &report);
     unique("guard", names(&draft.guards, |n| &n.name), &report);
+    unique("exempt", names(&draft.exempts, |n| &n.name), &report);
     unique("role", names(&draft.roles, |n| &n.name), &report);
     unique("person", names(&draft.persons, |n| &n.name), &report);
     unique("identity_provider", names(&draft.providers, |n| &n.name), &report);
@@ -43,6 +44,7 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     collisions(&draft.targets, &report);
     shared_hosts(&draft.targets, &report);
     guards(&draft.guards, &report);
+    exempts(&draft.exempts, &draft.guards, &report);
     for role in &draft.roles {
         way_in(role, &draft.persons, &report);
     }
@@ -194,6 +196,27 @@ fn guards(guards: &[Entry<Guard>], report: Report<'_>) {
                     Problem::at(guard.place(key), both)
                         .also(earlier.place(key), "held first here")
                         .help("a process has one guard: make them one"),
+                );
+            }
+        }
+    }
+}
+
+/// What is guarded is not exempt.
+fn exempts(exempts: &[Entry<Exempt>], guards: &[Entry<Guard>], report: Report<'_>) {
+    for exempt in exempts {
+        for guard in guards {
+            let uids = exempt.noun.uids.iter().filter(|uid| guard.noun.uids.contains(uid));
+            let units = exempt.noun.units.iter().filter(|unit| guard.noun.units.contains(unit));
+            let shared =
+                uids.map(|uid| ("uids", uid.to_string())).chain(units.map(|unit| ("units", unit.clone())));
+            for (key, name) in shared {
+                let both =
+                    format!("`{}` exempts `{name}`, which `{}` guards", exempt.noun.name, guard.noun.name);
+                report(
+                    Problem::at(exempt.place(key), both)
+                        .also(guard.place(key), "guarded here")
+                        .help("take it out of one of them"),
                 );
             }
         }

@@ -16,8 +16,8 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, On, OperationNoun,
-    Owned, Person, Protocol, Require, Rewrite, Role, Style, Target,
+    Approval, ClaimMatch, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify, On,
+    OperationNoun, Owned, Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
@@ -68,6 +68,8 @@ pub(super) struct Draft {
     pub operations: Vec<Entry<OperationNoun>>,
     /// Guards.
     pub guards: Vec<Entry<Guard>>,
+    /// Exemptions.
+    pub exempts: Vec<Entry<Exempt>>,
     /// Roles.
     pub roles: Vec<Entry<Role>>,
     /// Persons.
@@ -98,10 +100,11 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 13] = [
+pub(super) const BUILT: [&str; 14] = [
     "target",
     "operation",
     "guard",
+    "exempt",
     "role",
     "person",
     "identity_provider",
@@ -113,7 +116,7 @@ pub(super) const BUILT: [&str; 13] = [
     "hours",
     "notify",
 ];
-const LATER: [&str; 4] = ["budget", "credential", "witness", "exempt"];
+const LATER: [&str; 3] = ["budget", "credential", "witness"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -156,6 +159,7 @@ impl Draft {
                 self.operations.push(entry(operation, name, fields));
             }
             "guard" => self.guards.push(guard(fields, name)),
+            "exempt" => self.exempts.extend(exempt(fields, name)),
             "notify" => self.notifies.extend(approvals::notify(fields, name, home)),
             "role" => {
                 let role = self.role(fields, &name);
@@ -462,6 +466,35 @@ fn guard(fields: &Fields<'_>, name: At<String>) -> Entry<Guard> {
         );
     }
     entry(guard, name, fields)
+}
+
+/// Never by unit alone: whoever enters its cgroup would be exempt.
+fn exempt(fields: &Fields<'_>, name: At<String>) -> Option<Entry<Exempt>> {
+    let reason = fields.need_text("reason");
+    if let Some(empty) = reason.as_ref().filter(|reason| reason.value.trim().is_empty()) {
+        fields.report(Problem::at(&empty.place, "`reason` is empty").help("say why it stays outside"));
+    }
+    let uids = uids(fields);
+    let units = values(fields.parsed("units", words::unit));
+    fields.finish(&[]);
+    if uids.is_empty() {
+        fields.report(
+            Problem::at(&name.place, "this exemption names no user")
+                .help("give it `uids`: a unit counts only together with a uid"),
+        );
+    }
+    if uids.contains(&0) && units.is_empty() && !fields.has("units") {
+        fields.report(
+            Problem::at(&name.place, "this exemption names root wherever it is")
+                .help("give it `units` besides: nearly everything of a host runs as root"),
+        );
+    }
+    if fields.has("units") && units.is_empty() {
+        // That it is empty was reported; without it they would be exempt everywhere.
+        return None;
+    }
+    let exempt = Exempt { name: name.value.clone(), uids, units, reason: reason?.value };
+    Some(entry(exempt, name, fields))
 }
 
 fn provider(fields: &Fields<'_>, name: At<String>, home: &Path) -> Option<Entry<IdentityProvider>> {

@@ -88,6 +88,16 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
         ],
     ),
     (
+        "exempt",
+        "processes that stay outside the gate",
+        &[
+            NAME,
+            ("uids", true, Kind::Wholes(0, UID_MAX), "real user ids"),
+            ("units", false, Kind::Texts, "systemd units or slices that they must be in besides"),
+            ("reason", true, Kind::Text, "why"),
+        ],
+    ),
+    (
         "role",
         "a name for whoever comes in by one of its ways",
         &[

@@ -5,18 +5,18 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::nouns::Target;
+use super::nouns::{Exempt, Target};
 use super::rules::Rule;
 use super::set::Set;
 
 /// One thing to know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Notice {
-    /// `ends` or `ended` of a rule, `observe` of a target.
+    /// `ends` or `ended` of a rule, `observe` of a target, `exempt` of an exemption.
     pub about: String,
     /// Whether less is protected by it, now or later.
     pub warning: bool,
-    /// The rule's id, `file#id`, or the target's name.
+    /// The rule's id, `file#id`, or the name of the target or exemption.
     pub name: String,
     /// In words, with the place.
     pub text: String,
@@ -28,9 +28,25 @@ impl Set {
     pub fn notices(&self, at: Timestamp) -> Vec<Notice> {
         let mut notices: Vec<Notice> = self.rules().filter_map(|rule| ending(rule, at)).collect();
         notices.extend(self.targets().iter().filter_map(|target| observed(target, at)));
+        notices.extend(self.exempts().iter().map(exempted));
         notices.sort_by(|a, b| (!a.warning, a).cmp(&(!b.warning, b)));
         notices
     }
+}
+
+/// That somebody goes past the gate.
+fn exempted(exempt: &Exempt) -> Notice {
+    let users: Vec<String> = exempt.uids.iter().map(u32::to_string).collect();
+    let within = match exempt.units.is_empty() {
+        true => String::new(),
+        false => format!(" within {}", exempt.units.join(", ")),
+    };
+    let (name, users) = (&exempt.name, users.join(", "));
+    let text = format!(
+        "exempt `{name}`: connections of uid {users}{within} go past the gate, unjudged and unrecorded: {}",
+        exempt.reason
+    );
+    Notice { about: "exempt".to_owned(), warning: true, name: name.clone(), text }
 }
 
 /// That a target is only observed. Once it is not, that is no longer worth a word.

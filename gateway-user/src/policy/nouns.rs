@@ -213,6 +213,19 @@ pub struct Guard {
     pub dns: Vec<std::net::SocketAddr>,
 }
 
+/// Processes that stay outside the gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exempt {
+    /// Unique name.
+    pub name: String,
+    /// Real user ids. At least one.
+    pub uids: Vec<u32>,
+    /// systemd units or slices that a process must be in besides; empty: wherever it is.
+    pub units: Vec<String>,
+    /// Why, for whoever reads it later.
+    pub reason: String,
+}
+
 /// A role and its ways in. A principal has it if *any* way matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {

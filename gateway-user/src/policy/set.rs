@@ -17,8 +17,8 @@ use super::check::may_approve;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, DetectorNoun, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable, OperationNoun,
-    PathPart, PathPattern, Person, Rewrite, Role, Source, Target,
+    Approval, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable,
+    OperationNoun, PathPart, PathPattern, Person, Rewrite, Role, Source, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -44,6 +44,7 @@ pub struct Set {
     extracts: HashMap<String, Vec<Extract>>,
     rewrites: Vec<Arc<Rewrite>>,
     guards: Vec<Guard>,
+    exempts: Vec<Exempt>,
     roles: Vec<Role>,
     persons: Vec<Person>,
     providers: Vec<IdentityProvider>,
@@ -84,6 +85,7 @@ impl Set {
             extracts: HashMap::new(),
             rewrites: nouns(draft.rewrites).into_iter().map(Arc::new).collect(),
             guards: nouns(draft.guards),
+            exempts: nouns(draft.exempts),
             roles: nouns(draft.roles),
             persons: nouns(draft.persons),
             providers: nouns(draft.providers),
@@ -252,6 +254,12 @@ impl Set {
     #[must_use]
     pub fn guards(&self) -> &[Guard] {
         &self.guards
+    }
+
+    /// Who stays outside the gate.
+    #[must_use]
+    pub fn exempts(&self) -> &[Exempt] {
+        &self.exempts
     }
 
     /// Its roles.

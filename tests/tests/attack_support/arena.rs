@@ -183,9 +183,14 @@ impl<'a> Arena<'a> {
             dns: vec![],
         });
         Table {
-            targets: vec![TargetRow { blocks: there.to_vec(), ports: vec![PORT] }],
-            services: vec![ServiceRow { blocks: here.to_vec(), ports: vec![SERVICE] }],
+            targets: vec![TargetRow { name: "target".into(), blocks: there.to_vec(), ports: vec![PORT] }],
+            services: vec![ServiceRow {
+                name: "service".into(),
+                blocks: here.to_vec(),
+                ports: vec![SERVICE],
+            }],
             guards: guards.into_iter().collect(),
+            exempts: Vec::new(),
         }
     }
 

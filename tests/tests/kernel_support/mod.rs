@@ -92,18 +92,27 @@ impl World {
     /// The machine beyond is a target on [`PORT`].
     pub fn target(&self) -> Table {
         let blocks = vec![Block::from(self.there(0).ip()), Block::from(self.there6(0).ip())];
-        Table { targets: vec![TargetRow { blocks, ports: vec![PORT] }], ..Table::default() }
+        Table {
+            targets: vec![TargetRow { name: "target".into(), blocks, ports: vec![PORT] }],
+            ..Table::default()
+        }
     }
 
     /// This host's [`PORT`] is protected.
     pub fn service(&self) -> Table {
         let blocks = [self.here(0).ip(), self.here6(0).ip(), [127, 0, 0, 1].into()].map(Block::from).to_vec();
-        Table { services: vec![ServiceRow { blocks, ports: vec![PORT] }], ..Table::default() }
+        Table {
+            services: vec![ServiceRow { name: "service".into(), blocks, ports: vec![PORT] }],
+            ..Table::default()
+        }
     }
 
     /// Every address's [`PORT`] is a protected service, should it be this host's.
     pub fn service_everywhere(&self) -> Table {
-        Table { services: vec![ServiceRow { blocks: vec![], ports: vec![PORT] }], ..Table::default() }
+        Table {
+            services: vec![ServiceRow { name: "service".into(), blocks: vec![], ports: vec![PORT] }],
+            ..Table::default()
+        }
     }
 
     /// Gives the host one more address.
@@ -196,7 +205,10 @@ impl World {
     /// These addresses are targets on [`PORT`].
     pub fn target_at(&self, addresses: &[IpAddr]) -> Table {
         let blocks = addresses.iter().copied().map(Block::from).collect();
-        Table { targets: vec![TargetRow { blocks, ports: vec![PORT] }], ..Table::default() }
+        Table {
+            targets: vec![TargetRow { name: "target".into(), blocks, ports: vec![PORT] }],
+            ..Table::default()
+        }
     }
 
     /// A process in this cgroup with one connection, which says what it is told to.

@@ -232,7 +232,7 @@ fn a_safe_mode_is_rules_that_need_nobody_and_that_some_approval_turns_to() {
 
 #[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["budget", "credential", "witness", "exempt"] {
+    for noun in ["budget", "credential", "witness"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
@@ -446,6 +446,23 @@ fn one_process_set_in_two_guards_is_refused() {
         "b.toml:3:8",
         &["both hold `990`", "a.toml:22:8"],
     );
+}
+
+#[test]
+fn an_exemption_names_users_and_a_reason_and_nobody_who_is_guarded() {
+    let head = "[[exempt]]\nname = \"backup\"\n";
+    added_mistake(
+        &format!("{head}uids = [7, 990]\nreason = \"r\"\n"),
+        "b.toml:3:8",
+        &["exempts `990`", "a.toml:22:8"],
+    );
+    let unit = format!("{head}units = [\"backup.service\"]\nreason = \"r\"\n");
+    added_mistake(&unit, "b.toml:2:8", &["names no user", "only together with a uid"]);
+    added_mistake(&format!("{head}uids = [7]\n"), "b.toml:1:1", &["reason"]);
+    let nowhere = format!("{head}uids = [7]\nunits = []\nreason = \"r\"\n");
+    added_mistake(&nowhere, "b.toml:4:9", &["`units` is empty"]);
+    let sound = format!("{head}uids = [7]\nunits = [\"backup.service\"]\nreason = \"r\"\n");
+    assert_eq!(mistakes(&[("a.toml", NOUNS), ("b.toml", &sound)]), Vec::<String>::new());
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::limits::{BODY_IDLE_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+use crate::tally::Metered;
 use crate::wire::fault::Fault;
 use crate::wire::http1::{Screen, Seen};
 
@@ -113,7 +113,7 @@ impl Stalled {
 
 /// The client's socket.
 pub(super) struct Screened {
-    stream: TcpStream,
+    stream: Metered,
     wire: Wire,
     /// Bytes that passed and the engine has not read.
     passed: Vec<u8>,
@@ -136,7 +136,7 @@ pub(super) struct Screened {
 impl Screened {
     /// Screens this socket; the second value is for the exchanges.
     #[must_use]
-    pub(super) fn new(stream: TcpStream) -> (Self, Wire) {
+    pub(super) fn new(stream: Metered) -> (Self, Wire) {
         let wire = Wire::default();
         let this = Self {
             stream,

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use self::exchange::Exchange;
@@ -24,13 +23,14 @@ use super::{Broken, Served};
 use crate::judge::Judge;
 use crate::limits::{BLOCK_GRACE, FIRST_REQUEST_GRACE, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::record::entry::Ending;
+use crate::tally::Metered;
 use crate::upstream::Dialer;
 
 /// Drives one flow to its end.
 ///
 /// # Errors
 /// [`Broken`] when the connection ends in the middle of an exchange.
-pub async fn drive(client: TcpStream, judge: &Judge, dialer: &Dialer) -> Result<Served, Broken> {
+pub async fn drive(client: Metered, judge: &Judge, dialer: &Dialer) -> Result<Served, Broken> {
     let (entries, first) = (Arc::new(AtomicU64::new(0)), Notify::new());
     let (io, wire) = Screened::new(client);
     let exchange = Arc::new(Exchange::new(judge.clone(), dialer.clone(), wire));

@@ -14,10 +14,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::tally::Tally;
 
 /// Of each socket, so that little is on its way when the upstream stops reading.
 const BUFFER_BYTES: u32 = 32 * 1024;
@@ -41,7 +42,7 @@ fn listener() -> (TcpListener, SocketAddr) {
 
 /// The screen and the engine in front, the upstream's engine behind, joined as an exchange joins them; no judge.
 async fn carry(client: TcpStream, upstream: SocketAddr) -> hyper::Result<()> {
-    let (io, wire) = Screened::new(client);
+    let (io, wire) = Screened::new(Tally::default().take(client));
     let lines = Mutex::new(Vec::new());
     let exchange = async |request: Request<Incoming>| {
         let (_, answering) = wire.next_seen().unwrap();
