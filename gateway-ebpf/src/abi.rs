@@ -5,7 +5,7 @@
 
 /// Version of everything in this file. A change of any layout or meaning raises it; the loader refuses to adopt maps
 /// of another version.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// An address in 128 bits, network order; IPv4 mapped.
 pub type Address = [u8; 16];
@@ -33,8 +33,14 @@ pub const TUPLES_MAX: u32 = 32 * 1024;
 pub const ALLOWED_MAX: u32 = 32 * 1024;
 /// Bytes of the telemetry ring. A refusal takes 104 of them.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
-/// Listeners: outbound v4, outbound v6, inbound v4, inbound v6.
+/// Other network namespaces where the gate listens. A Kubernetes node runs 110 pods, unless told to run up to 250.
+pub const SPACES_MAX: u32 = 256;
+/// The same with those that it was asked for and does not serve, which `tidegate status` names.
+pub const SPACES_KNOWN_MAX: u32 = 2 * SPACES_MAX;
+/// Listeners of one namespace: outbound v4, outbound v6, inbound v4, inbound v6.
 pub const LISTENERS: u32 = 4;
+/// Listeners of all: the gate's own namespace is slot 0, the others follow.
+pub const LISTENERS_MAX: u32 = LISTENERS * (1 + SPACES_MAX);
 
 /// Index of the outbound listeners in the listener map; v6 follows v4.
 pub const LISTEN_OUTBOUND: u32 = 0;
@@ -94,10 +100,31 @@ pub struct BlockKey {
 pub struct BlockData {
     /// Port, network order; 0 where blocks stand for every port.
     pub port: [u8; 2],
-    /// Always zero.
-    pub zero: [u8; 2],
+    /// Whose own addresses these are: 0 the gate's namespace, else [`Space::slot`], host order. Always zero in other maps.
+    pub slot: [u8; 2],
     /// Address; host bits zero.
     pub address: Address,
+}
+
+/// The gate listens there.
+pub const SPACE_SERVED: u32 = 1;
+/// Protected services run there, and what comes for them is steered to the gate.
+pub const SPACE_SERVICES: u32 = 2;
+
+/// Another network namespace, by its cookie.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Its inode (`net:[N]`).
+    pub inode: u64,
+    /// Its number among those served: that of its listeners, and of its addresses in the map of own addresses. Never 0.
+    pub slot: u32,
+    /// `SPACE_*`; 0: the gate does not listen there.
+    pub flags: u32,
+    /// Why it does not, as the loader numbers the reasons.
+    pub why: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// Bits of a [`BlockKey`] in front of the address.
@@ -345,6 +372,8 @@ counters! {
     UnreadableFrame = "dropped_unreadable_frame",
     /// A connection to a target, or of a guarded process, that the connect hook did not see was about to begin.
     Unseen = "unseen",
+    /// Refused: a connect that belongs to the gate, in a network namespace where the gate does not listen.
+    NoListener = "refused_no_listener",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -388,6 +417,7 @@ plain! {
     DnsKey = 4 + 2 + 2 + 16,
     Guarding = 8,
     Bound = 16 + 4,
+    Space = 8 + 4 * 4,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
     Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     Mark = 8,

@@ -143,6 +143,7 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     let guard = if exempt { 0 } else { look::current_guard() };
     to.guard = guard;
     let service = look::is_service(address, port);
+    let here = look::here(config, netns);
     let answer = choose::connect(&Connect {
         exempt,
         gate: look::is_gate(),
@@ -151,8 +152,9 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         protocol: dial.protocol,
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),
-        here: netns == config.netns,
-        own: service && look::is_own(address),
+        listens: here.listens,
+        here: here.services,
+        own: service && look::is_own(here.slot, address),
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
         target: look::is_target(address, port),

@@ -123,8 +123,8 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
         return;
     }
     record.tuple = tuple;
-    // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
-    if record.tuple.netns != config.netns {
+    // Where the gate does not listen none arrives at it: their rows would wait as long as their owner likes.
+    if !look::here(config, record.tuple.netns).listens {
         return;
     }
     if TUPLES.insert(&record.tuple, &*record, 0).is_err() {

@@ -11,12 +11,12 @@ use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
     Address, BLOCK_BITS, BlockData, Config, DnsKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ, Record,
-    mapped,
+    SPACE_SERVED, SPACE_SERVICES, mapped,
 };
 use gateway_ebpf::choose;
 
 use crate::{
-    CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, TARGETS,
+    CONFIG, DNS, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS, HEARTBEAT, OWN, SERVICES, SPACES, TARGETS,
 };
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
@@ -132,9 +132,38 @@ pub(crate) fn out_of_scope(config: &Config, netns: u64) -> bool {
     config.flags & FLAG_ONLY_NETNS != 0 && netns != config.netns
 }
 
+/// How a network namespace stands with the gate.
+#[derive(Clone, Copy)]
+pub(crate) struct Here {
+    /// Its number; 0: the gate's own.
+    pub(crate) slot: u32,
+    /// The gate listens there.
+    pub(crate) listens: bool,
+    /// What comes there for protected services is steered to the gate.
+    pub(crate) services: bool,
+}
+
+/// The namespace with this cookie; one that nobody told of has no listener.
+#[inline(always)]
+pub(crate) fn here(config: &Config, netns: u64) -> Here {
+    if netns == config.netns {
+        return Here { slot: 0, listens: true, services: true };
+    }
+    let Some(space) = SPACES.get_ptr(&netns) else { return Here { slot: 0, listens: false, services: false } };
+    // SAFETY: a map value the lookup just gave.
+    let (slot, flags) = unsafe { ((*space).slot, (*space).flags) };
+    let listens = flags & SPACE_SERVED != 0;
+    Here { slot, listens, services: listens && flags & SPACE_SERVICES != 0 }
+}
+
 #[inline(always)]
 fn in_blocks(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> bool {
-    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
+    in_blocks_of(blocks, 0, address, port)
+}
+
+#[inline(always)]
+fn in_blocks_of(blocks: &LpmTrie<BlockData, u32>, slot: u32, address: &Address, port: u16) -> bool {
+    let data = BlockData { port: port.to_be_bytes(), slot: (slot as u16).to_ne_bytes(), address: *address };
     blocks.get(Key::new(BLOCK_BITS, data)).is_some()
 }
 
@@ -148,10 +177,10 @@ pub(crate) fn is_service(address: &Address, port: u16) -> bool {
     in_blocks(&SERVICES, address, port)
 }
 
-/// Whether this is an address of the gate's namespace, as far as the enforcer has told.
+/// Whether this is an address of the namespace with this number, as far as the enforcer has told.
 #[inline(always)]
-pub(crate) fn is_own(address: &Address) -> bool {
-    choose::is_loopback(address) || in_blocks(&OWN, address, 0)
+pub(crate) fn is_own(slot: u32, address: &Address) -> bool {
+    choose::is_loopback(address) || in_blocks_of(&OWN, slot, address, 0)
 }
 
 #[inline(always)]

@@ -301,3 +301,9 @@ pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that has asked nothing yet may do so when the gate stops. It was taken, so it is not refused; who
 /// connects asks at once.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
+/// Processes of guards and of protected services whose network namespaces are looked at in one go.
+pub const SPACE_PROCESSES_MAX: usize = 64 * 1024;
+/// Network namespaces that are begun to be served in one go, a thousandth of a second each.
+pub const SPACES_OPENED_MAX: usize = 64;
+/// How long the keeper lets the enforcer wait for news of network namespaces before it says that there are none.
+pub const SPACES_NEWS_TIMEOUT: Duration = Duration::from_secs(5);

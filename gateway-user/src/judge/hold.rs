@@ -404,6 +404,7 @@ mod tests {
             parents: Vec::new(),
         };
         Flow {
+            space: None,
             session: SessionId::now(),
             direction: Direction::Outbound,
             peer: "127.0.0.1:5".parse().unwrap(),

@@ -30,11 +30,15 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
             Direction::Inbound => table.services.push(ServiceRow { blocks, ports }),
         }
     }
-    let directories = match set.guards().iter().any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
+    let services: Vec<Guard> = set.targets().iter().filter_map(|target| target.runs.clone()).collect();
+    let held = set.guards().iter().chain(&services);
+    let directories = match held.into_iter().any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
         true => directories(cgroup_root)?,
         false => Vec::new(),
     };
     table.guards = set.guards().iter().map(|guard| row(guard, cgroup_root, &directories)).collect();
+    table.service_cgroups =
+        services.iter().flat_map(|service| row(service, cgroup_root, &directories).cgroups).collect();
     Ok((table, set.guards().iter().flat_map(|guard| absent(guard, cgroup_root, &directories)).collect()))
 }
 

@@ -21,6 +21,7 @@ mod pins;
 mod probe;
 mod raw;
 mod sockets;
+mod spaces;
 mod status;
 mod tables;
 mod uplinks;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
+pub use gateway_ebpf::abi::SPACES_MAX;
 pub use hand_over::keep_to_this_process;
 pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
@@ -38,6 +40,7 @@ pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, attached, probe};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
+pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
 pub use tables::{Missing, Published};
 pub use uplinks::Uplink;
@@ -91,6 +94,8 @@ pub struct Table {
     pub guards: Vec<GuardRow>,
     /// Protected services of this host.
     pub services: Vec<ServiceRow>,
+    /// Cgroups in whose processes they run, where those are in other network namespaces. Absolute.
+    pub service_cgroups: Vec<PathBuf>,
 }
 
 /// A block of addresses.
