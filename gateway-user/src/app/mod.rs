@@ -505,6 +505,7 @@ async fn open_admin(
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), hold.clone());
+    let looked = hold.clone();
     let (covering, covered) = (bench.shelf.clone(), hold.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
@@ -517,6 +518,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters()),
+        spaces: Arc::new(move || (looked.spaces().served, looked.spaces().refused)),
         coverage: Box::new(move || covered.coverage(&covering.current())),
         scrub: mask::scrub,
         signals,

@@ -25,7 +25,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// The ring cannot be waited on.
-pub async fn log(mut denials: Denials, mut programs: Option<KernelLog>, spaces: Arc<Spaces>) -> io::Result<()> {
+pub async fn log(
+    mut denials: Denials,
+    mut programs: Option<KernelLog>,
+    spaces: Arc<Spaces>,
+) -> io::Result<()> {
     let (mut second, mut logged, mut silent) = (Instant::now(), 0, 0_u64);
     loop {
         denials = tokio::task::spawn_blocking(move || waited(denials)).await.map_err(io::Error::other)?;

@@ -38,7 +38,7 @@ pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
-pub use probe::{Check, Found, Probe, attached, probe};
+pub use probe::{Check, Found, Probe, attached, probe, spaces_check};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
