@@ -48,13 +48,13 @@ impl Host {
         space.loopback_up();
         let pid = space.process.pid().to_string();
         let cable = space.cable();
-        let ends = ["link", "add", &cable, "type", "veth", "peer", "name", "up", "netns", &pid];
+        let ends = ["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &pid];
         run("ip", &[&["-n", self.name()][..], &ends].concat());
         let here = format!("10.78.{number}.1/24");
         run("ip", &["-n", self.name(), "address", "add", &here, "dev", &cable]);
         run("ip", &["-n", self.name(), "link", "set", &cable, "up"]);
-        space.ip(&["address", "add", &format!("10.78.{number}.2/24"), "dev", "up"]);
-        space.ip(&["link", "set", "up", "up"]);
+        space.ip(&["address", "add", &format!("10.78.{number}.2/24"), "dev", "eth0"]);
+        space.ip(&["link", "set", "eth0", "up"]);
         space.ip(&["route", "add", "default", "via", &format!("10.78.{number}.1")]);
         space
     }

@@ -126,8 +126,10 @@ fn a_guarded_process_in_a_namespace_of_its_own_is_judged_and_recorded_like_any_o
         assert_eq!(opened.workload.unwrap().pid, seat.dialer().pid());
     }
     // What nothing declares is denied there as it is at home, and not by a refusal to connect.
-    let mut client = dial(&seat, FREE).unwrap();
-    assert_eq!(client.get("192.0.2.30", "/space-undeclared").unwrap().status, 403);
+    for seat in [&seat, &host.agent()] {
+        let answer = dial(seat, FREE).unwrap().get("192.0.2.30", "/space-undeclared");
+        assert!(answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    }
     assert!(!reached(free, "/space-undeclared"));
 }
 
@@ -363,9 +365,11 @@ fn a_dead_gate_is_a_refusal_in_every_namespace_and_the_next_one_serves_them_agai
     });
     assert_eq!(service.received().len(), before, "nobody went past");
     // Gone while no gate was there to see it: nothing of it is left.
+    let short = host.space("agent", number());
+    served(&gate, &short);
     gate.kill();
-    let inode = agents.inode();
-    agents.end();
+    let inode = short.inode();
+    short.end();
     gate.start();
     eventually("no word of the namespace", || listed(&gate, inode).is_none().then_some(()));
 }
@@ -384,4 +388,153 @@ fn an_upgrade_serves_them_again() {
         let mut client = dial(&seat, API).ok()?;
         Some(assert_eq!(client.get("192.0.2.10", "/after").ok()?.status, 200))
     });
+}
+
+/// An id as container engines make them.
+const CONTAINER: &str = "5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace5ace";
+
+/// What runs in the container: a request to the API for each path, and the status of each answer.
+const ASK: &str = r#"
+import socket, sys, time
+for path in sys.argv[1:]:
+    while True:
+        try:
+            s = socket.create_connection(("192.0.2.10", 80), 10)
+            break
+        except PermissionError:
+            # Nobody listens there yet.
+            time.sleep(0.05)
+    s.sendall(f"GET {path} HTTP/1.1\r\nHost: 192.0.2.10\r\nConnection: close\r\n\r\n".encode())
+    print(path, s.recv(4096).split(b" ")[1].decode(), flush=True)
+"#;
+
+/// A bundle of an OCI runtime: the host's own programs, read-only, in namespaces of the container's own.
+fn bundle(host: &Host, cgroup: &str, hook: &str, args: &[&str]) -> std::path::PathBuf {
+    let bundle = host.folder().join("bundle");
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    let bind = |place: &str| serde_json::json!({ "destination": place, "source": place, "type": "bind", "options": ["rbind", "ro"] });
+    let mut mounts: Vec<Value> = ["/usr", "/lib", "/lib64", "/bin"].into_iter().map(bind).collect();
+    mounts.push(serde_json::json!({ "destination": "/proc", "type": "proc", "source": "proc" }));
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": args,
+            "env": ["PATH=/usr/bin:/bin"],
+            "cwd": "/",
+        },
+        "root": { "path": "rootfs", "readonly": false },
+        "mounts": mounts,
+        "hooks": { "createRuntime": [{ "path": hook }] },
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }],
+        },
+    });
+    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    bundle
+}
+
+/// What an engine does for a container's network: a cable from the host's namespace, an address and a way out.
+fn network_hook(host: &Host, number: u8) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let script = host.folder().join("network-hook");
+    let (name, cable) = (host.name(), format!("c{number}"));
+    let text = format!(
+        "#!/bin/sh -e\n\
+         pid=$(python3 -c 'import json,sys; print(json.load(sys.stdin)[\"pid\"])')\n\
+         ip -n {name} link add {cable} type veth peer name eth0 netns $pid\n\
+         ip -n {name} address add 10.79.{number}.1/24 dev {cable}\n\
+         ip -n {name} link set {cable} up\n\
+         in=\"nsenter --net=/proc/$pid/ns/net ip\"\n\
+         $in link set lo up\n\
+         $in address add 10.79.{number}.2/24 dev eth0\n\
+         $in link set eth0 up\n\
+         $in route add default via 10.79.{number}.1\n"
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script.display().to_string()
+}
+
+#[test]
+fn a_container_of_a_real_runtime_is_judged_and_recorded_under_its_id() {
+    let World { host, gate, api, .. } = &*WORLD;
+    let number = number();
+    let hook = network_hook(host, number);
+    let args = ["/usr/bin/python3", "-c", ASK, "/oci-allowed", "/oci-denied/denied"];
+    // The runtime makes its container's cgroup itself, as an engine tells it to.
+    let cgroup = format!("/{}.slice/agent/docker/{CONTAINER}", host.name());
+    let bundle = bundle(host, &cgroup, &hook, &args);
+    let state = host.folder().join("oci");
+    let (state, bundle) = (state.display().to_string(), bundle.display().to_string());
+    let words = ["--root", &state, "--cgroup-manager=cgroupfs", "run", "--bundle", &bundle, "spaces"];
+    let seat = host.client();
+    let said = seat.run("crun", &words).success().text();
+    assert!(said.contains("/oci-allowed 200") && said.contains("/oci-denied/denied 403"), "{said}");
+    assert!(reached(api, "/oci-allowed") && !reached(api, "/oci-denied"));
+    for path in ["/oci-allowed", "/oci-denied/denied"] {
+        let opened = gate.session_of(&gate.entry_of(path)).summary.opened;
+        let workload = opened.workload.unwrap();
+        assert_eq!(workload.container.as_deref(), Some(CONTAINER), "{:?}", workload.cgroup);
+        assert_eq!(workload.key(), format!("container:{CONTAINER}"));
+        assert_eq!((workload.image, workload.pod), (None, None), "no runtime's file says more of it");
+    }
+    let session = gate.session_of(&gate.entry_of("/oci-allowed")).summary.opened.session.to_string();
+    let shown = gate.tidegate(&["sessions", "show", &session]).success().text();
+    assert!(shown.contains(CONTAINER), "{shown}");
+}
+
+#[test]
+fn a_container_that_somebody_only_named_in_a_cgroup_of_his_own_is_not_believed() {
+    let World { host, gate, .. } = &*WORLD;
+    let forged = format!("agent/delegated/docker/{CONTAINER}");
+    let seat = host.seat(&forged);
+    // A control: as long as the directories are root's, they count.
+    let ask = |path: &str| {
+        let mut client = dial(&Seat::at(&host.netns(), &seat), API).unwrap();
+        assert_eq!(client.get("192.0.2.10", path).unwrap().status, 200);
+        gate.session_of(&gate.entry_of(path)).summary.opened.workload.unwrap()
+    };
+    assert_eq!(ask("/roots-name").container.as_deref(), Some(CONTAINER));
+    let delegated = host.cgroup().join("agent/delegated");
+    for below in ["", "docker", &format!("docker/{CONTAINER}")] {
+        std::os::unix::fs::chown(delegated.join(below), Some(4711), Some(4711)).unwrap();
+    }
+    let workload = ask("/users-name");
+    assert_eq!((workload.container, workload.uid), (None, 0));
+    assert!(workload.cgroup.unwrap().ends_with(CONTAINER), "where it is, is known");
+}
+
+#[test]
+fn rules_see_a_pod_and_an_image_and_are_wrong_about_neither_when_they_are_unknown() {
+    let World { host, .. } = &*WORLD;
+    let policies = host.folder().join("rules");
+    fs::create_dir_all(&policies).unwrap();
+    fs::write(policies.join("a.toml"), NOUNS.replace("NAME", host.name())).unwrap();
+    let rules = r#"
+        permit (principal is Workload, action == Action::"http", resource == Target::"api")
+        when { principal has image && principal.image like "registry.example/*" && principal has pod };
+    "#;
+    fs::write(policies.join("a.cedar"), rules).unwrap();
+    let cases = |expected: &str, who: &str| {
+        format!(
+            "[[case]]\nname = \"{expected} {}\"\nas = {{ uid = 1{who} }}\ntarget = \"api\"\nmethod = \"GET\"\npath = \"/\"\nexpect = \"{expected}\"\n",
+            who.len()
+        )
+    };
+    let image = r#", image = "registry.example/agent:1""#;
+    let pod = r#", pod = "3f1c8f5e-1111-2222-3333-0123456789ab""#;
+    let text = [
+        cases("allow", &format!("{image}{pod}")),
+        cases("deny", image),
+        cases("deny", pod),
+        cases("deny", &format!(", image = \"elsewhere.example/agent:1\"{pod}")),
+    ];
+    fs::write(policies.join("a.cases.toml"), text.concat()).unwrap();
+    let directory = policies.display().to_string();
+    let seat = host.client();
+    let tidegate = tidegate_tests::built("tidegate").display().to_string();
+    let said = seat.run(&tidegate, &["policy", "test", &directory]);
+    assert_eq!(said.code(), Some(0), "{}{}", said.text(), said.errors());
 }

@@ -400,6 +400,8 @@ mod tests {
             cgroup: None,
             unit: None,
             container: None,
+            image: None,
+            pod: None,
             executable: None,
             parents: Vec::new(),
         };
