@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tidegate::operation::Direction;
@@ -457,6 +458,17 @@ fn network_hook(host: &Host, number: u8) -> String {
     script.display().to_string()
 }
 
+/// Removes what the runtime leaves in the older hierarchies of a hybrid host: the directories above its own.
+fn remove_older(cgroup: &str) {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        if hierarchy.file_name() != "unified" {
+            for directory in std::path::Path::new(cgroup).ancestors().filter(|one| one.parent().is_some()) {
+                fs::remove_dir(hierarchy.path().join(directory)).ok();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_container_of_a_real_runtime_is_judged_and_recorded_under_its_id() {
     let World { host, gate, api, .. } = &*WORLD;
@@ -464,13 +476,14 @@ fn a_container_of_a_real_runtime_is_judged_and_recorded_under_its_id() {
     let hook = network_hook(host, number);
     let args = ["/usr/bin/python3", "-c", ASK, "/oci-allowed", "/oci-denied/denied"];
     // The runtime makes its container's cgroup itself, as an engine tells it to.
-    let cgroup = format!("/{}.slice/agent/docker/{CONTAINER}", host.name());
-    let bundle = bundle(host, &cgroup, &hook, &args);
+    let cgroup = format!("{}.slice/agent/docker/{CONTAINER}", host.name());
+    let bundle = bundle(host, &format!("/{cgroup}"), &hook, &args);
     let state = host.folder().join("oci");
     let (state, bundle) = (state.display().to_string(), bundle.display().to_string());
-    let words = ["--root", &state, "--cgroup-manager=cgroupfs", "run", "--bundle", &bundle, "spaces"];
-    let seat = host.client();
-    let said = seat.run("crun", &words).success().text();
+    let words = ["--root", &state, "run", "--bundle", &bundle, host.name()];
+    let said = host.client().run("runc", &words);
+    remove_older(&cgroup);
+    let said = said.success().text();
     assert!(said.contains("/oci-allowed 200") && said.contains("/oci-denied/denied 403"), "{said}");
     assert!(reached(api, "/oci-allowed") && !reached(api, "/oci-denied"));
     for path in ["/oci-allowed", "/oci-denied/denied"] {
@@ -537,4 +550,62 @@ fn rules_see_a_pod_and_an_image_and_are_wrong_about_neither_when_they_are_unknow
     let tidegate = tidegate_tests::built("tidegate").display().to_string();
     let said = seat.run(&tidegate, &["policy", "test", &directory]);
     assert_eq!(said.code(), Some(0), "{}{}", said.text(), said.errors());
+}
+
+#[test]
+fn past_the_bound_a_namespace_is_refused_until_another_one_goes() {
+    let most = tidegate::kernel::SPACES_MAX as usize;
+    let host = host();
+    let _api = Upstream::start(&host.client(), API);
+    let gate = gate_on(&host).start();
+    let script =
+        "for n in $(seq $1); do unshare --net sh -c 'ip link set lo up; exec sleep 600' & done; wait";
+    let agents = host.agent().spawn("sh", &["-c", script, "sh", &(most + 1).to_string()]);
+    let spaces =
+        || gate.tidegate(&["--json", "status"]).json()["kernel"]["spaces"].as_array().unwrap().clone();
+    let began = Instant::now();
+    let counted = || {
+        let spaces = spaces();
+        let served = spaces.iter().filter(|space| space["served"] == true).count();
+        let why: Vec<_> =
+            spaces.iter().filter_map(|space| space["why"].as_str().map(str::to_owned)).collect();
+        (served, why)
+    };
+    while counted() != (most, vec!["too-many".to_owned()]) {
+        assert!(began.elapsed() < BUSY, "{:?}\n{}", counted(), gate.log());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let refused =
+        spaces().into_iter().find(|space| space["served"] == false).unwrap()["inode"].as_u64().unwrap();
+    let at = |inode: u64| sleepers(&host).into_iter().find(|(_, other)| *other == inode).unwrap().0;
+    let seat = Seat::at(std::path::Path::new(&format!("/proc/{}/ns/net", at(refused))), &host.agent());
+    let answer = seat.connect(API.parse().unwrap()).err().unwrap();
+    assert_eq!(answer.kind(), ErrorKind::PermissionDenied, "{answer}");
+    // Another one ends: its place is the next one's.
+    let (other, _) = sleepers(&host).into_iter().find(|(_, inode)| *inode != refused).unwrap();
+    drop(host.client().run("kill", &["-9", &other.to_string()]).success());
+    while counted() != (most, Vec::new()) {
+        assert!(began.elapsed() < BUSY, "{:?}", counted());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    // Nothing leads out of it, so the gate cannot reach the target, and says so.
+    let mut client = seat.connect(API.parse().unwrap()).unwrap();
+    assert_eq!(client.get("192.0.2.10", "/its-turn").unwrap().status, 502);
+    drop(agents);
+}
+
+/// How long so many namespaces may take on a busy machine.
+const BUSY: Duration = Duration::from_secs(180);
+
+/// The processes of the agent's cgroup that have a namespace of their own, with its inode.
+fn sleepers(host: &Host) -> Vec<(u32, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let home = fs::metadata(host.netns()).unwrap().ino();
+    let all = fs::read_to_string(host.agent().cgroup().join("cgroup.procs")).unwrap();
+    all.lines()
+        .filter_map(|pid| {
+            let inode = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
+            (inode != home).then_some((pid.parse().ok()?, inode))
+        })
+        .collect()
 }

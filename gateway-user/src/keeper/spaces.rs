@@ -18,6 +18,9 @@ use crate::limits::SPACES_OPENED_MAX;
 
 /// How often namespaces are looked for, where nobody was refused for want of one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same where policy says in which cgroups services run: one that starts in a new namespace is open until it is found, and
+/// nobody is refused meanwhile who would hurry.
+const LOOK_FOR_SERVICES_EVERY: Duration = Duration::from_millis(100);
 /// The least time between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// After how long one is looked at again that an unprivileged user owns, or where there was no room.
@@ -111,7 +114,9 @@ impl Spaces {
             }
             tokio::time::sleep(LOOK_PAUSE).await;
             // Looking again because the time is up, or because somebody waits, is the same.
-            let _ = tokio::time::timeout(LOOK_EVERY, self.wanted.notified()).await;
+            let services = self.state().table.as_ref().is_some_and(|table| !table.service_cgroups.is_empty());
+            let every = if services { LOOK_FOR_SERVICES_EVERY } else { LOOK_EVERY };
+            let _ = tokio::time::timeout(every, self.wanted.notified()).await;
         }
     }
 
@@ -271,13 +276,8 @@ impl Spaces {
         if let Some(left) = state.left.get(&cookie) {
             return Some(left.slot);
         }
-        let taken: BTreeSet<u32> = state
-            .served
-            .values()
-            .map(|space| space.slot())
-            .chain(state.left.values().map(|left| left.slot))
-            .collect();
-        (1..=SPACES_MAX).find(|slot| !taken.contains(slot))
+        let left = state.left.values().map(|left| left.slot);
+        free(&state.served.values().map(|space| space.slot()).chain(left).collect())
     }
 
     fn refuse(&self, inode: u64, why: Unserved) {
@@ -326,4 +326,39 @@ impl Spaces {
 /// Whether one that was refused is left alone for a while.
 fn waits(why: Unserved, at: Instant) -> bool {
     matches!(why, Unserved::OtherOwner | Unserved::TooMany | Unserved::Failed) && at.elapsed() < AGAIN_AFTER
+}
+
+/// The lowest number that nobody has.
+fn free(taken: &BTreeSet<u32>) -> Option<u32> {
+    (1..=SPACES_MAX).find(|slot| !taken.contains(slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_up_to_the_bound_and_again_when_they_are_free_and_never_the_gates_own() {
+        let mut taken = BTreeSet::new();
+        for _ in 0..SPACES_MAX {
+            let slot = free(&taken).unwrap();
+            assert!(slot != 0 && taken.insert(slot));
+        }
+        assert_eq!(free(&taken), None);
+        taken.remove(&7);
+        assert_eq!(free(&taken), Some(7));
+    }
+
+    #[test]
+    fn who_was_refused_for_good_waits_and_who_may_be_served_any_moment_does_not() {
+        let now = Instant::now();
+        assert!(
+            [Unserved::OtherOwner, Unserved::TooMany, Unserved::Failed]
+                .into_iter()
+                .all(|why| waits(why, now))
+        );
+        assert!(![Unserved::LoopbackDown, Unserved::PortTaken].into_iter().any(|why| waits(why, now)));
+        let long_ago = now.checked_sub(AGAIN_AFTER).unwrap();
+        assert!(!waits(Unserved::TooMany, long_ago));
+    }
 }
