@@ -11,6 +11,7 @@ use crate::admin::coverage::Coverage;
 use crate::identity::process::Processes;
 use crate::keeper::{Change, Client, Counted, Spaces, Standing, Tables};
 use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
+use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
@@ -95,11 +96,13 @@ impl Hold {
         }
     }
 
-    /// The next change of the other network namespaces where the gate listens; `None`: there was none for a while.
-    pub(super) async fn space(&self) -> io::Result<Option<Change>> {
+    /// The next change of the other network namespaces where the gate listens, for whoever serves these sets; `None`: there was none for a while.
+    pub(super) async fn space(&self, serves: Vec<u64>) -> io::Result<Option<Change>> {
         match self {
-            Self::Own { spaces, .. } => Ok(Some(spaces.next().await)),
-            Self::Kept(keeper) => keeper.space().await,
+            Self::Own { spaces, .. } => {
+                Ok(tokio::time::timeout(SPACES_NEWS_TIMEOUT, spaces.next(&serves)).await.ok())
+            }
+            Self::Kept(keeper) => keeper.space(serves).await,
         }
     }
 

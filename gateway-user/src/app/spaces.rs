@@ -19,12 +19,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn serve(hold: Hold, door: Door) {
     let mut served: HashMap<u64, JoinSet<()>> = HashMap::new();
     loop {
-        match hold.space().await {
-            Ok(Some(Change::Came(space, listeners))) => {
-                served.insert(space, accept(&door.within(space), listeners));
+        match hold.space(served.keys().copied().collect()).await {
+            Ok(Some(Change::Came { set, space, listeners })) => {
+                served.insert(set, accept(&door.within(space), listeners));
             }
             // What was accepted there goes on; nothing more is.
-            Ok(Some(Change::Went(space))) => drop(served.remove(&space)),
+            Ok(Some(Change::Went(set))) => drop(served.remove(&set)),
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(%error, "other network namespaces are served as they were; asking again");

@@ -123,16 +123,17 @@ impl Client {
         descriptors.pop().ok_or_else(misunderstood)
     }
 
-    /// The next change of the network namespaces that are served; `None`: nothing changed for a while.
+    /// The next change of the network namespaces that are served, for whoever serves these sets; `None`: nothing changed for a while.
     ///
     /// # Errors
     /// As [`Client::resolve`].
-    pub async fn space(&self) -> io::Result<Option<Change>> {
-        match self.ask(&Request::Space).await? {
+    pub async fn space(&self, serves: Vec<u64>) -> io::Result<Option<Change>> {
+        match self.ask(&Request::Space(serves)).await? {
             (Answer::Space(None), _) => Ok(None),
-            (Answer::Space(Some((cookie, None))), _) => Ok(Some(Change::Went(cookie))),
-            (Answer::Space(Some((cookie, Some((outbound, inbound))))), descriptors) => {
-                listeners((outbound, inbound), descriptors).map(|all| Some(Change::Came(cookie, all)))
+            (Answer::Space(Some((set, None))), _) => Ok(Some(Change::Went(set))),
+            (Answer::Space(Some((set, Some((space, outbound, inbound))))), descriptors) => {
+                let listeners = listeners((outbound, inbound), descriptors)?;
+                Ok(Some(Change::Came { set, space, listeners }))
             }
             _ => Err(misunderstood()),
         }

@@ -21,8 +21,9 @@ pub enum Request {
     /// A socket that may be connected to this place, and to no other; in the gate's network namespace, or in the one with
     /// this cookie.
     Socket(SocketAddr, Option<u64>),
-    /// What changed of the network namespaces that are served. The answer takes as long as nothing does.
-    Space,
+    /// What changed of the network namespaces that are served, where the enforcer serves the sets of listeners with these
+    /// numbers. The answer takes as long as nothing does.
+    Space(Vec<u64>),
     /// Whether an address is own in the network namespace with this cookie.
     IsOwn(u64, IpAddr),
     /// The gate's listeners. Until it asks, every connect is refused.
@@ -55,9 +56,9 @@ pub enum Answer {
         /// How many of the second.
         inbound: u8,
     },
-    /// What changed, if anything did: the namespace's cookie, and its listeners, which come with this, where it is served from
-    /// now on; `None`: it no longer is.
-    Space(Option<(u64, Option<(u8, u8)>)>),
+    /// What changed, if anything did: the set with that number is void, or new; then with the namespace's cookie, and how
+    /// many of each kind come with this.
+    Space(Option<(u64, Option<(u64, u8, u8)>)>),
     /// It is, or not.
     IsOwn(bool),
     /// The digest of the set that the kernel's tables are of now.

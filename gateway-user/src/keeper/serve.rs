@@ -345,7 +345,7 @@ impl Inner {
             Request::Socket(to, space) => {
                 return given(self.socket(to, space).await.map(|socket| (Answer::Socket, vec![socket])));
             }
-            Request::Space => return given(self.space().await),
+            Request::Space(serves) => return given(self.space(&serves).await),
             Request::IsOwn(space, address) => {
                 let spaces = self.spaces.clone();
                 let asked = tokio::task::spawn_blocking(move || spaces.is_own(space, address)).await;
@@ -387,13 +387,14 @@ impl Inner {
     }
 
     /// What changed of the other namespaces, or nothing for a while.
-    async fn space(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        match tokio::time::timeout(SPACES_NEWS_TIMEOUT, self.spaces.next()).await {
+    async fn space(&self, serves: &[u64]) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        match tokio::time::timeout(SPACES_NEWS_TIMEOUT, self.spaces.next(serves)).await {
             Err(_) => Ok((Answer::Space(None), Vec::new())),
-            Ok(Change::Went(cookie)) => Ok((Answer::Space(Some((cookie, None))), Vec::new())),
-            Ok(Change::Came(cookie, listeners)) => {
-                let counts = counts(&listeners)?;
-                Ok((Answer::Space(Some((cookie, Some(counts)))), descriptors(listeners)))
+            Ok(Change::Went(set)) => Ok((Answer::Space(Some((set, None))), Vec::new())),
+            Ok(Change::Came { set, space, listeners }) => {
+                let (outbound, inbound) = counts(&listeners)?;
+                let answer = Answer::Space(Some((set, Some((space, outbound, inbound)))));
+                Ok((answer, descriptors(listeners)))
             }
         }
     }

@@ -26,12 +26,19 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// After how long one is looked at again that an unprivileged user owns, or where there was no room.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// What changed.
+/// What changed. Every set of listeners has a number of its own: a namespace that was let go and came again has new ones.
 #[derive(Debug)]
 pub enum Change {
-    /// The gate listens in the namespace with this cookie.
-    Came(u64, Listeners),
-    /// It does no longer.
+    /// The gate listens in a namespace.
+    Came {
+        /// The number of this set.
+        set: u64,
+        /// The namespace's cookie.
+        space: u64,
+        /// The set.
+        listeners: Listeners,
+    },
+    /// It does no longer: the number of the set that is void.
     Went(u64),
 }
 
@@ -58,11 +65,12 @@ struct State {
     /// Somebody takes listeners.
     open: bool,
     table: Option<Arc<Table>>,
-    served: BTreeMap<u64, Arc<Space>>,
+    /// By cookie; with the number of its set.
+    served: BTreeMap<u64, (u64, Arc<Space>)>,
+    /// The number of the last set.
+    last: u64,
     /// What the programs were told by a gate before this one, or before its enforcer ended: cookie, then inode and slot.
     left: BTreeMap<u64, Left>,
-    /// Whose listeners were taken.
-    handed: BTreeSet<u64>,
     refused: BTreeMap<u64, (Unserved, Instant)>,
 }
 
@@ -120,35 +128,30 @@ impl Spaces {
         }
     }
 
-    /// The next change that was not told yet. From the first call on the gate is open.
-    pub async fn next(&self) -> Change {
+    /// The next change, for somebody who serves the sets with these numbers. From the first call on the gate is open.
+    pub async fn next(&self, serves: &[u64]) -> Change {
         loop {
             let changed = self.changed.notified();
-            if let Some(change) = self.pending() {
+            if let Some(change) = self.pending(serves) {
                 return change;
             }
             changed.await;
         }
     }
 
-    fn pending(&self) -> Option<Change> {
+    fn pending(&self, serves: &[u64]) -> Option<Change> {
         let mut state = self.state();
         if !state.open {
             state.open = true;
             self.wanted.notify_one();
         }
-        let gone = state.handed.iter().copied().find(|cookie| !state.served.contains_key(cookie));
-        if let Some(cookie) = gone {
-            state.handed.remove(&cookie);
-            return Some(Change::Went(cookie));
+        let stands: BTreeSet<u64> = state.served.values().map(|(set, _)| *set).collect();
+        if let Some(set) = serves.iter().find(|set| !stands.contains(set)) {
+            return Some(Change::Went(*set));
         }
-        let (cookie, space) = state.served.iter().find(|(cookie, _)| !state.handed.contains(cookie))?;
-        let (cookie, listeners) = (*cookie, space.listeners());
-        match listeners {
-            Ok(listeners) => {
-                state.handed.insert(cookie);
-                Some(Change::Came(cookie, listeners))
-            }
+        let (space, (set, served)) = state.served.iter().find(|(_, (set, _))| !serves.contains(set))?;
+        match served.listeners() {
+            Ok(listeners) => Some(Change::Came { set: *set, space: *space, listeners }),
             Err(error) => {
                 tracing::error!(%error, "listeners of a network namespace cannot be handed over");
                 None
@@ -160,9 +163,8 @@ impl Spaces {
     pub fn shut(&self) {
         let mut state = self.state();
         state.open = false;
-        state.handed.clear();
         let served = std::mem::take(&mut state.served);
-        state.left.extend(served.into_values().map(|space| {
+        state.left.extend(served.into_values().map(|(_, space)| {
             let left = Left { inode: space.inode(), slot: space.slot(), services: space.services() };
             (space.cookie(), left)
         }));
@@ -193,7 +195,7 @@ impl Spaces {
     }
 
     fn space(&self, cookie: u64) -> io::Result<Arc<Space>> {
-        let found = self.state().served.get(&cookie).cloned();
+        let found = self.state().served.get(&cookie).map(|(_, space)| space.clone());
         found.ok_or_else(|| io::Error::other("the gate does not listen in that network namespace"))
     }
 
@@ -202,7 +204,7 @@ impl Spaces {
         let (table, served) = {
             let state = self.state();
             let Some(table) = state.table.clone().filter(|_| state.open) else { return };
-            (table, state.served.values().cloned().collect::<Vec<_>>())
+            (table, state.served.values().map(|(_, space)| space.clone()).collect::<Vec<_>>())
         };
         if self.gate.only_netns() {
             return;
@@ -240,7 +242,7 @@ impl Spaces {
     fn open_new(&self, found: &BTreeMap<u64, Dweller>) {
         let mut new: Vec<(u64, Dweller)> = {
             let state = self.state();
-            let serves = |inode: u64| state.served.values().any(|space| space.inode() == inode);
+            let serves = |inode: u64| state.served.values().any(|(_, space)| space.inode() == inode);
             let waits = |inode| state.refused.get(&inode).is_some_and(|(why, at)| waits(*why, *at));
             let new = found.iter().filter(|(inode, _)| !serves(**inode) && !waits(**inode));
             new.map(|(inode, dweller)| (*inode, *dweller)).collect()
@@ -261,7 +263,9 @@ impl Spaces {
                     }
                     state.refused.remove(&inode);
                     state.left.remove(&space.cookie());
-                    state.served.insert(space.cookie(), Arc::new(space));
+                    state.last += 1;
+                    let set = state.last;
+                    state.served.insert(space.cookie(), (set, Arc::new(space)));
                     drop(state);
                     self.changed.notify_one();
                 }
@@ -277,7 +281,7 @@ impl Spaces {
             return Some(left.slot);
         }
         let left = state.left.values().map(|left| left.slot);
-        free(&state.served.values().map(|space| space.slot()).chain(left).collect())
+        free(&state.served.values().map(|(_, space)| space.slot()).chain(left).collect())
     }
 
     fn refuse(&self, inode: u64, why: Unserved) {

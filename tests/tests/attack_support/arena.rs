@@ -186,6 +186,7 @@ impl<'a> Arena<'a> {
             targets: vec![TargetRow { blocks: there.to_vec(), ports: vec![PORT] }],
             services: vec![ServiceRow { blocks: here.to_vec(), ports: vec![SERVICE] }],
             guards: guards.into_iter().collect(),
+            ..Table::default()
         }
     }
 
