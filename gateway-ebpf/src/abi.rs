@@ -40,8 +40,14 @@ pub const FLOWS_MAX: u32 = 16 * 1024;
 pub const PASSERS_MAX: u32 = 1024;
 /// Bytes of the telemetry ring. A refusal takes 104 of them.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
-/// Listeners: outbound v4, outbound v6, inbound v4, inbound v6.
+/// Other network namespaces where the gate listens. A Kubernetes node runs 110 pods, unless told to run up to 250.
+pub const SPACES_MAX: u32 = 256;
+/// The same with those that it was asked for and does not serve, which `tidegate status` names.
+pub const SPACES_KNOWN_MAX: u32 = 2 * SPACES_MAX;
+/// Listeners of one namespace: outbound v4, outbound v6, inbound v4, inbound v6.
 pub const LISTENERS: u32 = 4;
+/// Listeners of all: the gate's own namespace is slot 0, the others follow.
+pub const LISTENERS_MAX: u32 = LISTENERS * (1 + SPACES_MAX);
 
 /// Index of the outbound listeners in the listener map; v6 follows v4.
 pub const LISTEN_OUTBOUND: u32 = 0;
@@ -103,10 +109,31 @@ pub struct BlockKey {
 pub struct BlockData {
     /// Port, network order; 0 where blocks stand for every port.
     pub port: [u8; 2],
-    /// Always zero.
-    pub zero: [u8; 2],
+    /// Whose own addresses these are: 0 the gate's namespace, else [`Space::slot`], host order. Always zero in other maps.
+    pub slot: [u8; 2],
     /// Address; host bits zero.
     pub address: Address,
+}
+
+/// The gate listens there.
+pub const SPACE_SERVED: u32 = 1;
+/// Protected services run there, and what comes for them is steered to the gate.
+pub const SPACE_SERVICES: u32 = 2;
+
+/// Another network namespace, by its cookie.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Its inode (`net:[N]`).
+    pub inode: u64,
+    /// Its number among those served: that of its listeners, and of its addresses in the map of own addresses. Never 0.
+    pub slot: u32,
+    /// `SPACE_*`; 0: the gate does not listen there.
+    pub flags: u32,
+    /// Why it does not, as the loader numbers the reasons.
+    pub why: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// Bits of a [`BlockKey`] in front of the address.
@@ -475,6 +502,8 @@ counters! {
     ExemptionOver = "dropped_exemption_over",
     /// A flow that could not be counted: no room or no memory for its row.
     FlowUncounted = "flow_uncounted",
+    /// Refused: a connect that belongs to the gate, in a network namespace where the gate does not listen.
+    NoListener = "refused_no_listener",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -519,6 +548,7 @@ plain! {
     Guarding = 8,
     Bound = 16 + 4,
     ExemptKey = 16,
+    Space = 8 + 4 * 4,
     Tuple = 8 + 16 + 16 + 2 + 2 + 4,
     Record = size_of::<Tuple>() + 7 * 8 + 6 * 4 + 16 + 16 + 2 + 2 + 4,
     FlowKey = 8 + 4 * 4,

@@ -8,8 +8,8 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{SkLookupContext, SockoptContext};
 use gateway_ebpf::abi::{
-    Config, Counter, FlowKey, LISTEN_INBOUND, LISTEN_OUTBOUND, OPTION_FLOW, OPTION_LEVEL, OPTION_RECORD,
-    Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND, Tuple,
+    Config, Counter, FlowKey, LISTEN_INBOUND, LISTEN_OUTBOUND, LISTENERS, OPTION_FLOW, OPTION_LEVEL,
+    OPTION_RECORD, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND, Tuple,
 };
 use gateway_ebpf::choose;
 
@@ -26,6 +26,10 @@ const SOL_IPV6: i32 = 41;
 const SO_ORIGINAL_DST: i32 = 80;
 /// Longer options do not fit the buffer a program is shown.
 const PAGE: i32 = 4096;
+
+/// Which namespace this copy of [`steer`] is attached to: patched by the loader, for the program cannot ask. 0: the gate's own.
+#[unsafe(no_mangle)]
+static SPACE: u64 = 0;
 
 #[inline(always)]
 pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
@@ -54,26 +58,25 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
         dropped(Counter::ConfigFailed, &to);
         return DROP;
     };
+    // SAFETY: read-only data, patched before load, hence volatile.
+    let space = unsafe { core::ptr::read_volatile(&SPACE) };
+    let netns = if space == 0 { config.netns } else { space };
+    let here = look::here(config, netns);
+    let service = (space == 0 || here.services) && look::is_service(&destination, port);
     if protocol != choose::TCP {
         // The service is protected over TCP; what it also serves over UDP (QUIC) would be a door beside the gate.
-        if !look::is_service(&destination, port) {
+        if !service {
             return PASS;
         }
         dropped(Counter::ServiceDatagram, &to);
         return DROP;
     }
     let outbound = port == config.gate_port;
-    if !outbound && !look::is_service(&destination, port) {
+    if !outbound && !service {
         return PASS;
     }
-    let tuple = Tuple {
-        netns: config.netns,
-        source,
-        destination,
-        source_port: remote_port,
-        destination_port: port,
-        zero: 0,
-    };
+    let tuple =
+        Tuple { netns, source, destination, source_port: remote_port, destination_port: port, zero: 0 };
     let first = match admit(config, &tuple, outbound) {
         Admit::Gate(first) => first,
         Admit::Service => {
@@ -85,7 +88,12 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
             return DROP;
         }
     };
-    let index = if family == AF_INET { first } else { first + 1 };
+    let index = here.slot * LISTENERS + if family == AF_INET { first } else { first + 1 };
+    // A namespace that is let go has no slot, and the gate's own is not its.
+    if !here.listens {
+        dropped(Counter::GateDown, &to);
+        return DROP;
+    }
     // During an upgrade the old gate listens beside the new one; only the one in the map is meant.
     if LISTENING.redirect_sk_lookup(ctx, index, NO_REUSEPORT).is_err() {
         dropped(Counter::GateDown, &to);

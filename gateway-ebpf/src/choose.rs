@@ -57,7 +57,9 @@ pub struct Connect {
     pub gate_port: bool,
     /// The destination is this host by any spelling of loopback or "unspecified".
     pub loopback: bool,
-    /// The socket lives in the namespace that the gate serves.
+    /// The gate listens in the socket's namespace.
+    pub listens: bool,
+    /// And there gets what comes for protected services.
     pub here: bool,
     /// The destination is known to be one of that namespace's own addresses.
     pub own: bool,
@@ -91,6 +93,8 @@ pub const fn connect(fact: &Connect) -> Answer {
     match wanted {
         // The gate forgot to exempt its own socket. Sending it to itself would go round for ever.
         Answer::Redirect | Answer::Record if fact.gate => Answer::Refuse(Counter::LoopBroken),
+        // Whoever listens there at the gate's port is not the gate.
+        Answer::Redirect | Answer::Record if !fact.listens => Answer::Refuse(Counter::NoListener),
         other => other,
     }
 }
@@ -366,6 +370,7 @@ mod tests {
         protocol: TCP,
         gate_port: false,
         loopback: false,
+        listens: true,
         here: true,
         own: false,
         guard: 0,
@@ -440,6 +445,23 @@ mod tests {
         assert_eq!(connect(&Connect { own: false, ..call }), Answer::Pass(None), "somebody else's port");
         assert_eq!(connect(&Connect { here: false, ..call }), Answer::Pass(None), "another namespace's");
         assert_eq!(connect(&Connect { protocol: UDP, ..call }), Answer::Pass(None));
+    }
+
+    #[test]
+    fn where_the_gate_does_not_listen_what_belongs_to_it_is_refused_and_nothing_else() {
+        let elsewhere = Connect { listens: false, here: false, ..CALL };
+        for call in [
+            Connect { guard: 7, ..elsewhere },
+            Connect { target: true, ..elsewhere },
+            Connect { guard: 7, alive: false, loopback: true, service: true, ..elsewhere },
+        ] {
+            assert_eq!(connect(&call), Answer::Refuse(Counter::NoListener));
+            assert_eq!(connect(&Connect { listens: true, ..call }), Answer::Redirect);
+        }
+        assert_eq!(connect(&elsewhere), Answer::Pass(None));
+        assert_eq!(connect(&Connect { service: true, own: true, ..elsewhere }), Answer::Pass(None));
+        let dns = Connect { guard: 7, protocol: UDP, dns: true, ..elsewhere };
+        assert_eq!(connect(&dns), Answer::Pass(Some(Counter::DnsAllowed)), "its datagrams need no listener");
     }
 
     #[test]

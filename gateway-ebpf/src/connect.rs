@@ -149,6 +149,7 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
     to.guard = guard;
     let (target, service) = (look::target(address, port), look::service(address, port));
     let row = if target != 0 { target } else { service };
+    let here = look::here(config, netns);
     let answer = choose::connect(&Connect {
         exempt,
         freed: exemption.is_some(),
@@ -158,8 +159,9 @@ fn decide(ctx: &SockAddrContext, dial: &Dial) -> Outcome {
         protocol: dial.protocol,
         gate_port: port == config.gate_port,
         loopback: choose::is_loopback(address),
-        here: netns == config.netns,
-        own: service != 0 && look::is_own(address),
+        listens: here.listens,
+        here: here.services,
+        own: service != 0 && look::is_own(here.slot, address),
         guard,
         dns: guard != 0 && look::is_dns(guard, address, port),
         target: target != 0,

@@ -131,8 +131,8 @@ fn dialling(ctx: &SockOpsContext, socket: *mut c_void) {
     }
     record.tuple = tuple;
     flows::count(&flows::key_of(record), |counts| &raw mut counts.dialled);
-    // Another namespace's connects never arrive at the gate: their rows would wait as long as their owner likes.
-    if record.tuple.netns != config.netns {
+    // Where the gate does not listen none arrives at it: their rows would wait as long as their owner likes.
+    if !look::here(config, record.tuple.netns).listens {
         flows::count(&flows::key_of(record), |counts| &raw mut counts.never_came);
         return;
     }

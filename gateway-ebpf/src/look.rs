@@ -11,13 +11,13 @@ use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
     Address, BLOCK_BITS, BlockData, Config, DnsKey, ExemptKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ,
-    Record, mapped,
+    Record, SPACE_SERVED, SPACE_SERVICES, mapped,
 };
 use gateway_ebpf::choose;
 
 use crate::{
     CONFIG, DNS, EXEMPT_CALLERS, EXEMPTING, FREED, GATE, GUARD_CGROUPS, GUARD_UIDS, GUARDING, GUARDS,
-    HEARTBEAT, OWN, SERVICES, TARGETS,
+    HEARTBEAT, OWN, SERVICES, SPACES, TARGETS,
 };
 
 /// A map that lives on sockets. (The crate's own type takes only one kind of context.) The pointers are never
@@ -133,26 +133,52 @@ pub(crate) fn out_of_scope(config: &Config, netns: u64) -> bool {
     config.flags & FLAG_ONLY_NETNS != 0 && netns != config.netns
 }
 
-/// The number of the row that holds this place; 0: none does.
+/// How a network namespace stands with the gate.
+#[derive(Clone, Copy)]
+pub(crate) struct Here {
+    /// Its number; 0: the gate's own.
+    pub(crate) slot: u32,
+    /// The gate listens there.
+    pub(crate) listens: bool,
+    /// What comes there for protected services is steered to the gate.
+    pub(crate) services: bool,
+}
+
+/// The namespace with this cookie; one that nobody told of has no listener.
 #[inline(always)]
-fn row_of(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> u32 {
-    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address: *address };
+pub(crate) fn here(config: &Config, netns: u64) -> Here {
+    if netns == config.netns {
+        return Here { slot: 0, listens: true, services: true };
+    }
+    let Some(space) = SPACES.get_ptr(&netns) else {
+        return Here { slot: 0, listens: false, services: false };
+    };
+    // SAFETY: a map value the lookup just gave.
+    let (slot, flags) = unsafe { ((*space).slot, (*space).flags) };
+    let listens = flags & SPACE_SERVED != 0;
+    Here { slot, listens, services: listens && flags & SPACE_SERVICES != 0 }
+}
+
+/// The number of the row that holds this place; 0: none does. Places of targets and services are the same in every namespace.
+#[inline(always)]
+fn row_of(blocks: &LpmTrie<BlockData, u32>, slot: u32, address: &Address, port: u16) -> u32 {
+    let data = BlockData { port: port.to_be_bytes(), slot: (slot as u16).to_ne_bytes(), address: *address };
     blocks.get(Key::new(BLOCK_BITS, data)).copied().unwrap_or_default()
 }
 
 #[inline(always)]
 fn in_blocks(blocks: &LpmTrie<BlockData, u32>, address: &Address, port: u16) -> bool {
-    row_of(blocks, address, port) != 0
+    row_of(blocks, 0, address, port) != 0
 }
 
 #[inline(always)]
 pub(crate) fn target(address: &Address, port: u16) -> u32 {
-    row_of(&TARGETS, address, port)
+    row_of(&TARGETS, 0, address, port)
 }
 
 #[inline(always)]
 pub(crate) fn service(address: &Address, port: u16) -> u32 {
-    row_of(&SERVICES, address, port)
+    row_of(&SERVICES, 0, address, port)
 }
 
 #[inline(always)]
@@ -165,10 +191,10 @@ pub(crate) fn is_service(address: &Address, port: u16) -> bool {
     in_blocks(&SERVICES, address, port)
 }
 
-/// Whether this is an address of the gate's namespace, as far as the enforcer has told.
+/// Whether this is an address of the namespace with this number, as far as the enforcer has told.
 #[inline(always)]
-pub(crate) fn is_own(address: &Address) -> bool {
-    choose::is_loopback(address) || in_blocks(&OWN, address, 0)
+pub(crate) fn is_own(slot: u32, address: &Address) -> bool {
+    choose::is_loopback(address) || row_of(&OWN, slot, address, 0) != 0
 }
 
 #[inline(always)]

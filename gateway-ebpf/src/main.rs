@@ -32,7 +32,7 @@ use aya_ebpf::programs::{
 };
 use gateway_ebpf::abi::{
     self, BlockData, Bound, Config, DnsKey, ExemptKey, Flow, FlowCounts, FlowKey, Guarding, Heartbeat,
-    LISTENERS, Mark, Passer, Record, Tuple,
+    LISTENERS_MAX, Mark, Passer, Record, Space, Tuple,
 };
 
 use crate::look::Storage;
@@ -53,7 +53,11 @@ static HEARTBEAT: Array<Heartbeat> = Array::with_max_entries(1, 0);
 static TARGETS: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::TARGETS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICES: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::SERVICES_MAX, BPF_F_NO_PREALLOC);
-/// The namespace's own addresses, at port 0. Without it any destination on a service's port would be recorded.
+/// The other namespaces, by their cookies: where the gate listens, and where it was asked for and does not. Written by
+/// whoever makes the listeners.
+#[map]
+static SPACES: HashMap<u64, Space> = HashMap::with_max_entries(abi::SPACES_KNOWN_MAX, 0);
+/// The namespaces' own addresses, at port 0. Without it any destination on a service's port would be recorded.
 #[map]
 static OWN: LpmTrie<BlockData, u32> = LpmTrie::with_max_entries(abi::OWN_MAX, BPF_F_NO_PREALLOC);
 #[map]
@@ -82,7 +86,7 @@ static TUPLES: LruHashMap<Tuple, Record> = LruHashMap::with_max_entries(abi::TUP
 #[map]
 static ALLOWED: HashMap<Tuple, u32> = HashMap::with_max_entries(abi::ALLOWED_MAX, 0);
 #[map]
-static LISTENING: SockMap = SockMap::with_max_entries(LISTENERS, 0);
+static LISTENING: SockMap = SockMap::with_max_entries(LISTENERS_MAX, 0);
 #[btf_map]
 static RECORDS: Storage<Record> = Storage::new();
 #[btf_map]

@@ -307,3 +307,9 @@ pub const RECORD_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Lanes that the enforcer counts flows by. The kernel counts by no more.
 pub const TALLY_LANES_MAX: usize = 16 * 1024;
+/// Processes of guards and of protected services whose network namespaces are looked at in one go.
+pub const SPACE_PROCESSES_MAX: usize = 64 * 1024;
+/// Network namespaces that are begun to be served in one go, a thousandth of a second each.
+pub const SPACES_OPENED_MAX: usize = 64;
+/// How long the keeper lets the enforcer wait for news of network namespaces before it says that there are none.
+pub const SPACES_NEWS_TIMEOUT: Duration = Duration::from_secs(5);

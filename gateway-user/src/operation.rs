@@ -153,8 +153,13 @@ pub struct Workload {
     pub cgroup: Option<String>,
     /// The systemd unit its cgroup belongs to: `react-worker.service`.
     pub unit: Option<String>,
-    /// The container id its cgroup names (64 hexadecimal digits for Docker, containerd, CRI-O and Podman).
+    /// The container its cgroup names: an id of 64 hexadecimal digits (Docker, containerd, CRI-O, Podman), or a machine's name
+    /// (systemd-nspawn).
     pub container: Option<String>,
+    /// The name of that container's image, as its runtime's own files have it.
+    pub image: Option<String>,
+    /// The uid of the Kubernetes pod that its cgroup names.
+    pub pod: Option<String>,
     /// Its program.
     pub executable: Option<Executable>,
     /// Its parents, nearest first, at most [`crate::limits::ANCESTORS_MAX`].

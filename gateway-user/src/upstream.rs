@@ -98,12 +98,16 @@ impl Dialer {
         Self { exempt, tasks }
     }
 
-    /// Opens a connection for the operation that `permit` allows.
+    /// Opens a connection for the operation that `permit` allows, from the network namespace that its flow came from.
     ///
     /// # Errors
     /// See [`UpstreamError`].
-    pub async fn dial(&self, _permit: &Permit, to: SocketAddr) -> Result<Line, UpstreamError> {
-        let stream = self.connect(to).await?;
+    pub async fn dial(
+        &self,
+        _permit: &Permit,
+        (space, to): (Option<u64>, SocketAddr),
+    ) -> Result<Line, UpstreamError> {
+        let stream = self.connect(space, to).await?;
         let (sender, connection) = Builder::new()
             .preserve_header_case(true)
             .max_headers(HEADERS_MAX)
@@ -119,8 +123,8 @@ impl Dialer {
         Ok(Line { sender, to, task })
     }
 
-    async fn connect(&self, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
-        let socket = self.exempt.socket(to).await.map_err(UpstreamError::Socket)?;
+    async fn connect(&self, space: Option<u64>, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+        let socket = self.exempt.socket_in(space, to).await.map_err(UpstreamError::Socket)?;
         match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(UpstreamError::Connect { to, source }),
@@ -241,7 +245,7 @@ mod tests {
     async fn a_target_that_never_answers_is_given_up_at_the_bound_as_504() {
         // The kernel accepts for it; nobody reads.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut line = dialer().dial(&permit(), silent.local_addr().unwrap()).await.unwrap();
+        let mut line = dialer().dial(&permit(), (None, silent.local_addr().unwrap())).await.unwrap();
         tokio::time::pause();
         let began = Instant::now();
         let refused = line.send(permit(), request()).await.unwrap_err();
@@ -254,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn an_upload_that_takes_long_is_answered_all_the_same() {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut line = dialer().dial(&permit(), target.local_addr().unwrap()).await.unwrap();
+        let mut line = dialer().dial(&permit(), (None, target.local_addr().unwrap())).await.unwrap();
         let (mut stream, _) = target.accept().await.unwrap();
         let answer = tokio::spawn(async move {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -285,10 +289,10 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = gone.local_addr().unwrap();
         drop(gone);
-        let refused = dialer().dial(&permit(), to).await.err().unwrap();
+        let refused = dialer().dial(&permit(), (None, to)).await.err().unwrap();
         assert_eq!((refused.status(), refused.word()), (502, "refused"));
         let babbling = TcpListener::bind(to).await.unwrap();
-        let mut line = dialer().dial(&permit(), to).await.unwrap();
+        let mut line = dialer().dial(&permit(), (None, to)).await.unwrap();
         let (mut stream, _) = babbling.accept().await.unwrap();
         let answer = tokio::spawn(async move {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -306,7 +310,7 @@ mod tests {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let unmarked = Exempt::new(|_| Err(io::ErrorKind::OutOfMemory.into()));
         let dialer = Dialer::new(unmarked, TaskTracker::new());
-        let refused = dialer.dial(&permit(), target.local_addr().unwrap()).await.err().unwrap();
+        let refused = dialer.dial(&permit(), (None, target.local_addr().unwrap())).await.err().unwrap();
         assert_eq!((refused.status(), refused.word()), (503, "socket"));
         let came = tokio::time::timeout(std::time::Duration::from_millis(200), target.accept()).await;
         assert!(came.is_err(), "it was dialled all the same");

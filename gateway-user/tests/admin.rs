@@ -304,6 +304,7 @@ fn open(path: &Path) -> Arc<Admin> {
         metrics: Metrics::new(),
         state: path.join("state"),
         kernel: Arc::new(|| vec![("redirected", 3)]),
+        spaces: Arc::new(|| (2, 1)),
         coverage: Box::new(|| Err(std::io::Error::other("no kernel here"))),
         tally: tidegate::tally::Tally::default(),
         scrub: |text| text.replace("4111111111111111", "********").into(),

@@ -89,6 +89,9 @@ fn captive(words: &[String]) -> io::Result<()> {
     with_keeper(line, &mut tell)
 }
 
+/// Network namespaces that it tries.
+const NAMESPACES: u64 = 1000;
+
 /// What it can get of the keeper.
 fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -108,6 +111,18 @@ fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Resul
         };
         tell("connect a socket of the keeper's again, elsewhere", again.await);
         tell("get a socket to a place that is not declared", exempt.socket(elsewhere).await.map(drop));
+        let in_another = async {
+            let mut last = Err(io::Error::other("nothing was tried"));
+            // Cookies are counted from one on.
+            for space in 1..=NAMESPACES {
+                last = exempt.socket_in(Some(space), target).await.map(drop);
+                if last.is_ok() {
+                    break;
+                }
+            }
+            last
+        };
+        tell("get a socket in a network namespace that is not served", in_another.await);
         tell("be told the counters", client.count().await);
         let recorder = record(client.clone()).await?;
         let event = |what: Event| recorder.append(what).map_err(io::Error::other);

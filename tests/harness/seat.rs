@@ -34,6 +34,12 @@ impl Seat {
         Self { netns, cgroup, folder, uid: None, login: None, dialer: Arc::default() }
     }
 
+    /// The same place in another network namespace, by its file.
+    #[must_use]
+    pub fn at(netns: &Path, seat: &Self) -> Self {
+        Self { netns: netns.to_owned(), dialer: Arc::default(), ..seat.clone() }
+    }
+
     /// The same place as another user (and group), with no privilege.
     #[must_use]
     pub fn uid(&self, uid: u32) -> Self {

@@ -217,7 +217,7 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     for (attempt, error) in &said {
         assert_eq!(error.is_none(), possible.contains(&attempt.as_str()), "{attempt}: {error:?}");
     }
-    assert!(said.len() >= 26, "{said:#?}");
+    assert!(said.len() >= 27, "{said:#?}");
     assert!(elsewhere.requests().is_empty() && elsewhere.connections() == 0, "nothing came there");
     assert!(target.requests().is_empty(), "no request came to the target");
 }

@@ -63,6 +63,7 @@ const TESTS: &[Need] = &[
     Need::command("tmux", "tmux", "a terminal for the pages that fill one"),
     Need::command("chromium", "chromium", "looks at the weekly review"),
     Need::command("shellcheck", "shellcheck", "checks the shell scripts"),
+    Need::command("runc", "runc", "a real container runtime"),
     Need::command("tshark", "tshark", "reads the captures that are exported"),
     Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),
     Need::file("/lib/systemd/systemd-journald", "systemd", "a witness of the record"),

@@ -363,6 +363,8 @@ fn opened(connection: &Connection, dice: &mut Dice) -> Event {
         cgroup: None,
         unit,
         container,
+        image: None,
+        pod: None,
         executable: None,
         parents: Vec::new(),
     };

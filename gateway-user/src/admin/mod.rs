@@ -65,6 +65,8 @@ pub struct Admin {
     pub state: PathBuf,
     /// The kernel's counters by name; empty where they cannot be read.
     pub kernel: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// Other network namespaces: in how many the gate listens, and in how many it is wanted and does not.
+    pub spaces: Arc<dyn Fn() -> (u32, u32) + Send + Sync>,
     /// What reaches past the gate now. Blocks.
     pub coverage: Box<dyn Fn() -> io::Result<coverage::Coverage> + Send + Sync>,
     /// What the enforcer says of the flows that it took.
@@ -133,6 +135,7 @@ impl Admin {
     pub fn register(&self) {
         let (desk, shelf, recorder) = (self.desk.clone(), self.shelf.clone(), self.recorder.clone());
         let (kernel, blocks) = (Arc::clone(&self.kernel), self.blocks.clone());
+        let spaces = Arc::clone(&self.spaces);
         let signals = self.signals.clone();
         self.metrics.on_scrape(move || {
             let seen = signals.view(jiff::Timestamp::now().as_microsecond());
@@ -157,6 +160,15 @@ impl Admin {
                 Reading::counter("record_refused", "Events the record refused", stats.refused),
                 Reading::gauge("record_waiting", "Events waiting for the disk", stats.waiting),
             ];
+            let (served, refused) = spaces();
+            readings.extend([("served", served), ("refused", refused)].map(|(state, count)| {
+                Reading::gauge(
+                    "namespaces",
+                    "Other network namespaces where the gate is wanted",
+                    count.into(),
+                )
+                .labelled("state", state)
+            }));
             readings.extend(signal_readings(&seen, broad(&shelf.current(), &seen).len() as u64));
             readings.extend(upkeep_readings(&recorder.upkeep()));
             readings.extend(kernel().into_iter().map(|(event, count)| {

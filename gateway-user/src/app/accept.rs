@@ -2,7 +2,8 @@
 //! ones that the kernel does not vouch for.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct Door {
     gateway: Arc<Gateway>,
     hold: Hold,
     tally: Tally,
+    /// The network namespace it is in, by its cookie; `None`: the gate's own.
+    space: Option<u64>,
     rooms: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<String, usize>>>,
     flows: TaskTracker,
@@ -46,11 +49,17 @@ impl Door {
             gateway,
             hold,
             tally,
+            space: None,
             rooms: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             peers: Arc::default(),
             flows,
             cut,
         }
+    }
+
+    /// The same door in another network namespace.
+    pub(super) fn within(&self, space: u64) -> Self {
+        Self { space: Some(space), ..self.clone() }
     }
 
     /// Accepts on one listener until the task is dropped.
@@ -108,7 +117,13 @@ impl Door {
             .map_err(|error| format!("the kernel's record cannot be read: {error}"))?;
         let local = stream.local_addr().map_err(|error| error.to_string())?;
         let arrival = Arrival { direction, peer: unmapped(peer), local: unmapped(local), seen };
-        let destination = arrival.destination().map_err(|unknown| unknown.to_string())?;
+        // Who came with a record is known; who came without one is asked for.
+        let asked = match arrival.seen {
+            None => Some(self.is_own(arrival.peer.ip()).await),
+            Some(_) => None,
+        };
+        let is_own = |address| asked.unwrap_or_else(|| kernel::is_own_address(address));
+        let destination = arrival.destination(is_own).map_err(|unknown| unknown.to_string())?;
         let login = arrival.seen.as_ref().map_or(Login::Unknown, |seen| seen.login);
         let (guard, workload) = match arrival.seen {
             None => (None, None),
@@ -118,12 +133,13 @@ impl Door {
                 (guard, Some(Arc::new(resolved.map_err(|error| error.to_string())?)))
             }
         };
-        let direction = self.meant(direction, destination);
+        let direction = self.meant(direction, destination).await;
         Ok(Flow {
             session: SessionId::now(),
             direction,
             peer: arrival.peer,
             destination,
+            space: self.space,
             workload,
             login,
             guard,
@@ -132,16 +148,24 @@ impl Door {
 
     /// A guarded process that dials a protected service of this host by its address comes as an outbound flow, like all
     /// it does; the service's own rules are the ones to ask.
-    fn meant(&self, direction: Direction, destination: SocketAddr) -> Direction {
+    async fn meant(&self, direction: Direction, destination: SocketAddr) -> Direction {
         let set = self.gateway.bench.shelf.current();
         let is_service = set.target_at(Direction::Inbound, destination).is_some();
         // Where it cannot be told whether the address is ours, the service's rules are asked.
         match direction == Direction::Outbound
             && is_service
-            && kernel::is_own_address(destination.ip()).unwrap_or(true)
+            && self.is_own(destination.ip()).await.unwrap_or(true)
         {
             true => Direction::Inbound,
             false => direction,
+        }
+    }
+
+    /// Whether an address is own in the network namespace of this door.
+    async fn is_own(&self, address: IpAddr) -> io::Result<bool> {
+        match self.space {
+            None => kernel::is_own_address(address),
+            Some(space) => self.hold.is_own(space, address).await,
         }
     }
 

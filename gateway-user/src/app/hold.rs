@@ -2,14 +2,16 @@
 //! a time.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::coverage;
 use crate::admin::coverage::Coverage;
 use crate::identity::process::Processes;
-use crate::keeper::{Client, Standing, Tables};
+use crate::keeper::{Change, Client, Counted, Spaces, Standing, Tables};
 use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
+use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
@@ -32,6 +34,8 @@ pub(super) enum Hold {
         standing: Arc<Mutex<Option<Standing>>>,
         /// Where the programs are attached.
         place: Place,
+        /// The other network namespaces.
+        spaces: Arc<Spaces>,
     },
     /// The keeper has it.
     Kept(Client),
@@ -39,17 +43,31 @@ pub(super) enum Hold {
 
 impl Hold {
     /// Over programs that this process loaded.
-    pub(super) fn own(gate: Gate, cgroups: PathBuf, place: Place, left: Option<String>) -> Self {
+    pub(super) fn own(
+        (gate, spaces): (Arc<Gate>, Arc<Spaces>),
+        cgroups: PathBuf,
+        place: Place,
+        left: Option<String>,
+    ) -> Self {
         let processes = Arc::new(Processes::new(&cgroups));
-        Self::Own { gate: Arc::new(gate), processes, cgroups, left, standing: Arc::default(), place }
+        Self::Own { gate, processes, cgroups, left, standing: Arc::default(), place, spaces }
     }
 
     /// Sockets that the programs let out.
     pub(super) fn exempt(&self) -> Exempt {
         match self {
-            Self::Own { gate, .. } => {
-                let gate = gate.clone();
-                Exempt::new(move |socket| gate.exempt(socket))
+            Self::Own { gate, spaces, .. } => {
+                let (gate, spaces) = (gate.clone(), spaces.clone());
+                let here = Exempt::new(move |socket| gate.exempt(socket));
+                Exempt::from_maker(move |space, to| match space {
+                    None => here.make(None, to),
+                    Some(cookie) => {
+                        let spaces = spaces.clone();
+                        // Enters the namespace on a thread of its own, and waits for it.
+                        let made = tokio::task::spawn_blocking(move || spaces.socket(cookie, to));
+                        Box::pin(async move { made.await.map_err(io::Error::other)? })
+                    }
+                })
             }
             Self::Kept(keeper) => keeper.exempt(),
         }
@@ -79,6 +97,36 @@ impl Hold {
         }
     }
 
+    /// The next change of the other network namespaces where the gate listens, for whoever serves these sets; `None`: there was none for a while.
+    pub(super) async fn space(&self, serves: Vec<u64>) -> io::Result<Option<Change>> {
+        match self {
+            Self::Own { spaces, .. } => {
+                Ok(tokio::time::timeout(SPACES_NEWS_TIMEOUT, spaces.next(&serves)).await.ok())
+            }
+            Self::Kept(keeper) => keeper.space(serves).await,
+        }
+    }
+
+    /// Whether an address is own in the network namespace with this cookie.
+    pub(super) async fn is_own(&self, space: u64, address: IpAddr) -> io::Result<bool> {
+        match self {
+            Self::Own { spaces, .. } => {
+                let spaces = spaces.clone();
+                let asked = tokio::task::spawn_blocking(move || spaces.is_own(space, address)).await;
+                asked.map_err(io::Error::other)?
+            }
+            Self::Kept(keeper) => keeper.is_own(space, address).await,
+        }
+    }
+
+    /// How many other network namespaces there are; those of a moment ago where the keeper counts them.
+    pub(super) fn spaces(&self) -> Counted {
+        match self {
+            Self::Own { spaces, .. } => spaces.counted(),
+            Self::Kept(keeper) => keeper.spaces(),
+        }
+    }
+
     /// Tells the kernel that the gate lives. False: a newer gate has taken over.
     pub(super) async fn beat(&self) -> io::Result<bool> {
         match self {
@@ -92,7 +140,8 @@ impl Hold {
 
     /// From here on the gate is shut.
     pub(super) fn shut(&self) {
-        if let Self::Own { standing, .. } = self {
+        if let Self::Own { standing, spaces, .. } = self {
+            spaces.shut();
             drop(standing.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     }
@@ -100,7 +149,9 @@ impl Hold {
     /// Leaves the gate standing for the program that goes on; `None` where the keeper does that.
     pub(super) fn leave(&self) -> Option<Listeners> {
         match self {
-            Self::Own { standing, .. } => {
+            Self::Own { standing, spaces, .. } => {
+                // They are made anew by the program that goes on.
+                spaces.shut();
                 let standing = standing.lock().unwrap_or_else(PoisonError::into_inner).take();
                 standing.map(Standing::leave)
             }
@@ -129,8 +180,9 @@ impl Hold {
     /// What keeps the kernel's tables in step with the policy.
     pub(super) fn follow(&self) -> Followed {
         match self {
-            Self::Own { gate, cgroups, place, .. } => {
-                Followed::Own(Box::new(Tables::new(gate.clone(), (cgroups.clone(), place.clone()), None)))
+            Self::Own { gate, cgroups, place, spaces, .. } => {
+                let kernel = (gate.clone(), spaces.clone());
+                Followed::Own(Box::new(Tables::new(kernel, (cgroups.clone(), place.clone()), None)))
             }
             Self::Kept(keeper) => Followed::Kept { keeper: keeper.clone(), told: None },
         }

@@ -11,6 +11,7 @@ mod hold;
 mod kept;
 mod ledger;
 mod recording;
+mod spaces;
 mod weigh;
 
 use std::ffi::OsString;
@@ -41,7 +42,7 @@ use crate::config::Settings;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::keeper::{self, Keeper, KeeperError, Tables, User, denials, table};
+use crate::keeper::{self, Keeper, KeeperError, Spaces, Tables, User, denials, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
@@ -173,16 +174,28 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let (gate, cgroups) = load(&settings, &options, &shelf, None)?;
     let mut work = JoinSet::new();
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
-    work.spawn(denials::log(gate.denials()?, told));
+    let gate = Arc::new(gate);
+    let spaces = Arc::new(Spaces::new(gate.clone()));
+    work.spawn(tell_denials(gate.denials()?, told, spaces.clone()));
+    work.spawn(spaces.clone().watch());
     let door = Socket::bind(&settings.admin_socket)?;
     enforce(
         &settings,
         (shelf, Opened::of(recorder, sealing)),
-        Hold::own(gate, cgroups, place(&settings), options.listeners),
+        Hold::own((gate, spaces), cgroups, place(&settings), options.listeners),
         door,
         work,
     )
     .await
+}
+
+/// Logs what the kernel refuses, until the task is dropped.
+async fn tell_denials(denials: kernel::Denials, programs: Option<kernel::KernelLog>, spaces: Arc<Spaces>) {
+    if let Err(error) = denials::log(denials, programs, spaces).await {
+        tracing::error!(%error, "what the kernel refuses is counted and no longer logged");
+        // The end of a part is the end of the whole.
+        std::future::pending().await
+    }
 }
 
 /// Runs the keeper, and through it enforcer and recorder as other users, until it is told to stop.
@@ -201,9 +214,12 @@ pub async fn keep(
     let (gate, cgroups) = load(&settings, &options, &shelf, Some(&own_guard))?;
     let gate = Arc::new(gate);
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
-    let telling = tokio::spawn(denials::log(gate.denials()?, told));
+    let spaces = Arc::new(Spaces::new(gate.clone()));
+    let telling = tokio::spawn(tell_denials(gate.denials()?, told, spaces.clone()));
+    let kernel = (gate.clone(), spaces.clone());
     let keeper = Keeper::new(keeper::Parts {
-        tables: Tables::new(gate.clone(), (cgroups.clone(), place(&settings)), Some(user)),
+        tables: Tables::new(kernel, (cgroups.clone(), place(&settings)), Some(user)),
+        spaces,
         shelf,
         gate,
         cgroups,
@@ -283,6 +299,7 @@ async fn enforce(
     let tally = Tally::default();
     let accepting = Door::new(gateway.clone(), (hold.clone(), tally.clone()), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
+    work.spawn(spaces::serve(hold.clone(), accepting));
     work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
@@ -453,6 +470,7 @@ async fn open_admin(
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
     let (shelf, counting) = (bench.shelf.clone(), hold.clone());
+    let looked = hold.clone();
     let (covering, covered, counting_flows) = (bench.shelf.clone(), hold.clone(), tally.clone());
     let admin = Arc::new(Admin {
         desk: bench.desk.clone(),
@@ -465,6 +483,7 @@ async fn open_admin(
         metrics: bench.metrics.clone(),
         state: settings.state.clone(),
         kernel: Arc::new(move || counting.counters()),
+        spaces: Arc::new(move || (looked.spaces().served, looked.spaces().refused)),
         coverage: Box::new(move || covered.coverage(&covering.current(), &counting_flows)),
         tally,
         scrub: mask::scrub,

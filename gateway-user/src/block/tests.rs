@@ -13,6 +13,8 @@ fn workload() -> Workload {
         cgroup: Some("/system.slice/agents.slice/agent.service/delegated.slice".into()),
         unit: Some("agent.service".into()),
         container: Some("c".repeat(64)),
+        image: None,
+        pod: None,
         executable: None,
         parents: Vec::new(),
     }

@@ -7,7 +7,7 @@ use super::{Context, Failure};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::view;
 use crate::app;
-use crate::kernel::{self, Found, KernelError, Options, Status, UnloadReport};
+use crate::kernel::{self, Found, KernelError, Options, SpaceStatus, Status, UnloadReport};
 use crate::policy::files::Files;
 use crate::policy::{Notice, without_cases};
 use crate::record::Pressure;
@@ -250,6 +250,7 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         let text = format!("frames of packet sockets leave unseen by {}", escape_line(&unseen.join(", ")));
         context.out.line(paint(Tone::Warn, text))?;
     }
+    show_spaces(&kernel.spaces, context)?;
     let maps = kernel
         .maps
         .iter()
@@ -261,6 +262,22 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
     let counters = counters.map(|(name, count)| vec![(*name).to_owned(), count.to_string()]).collect();
     context.out.line("")?;
     context.out.table(&["what the programs did", "times"], counters)
+}
+
+/// The other network namespaces, where there are any.
+fn show_spaces(spaces: &[SpaceStatus], context: &Context) -> Result<(), Failure> {
+    let served = spaces.iter().filter(|space| space.served).count();
+    if served > 0 {
+        context.out.line(format!("the gate listens in {served} other network namespaces"))?;
+    }
+    for (space, why) in spaces.iter().filter_map(|space| space.why.map(|why| (space, why))) {
+        let text = format!(
+            "net:[{}] is not served, and what belongs to the gate is refused there: {why}",
+            space.inode
+        );
+        context.out.line(paint(Tone::Warn, text))?;
+    }
+    Ok(())
 }
 
 /// What this kernel supports, and what the policy leaves open meanwhile.
@@ -284,6 +301,7 @@ fn doctor(context: &Context) -> Result<(), Failure> {
     let mut probe = kernel::probe();
     probe.checks.push(kernel::heartbeat_check(&context.settings.pins));
     probe.checks.extend(kernel::attached(&context.settings.pins));
+    probe.checks.extend(kernel::spaces_check(&context.settings.pins));
     let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {

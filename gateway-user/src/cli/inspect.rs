@@ -101,6 +101,8 @@ fn workload(args: &Args) -> Option<Arc<Workload>> {
             cgroup: None,
             unit: args.unit.clone(),
             container: None,
+            image: None,
+            pod: None,
             executable: None,
             parents: Vec::new(),
         })

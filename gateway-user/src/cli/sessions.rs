@@ -227,6 +227,14 @@ fn show_session(
             format!("{} (pid {}, uid {}), {program}", workload.command, workload.pid, workload.uid),
         ));
     }
+    let contained = found
+        .opened
+        .workload
+        .as_ref()
+        .map(|one| [("container", &one.container), ("image", &one.image), ("pod", &one.pod)]);
+    for (name, value) in contained.into_iter().flatten() {
+        lines.extend(value.clone().map(|value| (name, value)));
+    }
     if let Some(closed) = &found.closed {
         lines.push(("closed", format!("{}, {}", time(closed.at), ending(&closed.ending))));
     }

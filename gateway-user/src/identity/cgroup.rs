@@ -1,4 +1,4 @@
-//! From a cgroup's id to its path, its systemd unit and its container.
+//! From a cgroup's id to its path, its systemd unit, and whose names in it count.
 //!
 //! The id is the inode of the cgroup's directory, so a path is believed only if its directory has that inode. A unit is
 //! the one the *system* manager made: what a user may create below it is no name.
@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use super::container::{self, Contained};
 
 /// Directories looked at when a path must be searched for. Hosts have hundreds.
 const DIRECTORIES_MAX: usize = 20_000;
@@ -38,6 +40,37 @@ impl Cgroups {
         let path = self.search(id)?;
         self.remember(id, &path);
         Some(path)
+    }
+
+    /// The container and the pod of a process in this cgroup; `own` is its `/proc/PID/cgroup`, where older hierarchies stand
+    /// beside this tree (hybrid hosts).
+    pub(super) fn contained(&self, path: Option<&str>, own: Option<&str>) -> Contained {
+        let found = path.map(|path| container::contained(Self::roots_part(&self.root, path)));
+        if let Some(found) = found.filter(|found| found.container.is_some()) {
+            return found;
+        }
+        let hybrid = self.root.file_name().is_some_and(|name| name == "unified");
+        let Some(beside) = self.root.parent().filter(|_| hybrid) else { return Contained::default() };
+        let mut older = older_paths(own.unwrap_or_default())
+            .map(|(name, path)| container::contained(Self::roots_part(&beside.join(name), path)));
+        older.find(|found| found.container.is_some()).unwrap_or_default()
+    }
+
+    /// The leading part of a path whose directories are root's: what a subtree is called that was given to a user, the user
+    /// says.
+    fn roots_part<'a>(root: &Path, path: &'a str) -> &'a str {
+        let mut end = 0;
+        for part in path.split('/').skip(1) {
+            let next = end + 1 + part.len();
+            let directory = root.join(&path[1..next]);
+            let is_roots = part != ".."
+                && fs::symlink_metadata(directory).is_ok_and(|about| about.is_dir() && about.uid() == 0);
+            if !is_roots {
+                break;
+            }
+            end = next;
+        }
+        if path.contains("/../") { "" } else { &path[..end] }
     }
 
     fn is(&self, path: &str, id: u64) -> bool {
@@ -95,51 +128,27 @@ pub(super) fn unit(path: &str) -> Option<String> {
     let first = path.split('/').filter(|part| !part.is_empty()).find(|part| !is_slice(part))?;
     let name = first.strip_prefix('_').unwrap_or(first);
     let is_unit = name.ends_with(".service") || name.ends_with(".scope");
-    (is_unit && container_of(name).is_none()).then(|| name.to_owned())
+    (is_unit && container::container_of(name).is_none()).then(|| name.to_owned())
 }
 
 fn is_slice(name: &str) -> bool {
     name.ends_with(".slice")
 }
 
-/// The id of the outermost container the path names. Below a user's own manager anybody could have made the name.
-pub(super) fn container(path: &str) -> Option<String> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    for (place, part) in parts.iter().enumerate() {
-        if part.starts_with("user@") && part.ends_with(".service") {
-            return None;
-        }
-        if let Some(id) = container_of(part) {
-            return Some(id.to_owned());
-        }
-        let parent = place.checked_sub(1).and_then(|n| parts.get(n)).copied().unwrap_or_default();
-        if is_id(part) && (parent == "docker" || parent.contains("pod") || parent == "actions_job") {
-            return Some((*part).to_owned());
-        }
-    }
-    None
-}
-
-/// The id in a directory name as container engines make them.
-fn container_of(name: &str) -> Option<&str> {
-    const ENGINES: [&str; 7] =
-        ["docker-", "cri-containerd-", "crio-", "libpod-", "libpod-payload-", "containerd-", "nerdctl-"];
-    let id = name.strip_suffix(".scope").unwrap_or(name);
-    if let Some((_, id)) = id.rsplit_once(":cri-containerd:") {
-        return is_id(id).then_some(id);
-    }
-    ENGINES.iter().filter_map(|engine| id.strip_prefix(engine)).find(|id| is_id(id))
-}
-
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+/// The hierarchies of version 1 in the text of `/proc/PID/cgroup`: the name of each, and the path in it.
+fn older_paths(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let name = controllers.strip_prefix("name=").unwrap_or(controllers);
+        let plain = !name.is_empty() && !name.contains('/') && name != "..";
+        (plain && path.starts_with('/')).then_some((name, path))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
     fn a_unit_is_the_one_the_system_manager_made() {
@@ -158,42 +167,35 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_a_user_may_have_made_is_no_unit_and_no_container() {
+    fn a_directory_that_a_user_may_have_made_is_no_unit() {
         let own = "/user.slice/user-1000.slice/user@1000.service";
-        for forged in
-            ["react-worker.service", "app.slice/react-worker.service", &format!("docker-{ID}.scope")]
-        {
+        for forged in ["react-worker.service", "app.slice/react-worker.service"] {
             assert_eq!(unit(&format!("{own}/{forged}")).as_deref(), Some("user@1000.service"));
-            assert_eq!(container(&format!("{own}/{forged}")), None);
         }
+        assert_eq!(unit(&format!("/system.slice/docker-{}.scope", "0".repeat(64))), None);
     }
 
     #[test]
-    fn containers_are_known_by_how_engines_name_their_directories() {
-        for path in [
-            format!("/system.slice/docker-{ID}.scope"),
-            format!("/docker/{ID}"),
-            format!("/docker/{ID}/nested/docker-{}.scope", ID.replace('0', "1")),
-            format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-{ID}.scope"
-            ),
-            format!("/kubepods/besteffort/pod1-2/{ID}"),
-            format!("/kubepods.slice/kubepods-pod1.slice/crio-{ID}.scope"),
-            format!("/machine.slice/libpod-{ID}.scope/container"),
-            format!("/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{ID}"),
-        ] {
-            assert_eq!(container(&path).as_deref(), Some(ID), "{path}");
+    fn a_path_counts_as_far_as_its_directories_are_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("docker/x/y");
+        fs::create_dir_all(&inner).unwrap();
+        let own = fs::metadata(dir.path()).unwrap().uid();
+        let expected = if own == 0 { "/docker/x/y" } else { "" };
+        assert_eq!(Cgroups::roots_part(dir.path(), "/docker/x/y"), expected);
+        if own == 0 {
+            std::os::unix::fs::chown(dir.path().join("docker/x"), Some(4711), None).unwrap();
+            assert_eq!(Cgroups::roots_part(dir.path(), "/docker/x/y"), "/docker");
         }
-        assert_eq!(unit(&format!("/system.slice/docker-{ID}.scope")), None);
+        assert_eq!(Cgroups::roots_part(dir.path(), "/docker/../docker/x"), "");
+        assert_eq!(Cgroups::roots_part(dir.path(), "/gone"), "");
     }
 
     #[test]
-    fn what_only_looks_like_a_container_is_none() {
-        for path in
-            [format!("/{ID}"), format!("/docker/{}", &ID[1..]), format!("/docker-{}G.scope", &ID[1..])]
-        {
-            assert_eq!(container(&path), None, "{path}");
-        }
+    fn paths_of_older_hierarchies_are_read_by_their_names() {
+        let text = "12:pids:/docker/x\n3:name=systemd:/a\n2:cpu,cpuacct:/b\n1:a/b:/c\n0::/v2\nx\n";
+        let found: Vec<_> = older_paths(text).collect();
+        assert_eq!(found, [("pids", "/docker/x"), ("systemd", "/a"), ("cpu,cpuacct", "/b")]);
     }
 
     #[test]

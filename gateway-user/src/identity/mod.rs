@@ -5,6 +5,7 @@
 mod accounts;
 mod cgroup;
 mod claims;
+pub mod container;
 mod digest;
 pub(crate) mod fetch;
 pub mod holders;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{self, Cgroups};
+use super::container::{Contained, Images};
 use super::digest::Digests;
 use super::proc::{Process, Stat, ticks};
 use crate::kernel::{Login, Seen};
@@ -63,6 +64,7 @@ impl From<&Seen> for Facts {
 #[derive(Debug)]
 pub struct Processes {
     cgroups: Cgroups,
+    images: Images,
     digests: Digests,
     answers: Mutex<HashMap<Facts, (Instant, Workload)>>,
 }
@@ -71,7 +73,12 @@ impl Processes {
     /// `cgroup_root` is where cgroup v2 is mounted.
     #[must_use]
     pub fn new(cgroup_root: &Path) -> Self {
-        Self { cgroups: Cgroups::new(cgroup_root), digests: Digests::default(), answers: Mutex::default() }
+        Self {
+            cgroups: Cgroups::new(cgroup_root),
+            images: Images::below(Path::new("/")),
+            digests: Digests::default(),
+            answers: Mutex::default(),
+        }
     }
 
     /// Who this is. Everything that could not be established is `None`.
@@ -99,8 +106,9 @@ impl Processes {
             let stat = process.stat()?;
             (facts.started != 0 && stat.started == ticks(facts.started)).then_some((process, stat))
         });
-        let hint = process.as_ref().and_then(|(process, _)| cgroup::own_path(&process.text("cgroup")?));
-        let cgroup = self.cgroups.path(facts.cgroup, hint);
+        let own = process.as_ref().and_then(|(process, _)| process.text("cgroup"));
+        let cgroup = self.cgroups.path(facts.cgroup, own.as_deref().and_then(cgroup::own_path));
+        let Contained { container, pod } = self.cgroups.contained(cgroup.as_deref(), own.as_deref());
         let mut workload = Workload {
             pid: facts.pid,
             started: facts.started,
@@ -111,7 +119,9 @@ impl Processes {
             },
             command: shown(&facts.command),
             unit: cgroup.as_deref().and_then(cgroup::unit),
-            container: cgroup.as_deref().and_then(cgroup::container),
+            image: container.as_deref().and_then(|id| self.images.of(id)),
+            container,
+            pod,
             cgroup,
             executable: None,
             parents: Vec::new(),

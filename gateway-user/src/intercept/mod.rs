@@ -8,7 +8,7 @@ pub use names::Names;
 pub use route::{Heading, Misrouted, Named, Route, by_address, heads_for, route, suits};
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::kernel::{self, Login, Seen};
@@ -25,6 +25,8 @@ pub struct Flow {
     pub peer: SocketAddr,
     /// Where the client meant to go.
     pub destination: SocketAddr,
+    /// The network namespace it came from, by its cookie; `None`: the gate's own.
+    pub space: Option<u64>,
     /// The process behind it, for local flows.
     pub workload: Option<Arc<Workload>>,
     /// The login behind that process, as the kernel recorded it; what `/proc` said of an unknown one is in `workload`.
@@ -81,11 +83,15 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Where the client meant to go.
+    /// Where the client meant to go. `is_own` says whether an address is own where the flow was accepted: whoever comes from
+    /// it is local.
     ///
     /// # Errors
     /// [`Unknown::Unvouched`] for a local flow without a kernel record.
-    pub fn destination(&self) -> Result<SocketAddr, Unknown> {
+    pub fn destination(
+        &self,
+        is_own: impl FnOnce(IpAddr) -> io::Result<bool>,
+    ) -> Result<SocketAddr, Unknown> {
         match (&self.seen, self.direction) {
             (Some(seen), direction) if of(seen.kind) == direction => Ok(unmapped(seen.original)),
             (Some(_), _) => Err(Unknown::Misplaced(self.peer)),
@@ -93,7 +99,7 @@ impl Arrival {
             (None, Direction::Inbound) => {
                 let undecided =
                     |error: io::Error| Unknown::Undecided { peer: self.peer, why: error.to_string() };
-                match kernel::is_own_address(self.peer.ip()).map_err(undecided)? {
+                match is_own(self.peer.ip()).map_err(undecided)? {
                     true => Err(Unknown::Unvouched(self.peer)),
                     false => Ok(unmapped(self.local)),
                 }
@@ -124,7 +130,8 @@ mod tests {
         let to = |direction, destination: &str, host| {
             let (peer, destination) = ("127.0.0.1:5".parse().unwrap(), destination.parse().unwrap());
             let (session, login) = (SessionId::now(), Login::None);
-            Flow { session, direction, peer, destination, workload: None, login, guard: None }.place(host)
+            Flow { session, direction, peer, destination, workload: None, space: None, login, guard: None }
+                .place(host)
         };
         let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
         assert_eq!(to(outbound, "192.0.2.7:80", "api.example"), "api.example:80");

@@ -400,10 +400,13 @@ mod tests {
             cgroup: None,
             unit: None,
             container: None,
+            image: None,
+            pod: None,
             executable: None,
             parents: Vec::new(),
         };
         Flow {
+            space: None,
             session: SessionId::now(),
             direction: Direction::Outbound,
             peer: "127.0.0.1:5".parse().unwrap(),

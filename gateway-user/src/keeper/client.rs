@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::link::Link;
 use super::message::{Answer, Request, pack, unpack};
+use super::{Change, Counted};
 use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
 use crate::limits::{KEEPER_PUBLISH_TIMEOUT, KEEPER_TIMEOUT};
@@ -35,7 +36,7 @@ struct Line {
     link: Link,
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answered>>>,
-    counters: ArcSwap<Vec<u64>>,
+    counters: ArcSwap<(Vec<u64>, Counted)>,
 }
 
 impl Client {
@@ -114,12 +115,39 @@ impl Client {
     #[must_use]
     pub fn exempt(&self) -> Exempt {
         let client = self.clone();
-        Exempt::from_maker(move |to| Box::pin(client.clone().socket(to)))
+        Exempt::from_maker(move |space, to| Box::pin(client.clone().socket(space, to)))
     }
 
-    async fn socket(self, to: SocketAddr) -> io::Result<OwnedFd> {
-        let (_, mut descriptors) = self.ask(&Request::Socket(to)).await?;
+    async fn socket(self, space: Option<u64>, to: SocketAddr) -> io::Result<OwnedFd> {
+        let (_, mut descriptors) = self.ask(&Request::Socket(to, space)).await?;
         descriptors.pop().ok_or_else(misunderstood)
+    }
+
+    /// The next change of the network namespaces that are served, for whoever serves these sets; `None`: nothing changed for a while.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn space(&self, serves: Vec<u64>) -> io::Result<Option<Change>> {
+        match self.ask(&Request::Space(serves)).await? {
+            (Answer::Space(None), _) => Ok(None),
+            (Answer::Space(Some((set, None))), _) => Ok(Some(Change::Went(set))),
+            (Answer::Space(Some((set, Some((space, outbound, inbound))))), descriptors) => {
+                let listeners = listeners((outbound, inbound), descriptors)?;
+                Ok(Some(Change::Came { set, space, listeners }))
+            }
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// Whether an address is own in the network namespace with this cookie.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`], and where that namespace is not served.
+    pub async fn is_own(&self, space: u64, address: IpAddr) -> io::Result<bool> {
+        match self.ask(&Request::IsOwn(space, address)).await? {
+            (Answer::IsOwn(own), _) => Ok(own),
+            _ => Err(misunderstood()),
+        }
     }
 
     /// The gate's listeners.
@@ -131,12 +159,7 @@ impl Client {
         else {
             return Err(misunderstood());
         };
-        if descriptors.len() != usize::from(outbound) + usize::from(inbound) {
-            return Err(misunderstood());
-        }
-        let mut all = descriptors.into_iter().map(TcpListener::from);
-        let outbound = all.by_ref().take(usize::from(outbound)).collect();
-        Ok(Listeners { outbound, inbound: all.collect() })
+        listeners((outbound, inbound), descriptors)
     }
 
     /// The listener of the admin socket.
@@ -185,8 +208,8 @@ impl Client {
     /// As [`Client::resolve`].
     pub async fn count(&self) -> io::Result<()> {
         match self.ask(&Request::Counters).await? {
-            (Answer::Counters(counters), _) => {
-                self.0.counters.store(Arc::new(counters));
+            (Answer::Counters(counters, spaces), _) => {
+                self.0.counters.store(Arc::new((counters, spaces)));
                 Ok(())
             }
             _ => Err(misunderstood()),
@@ -196,7 +219,13 @@ impl Client {
     /// The kernel's counters by name, as they were fetched last.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        counter_names().zip(self.0.counters.load().iter().copied()).collect()
+        counter_names().zip(self.0.counters.load().0.iter().copied()).collect()
+    }
+
+    /// How many other network namespaces there are, as it was fetched last.
+    #[must_use]
+    pub fn spaces(&self) -> Counted {
+        self.0.counters.load().1
     }
 
     /// Has the kernel told that the enforcer lives. False: a newer gate has taken over.
@@ -235,6 +264,16 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.line.waiting().remove(&self.number);
     }
+}
+
+/// Descriptors as what they are: so many for outbound flows, then so many for inbound ones.
+fn listeners((outbound, inbound): (u8, u8), descriptors: Vec<OwnedFd>) -> io::Result<Listeners> {
+    if descriptors.len() != usize::from(outbound) + usize::from(inbound) {
+        return Err(misunderstood());
+    }
+    let mut all = descriptors.into_iter().map(TcpListener::from);
+    let outbound = all.by_ref().take(usize::from(outbound)).collect();
+    Ok(Listeners { outbound, inbound: all.collect() })
 }
 
 fn misunderstood() -> io::Error {

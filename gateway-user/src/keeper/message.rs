@@ -2,11 +2,12 @@
 //! the rest in postcard. No I/O here. Refuses what is too long, or has bytes left over.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Counted;
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
@@ -17,8 +18,14 @@ use crate::record::entry::SocketsDestroyed;
 pub enum Request {
     /// Who is this process?
     Resolve(Facts),
-    /// A socket that may be connected to this place, and to no other.
-    Socket(SocketAddr),
+    /// A socket that may be connected to this place, and to no other; in the gate's network namespace, or in the one with
+    /// this cookie.
+    Socket(SocketAddr, Option<u64>),
+    /// What changed of the network namespaces that are served, where the enforcer serves the sets of listeners with these
+    /// numbers. The answer takes as long as nothing does.
+    Space(Vec<u64>),
+    /// Whether an address is own in the network namespace with this cookie.
+    IsOwn(u64, IpAddr),
     /// The gate's listeners. Until it asks, every connect is refused.
     Listeners,
     /// The listener of the admin socket.
@@ -60,12 +67,17 @@ pub enum Answer {
         /// How many of the second.
         inbound: u8,
     },
+    /// What changed, if anything did: the set with that number is void, or new; then with the namespace's cookie, and how
+    /// many of each kind come with this.
+    Space(Option<(u64, Option<(u64, u8, u8)>)>),
+    /// It is, or not.
+    IsOwn(bool),
     /// The digest of the set that the kernel's tables are of now.
     Published(Sha256),
     /// One such cut, if there is one.
     Cut(Option<SocketsDestroyed>),
-    /// The counters, in the order of their list.
-    Counters(Vec<u64>),
+    /// The counters, in the order of their list, and how many other network namespaces there are.
+    Counters(Vec<u64>, Counted),
     /// The kernel heard it; or a newer gate has taken over, and it did not.
     Beat(bool),
     /// It is done.
@@ -116,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_message_arrives_as_it_was_sent_and_nothing_else_is_one() {
-        let asked = Request::Socket("[::1]:443".parse().unwrap());
+        let asked = Request::Socket("[::1]:443".parse().unwrap(), Some(7));
         let packed = pack(7, &asked).unwrap();
         assert_eq!(unpack::<Request>(&packed), Some((7, asked)));
         for end in 0..packed.len() {

@@ -20,11 +20,11 @@ use super::child::{self, Pause};
 use super::link::{self, Link};
 use super::message::{Answer, Request, pack, unpack};
 use super::recorder::Recorder;
-use super::{Standing, Tables, User, allowed, state};
+use super::{Change, Spaces, Standing, Tables, User, allowed, state};
 use crate::admin::{Named, Socket};
 use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
-use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX};
+use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX, SPACES_NEWS_TIMEOUT};
 use crate::policy::Shelf;
 
 /// How often the cgroups of guards and the host's addresses are looked for again.
@@ -56,6 +56,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// What the kernel was told.
     pub tables: Tables,
+    /// The other network namespaces.
+    pub spaces: Arc<Spaces>,
     /// The cgroup v2 root.
     pub cgroups: PathBuf,
     /// Whom the enforcer runs as.
@@ -81,6 +83,7 @@ struct Inner {
     shelf: Shelf,
     gate: Arc<Gate>,
     tables: Mutex<Tables>,
+    spaces: Arc<Spaces>,
     processes: Arc<Processes>,
     user: User,
     recorder: Arc<Recorder>,
@@ -114,6 +117,7 @@ impl Keeper {
             shelf: parts.shelf,
             gate: parts.gate,
             tables: Mutex::new(parts.tables),
+            spaces: parts.spaces,
             processes: Arc::new(Processes::new(&parts.cgroups)),
             user: parts.user,
             state: parts.state,
@@ -142,8 +146,10 @@ impl Keeper {
         let recording = tokio::spawn(self.0.recorder.clone().keep(recorder, told));
         let receiving = tokio::spawn(self.0.recorder.clone().receive(door));
         let following = tokio::spawn(self.0.clone().follow());
+        let watching = tokio::spawn(self.0.spaces.clone().watch());
         let outcome = self.keep(&mut signs).await;
         following.abort();
+        watching.abort();
         receiving.abort();
         // Last: the enforcer has handed over all it had.
         drop(end);
@@ -199,6 +205,7 @@ impl Keeper {
             }
         };
         serving.abort();
+        self.0.spaces.shut();
         drop((taken(&self.0.door), taken(&self.0.standing)));
         Ok(ended)
     }
@@ -206,6 +213,7 @@ impl Keeper {
     /// Shuts the gate, then lets the enforcer drain.
     async fn told(&self, child: &mut Child) -> Result<Ended, KeeperError> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.0.spaces.shut();
         drop(taken(&self.0.standing));
         stop(child).await.map(Ended::Told)
     }
@@ -329,8 +337,14 @@ impl Inner {
                 let found = tokio::task::spawn_blocking(move || processes.resolve(facts)).await;
                 found.map(|workload| Answer::Workload(Box::new(workload))).map_err(io::Error::other)
             }
-            Request::Socket(to) => {
-                return given(self.socket(to).map(|socket| (Answer::Socket, vec![socket])));
+            Request::Socket(to, space) => {
+                return given(self.socket(to, space).await.map(|socket| (Answer::Socket, vec![socket])));
+            }
+            Request::Space(serves) => return given(self.space(&serves).await),
+            Request::IsOwn(space, address) => {
+                let spaces = self.spaces.clone();
+                let asked = tokio::task::spawn_blocking(move || spaces.is_own(space, address)).await;
+                asked.map_err(io::Error::other).flatten().map(Answer::IsOwn)
             }
             Request::Record => {
                 return given(self.recorder.line().await.map(|line| (Answer::Done, vec![line])));
@@ -341,7 +355,10 @@ impl Inner {
             Request::Cut => Ok(Answer::Cut(self.tables.lock().await.take_cut())),
             Request::Counters => {
                 let counters = self.gate.counters().map_err(io::Error::other);
-                counters.map(|all| Answer::Counters(all.into_iter().map(|(_, count)| count).collect()))
+                counters.map(|all| {
+                    let all = all.into_iter().map(|(_, count)| count).collect();
+                    Answer::Counters(all, self.spaces.counted())
+                })
             }
             Request::Beat => {
                 let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -357,12 +374,27 @@ impl Inner {
         (done.unwrap_or_else(|error| Answer::refused(&error)), Vec::new())
     }
 
-    fn socket(&self, to: std::net::SocketAddr) -> io::Result<OwnedFd> {
+    async fn socket(&self, to: std::net::SocketAddr, space: Option<u64>) -> io::Result<OwnedFd> {
         if !allowed::is_declared(&self.shelf.current(), to) {
             tracing::error!(%to, "the enforcer asked for a socket to a place that no policy file declares");
             return Err(io::Error::other(format!("no policy file declares {to}")));
         }
-        self.gate.socket_for(to)
+        let Some(space) = space else { return self.gate.socket_for(to) };
+        let spaces = self.spaces.clone();
+        tokio::task::spawn_blocking(move || spaces.socket(space, to)).await.map_err(io::Error::other)?
+    }
+
+    /// What changed of the other namespaces, or nothing for a while.
+    async fn space(&self, serves: &[u64]) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        match tokio::time::timeout(SPACES_NEWS_TIMEOUT, self.spaces.next(serves)).await {
+            Err(_) => Ok((Answer::Space(None), Vec::new())),
+            Ok(Change::Went(set)) => Ok((Answer::Space(Some((set, None))), Vec::new())),
+            Ok(Change::Came { set, space, listeners }) => {
+                let (outbound, inbound) = counts(&listeners)?;
+                let answer = Answer::Space(Some((set, Some((space, outbound, inbound)))));
+                Ok((answer, descriptors(listeners)))
+            }
+        }
     }
 
     fn listeners(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
@@ -371,11 +403,8 @@ impl Inner {
         }
         let (standing, listeners) = Standing::up(&self.gate, taken(&self.left).as_deref())?;
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
-        let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
-        let answer =
-            Answer::Listeners { outbound: count(&listeners.outbound)?, inbound: count(&listeners.inbound)? };
-        let all = listeners.outbound.into_iter().chain(listeners.inbound).map(OwnedFd::from);
-        Ok((answer, all.collect()))
+        let (outbound, inbound) = counts(&listeners)?;
+        Ok((Answer::Listeners { outbound, inbound }, descriptors(listeners)))
     }
 
     fn open_door(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
@@ -397,6 +426,15 @@ impl Inner {
             false => Err(io::Error::other("the kernel's tables could not be brought up to date")),
         }
     }
+}
+
+fn counts(listeners: &Listeners) -> io::Result<(u8, u8)> {
+    let count = |of: &[std::net::TcpListener]| u8::try_from(of.len()).map_err(io::Error::other);
+    Ok((count(&listeners.outbound)?, count(&listeners.inbound)?))
+}
+
+fn descriptors(listeners: Listeners) -> Vec<OwnedFd> {
+    listeners.outbound.into_iter().chain(listeners.inbound).map(OwnedFd::from).collect()
 }
 
 fn given(outcome: io::Result<(Answer, Vec<OwnedFd>)>) -> (Answer, Vec<OwnedFd>) {

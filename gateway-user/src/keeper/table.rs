@@ -31,7 +31,8 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
         }
     }
     let exempts: Vec<Guard> = set.exempts().iter().map(where_it_runs).collect();
-    let mut named = set.guards().iter().chain(&exempts);
+    let services: Vec<Guard> = set.targets().iter().filter_map(|target| target.runs.clone()).collect();
+    let mut named = set.guards().iter().chain(&exempts).chain(&services);
     let directories = match named.any(|g| !g.units.is_empty() || !g.containers.is_empty()) {
         true => directories(cgroup_root)?,
         false => Vec::new(),
@@ -47,6 +48,8 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
             cgroups: (!exempt.units.is_empty()).then(|| row(place, cgroup_root, &directories).cgroups),
         })
         .collect();
+    table.service_cgroups =
+        services.iter().flat_map(|service| row(service, cgroup_root, &directories).cgroups).collect();
     Ok((table, set.guards().iter().flat_map(|guard| absent(guard, cgroup_root, &directories)).collect()))
 }
 

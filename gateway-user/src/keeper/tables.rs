@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{User, guard_over, older, table};
+use super::{Spaces, User, guard_over, older, table};
 use crate::kernel::{self, Gate, Own, Place, Table};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
@@ -19,6 +19,8 @@ const CUT_KEPT_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Tables {
     gate: Arc<Gate>,
+    /// Who looks for the processes of the table in other network namespaces.
+    spaces: Arc<Spaces>,
     /// The cgroup v2 root, found once: where it cannot be read, nothing must be found to be gone.
     root: PathBuf,
     /// Whom the enforcer runs as, where it is guarded itself.
@@ -40,9 +42,14 @@ pub struct Tables {
 impl Tables {
     /// Nothing was told yet.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, (root, place): (PathBuf, Place), user: Option<User>) -> Self {
+    pub fn new(
+        (gate, spaces): (Arc<Gate>, Arc<Spaces>),
+        (root, place): (PathBuf, Place),
+        user: Option<User>,
+    ) -> Self {
         Self {
             gate,
+            spaces,
             root,
             user,
             published: None,
@@ -94,6 +101,7 @@ impl Tables {
         }
         match self.gate.publish(&table) {
             Ok(_) => {
+                self.spaces.tell(&table);
                 missing.iter().for_each(|missing| tracing::warn!("{missing}: it guards nothing by that"));
                 self.published = Some(table);
                 self.cuts = CUTS;

@@ -24,6 +24,7 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "HEARTBEAT",
     "TARGETS",
     "SERVICES",
+    "SPACES",
     "OWN",
     "GUARDING",
     "GUARDS",
@@ -49,6 +50,9 @@ pub(super) const PINNED_MAPS: &[&str] = &[
 
 /// Lines of a verifier's complaint that are passed on; the last ones say what was wrong.
 const VERIFIER_LINES: usize = 8;
+
+/// The program at sk_lookup.
+const STEER: &str = "tg_steer";
 
 /// How to load, beyond where.
 #[derive(Debug, Clone, Default)]
@@ -215,7 +219,7 @@ fn attach(
         RawMap::open(&pins.map("CONFIG"), 4, size_of::<Config>()).map_err(KernelError::map("CONFIG"))?;
     settings.update(&0u32.to_ne_bytes(), config.bytes()).map_err(KernelError::map("CONFIG"))?;
     let tables = Tables::open(pins.root())?;
-    tables.publish_own(&own)?;
+    tables.publish_own(0, &own)?;
     let table = tables.publish(rows)?;
     uplinks::keep(pins, &at_uplinks)?;
     let attached = links::attach(pins, place, &hooks, (&uplinks, &at_uplinks))?;
@@ -254,6 +258,19 @@ fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
     let at_uplinks =
         uplinks::PROGRAMS.iter().map(|name| program(&mut object, name)).collect::<Result<_, _>>()?;
     Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object) })
+}
+
+/// The program that steers in the namespace with this cookie, over the maps of what is loaded.
+pub(super) fn steer_for(root: &Path, cookie: u64) -> Result<OwnedFd, KernelError> {
+    // Without a load this would make the maps anew.
+    pins::config(root)?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SPACE", &cookie, true);
+    for name in PINNED_MAPS {
+        loader.map_pin_path(name, pins::map_path(root, name));
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| prepare_error(&error))?;
+    program(&mut object, STEER)
 }
 
 fn program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, KernelError> {

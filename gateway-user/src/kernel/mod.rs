@@ -22,6 +22,7 @@ mod pins;
 mod probe;
 mod raw;
 mod sockets;
+mod spaces;
 mod status;
 mod tables;
 mod uplinks;
@@ -33,13 +34,15 @@ pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
 pub use flows::{Counted, Flows, Lane, Passed, Seen as FlowsSeen, Way, take_flow};
+pub use gateway_ebpf::abi::SPACES_MAX;
 pub use hand_over::keep_to_this_process;
 pub use heartbeat::{Heartbeat, Pulse, heartbeat_check};
 pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, unload};
 pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
-pub use probe::{Check, Found, Probe, attached, probe};
+pub use probe::{Check, Found, Probe, attached, probe, spaces_check};
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
+pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
 pub use tables::{Missing, Published, row_names};
 pub use uplinks::Uplink;
@@ -95,6 +98,8 @@ pub struct Table {
     pub services: Vec<ServiceRow>,
     /// Whose connections go straight.
     pub exempts: Vec<ExemptRow>,
+    /// Cgroups in whose processes they run, where those are in other network namespaces. Absolute.
+    pub service_cgroups: Vec<PathBuf>,
 }
 
 /// A block of addresses.

@@ -367,7 +367,7 @@ fn address(ip: IpAddr) -> Address {
 }
 
 fn in_blocks(blocks: &RawMap, address: Address, port: u16) -> io::Result<bool> {
-    let data = BlockData { port: port.to_be_bytes(), zero: [0; 2], address };
+    let data = BlockData { port: port.to_be_bytes(), slot: [0; 2], address };
     Ok(blocks.lookup(BlockKey { prefix: BLOCK_BITS, data }.bytes(), 1)?.is_some())
 }
 

@@ -9,7 +9,7 @@ use aya::programs::ProgramType;
 use serde::Serialize;
 
 use super::pins::{cgroup2_root, is_bpffs};
-use super::{KernelError, btf, lsm, older, raw, status, uplinks};
+use super::{KernelError, btf, lsm, older, raw, spaces, status, uplinks};
 
 /// How one need is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -97,6 +97,31 @@ pub fn attached(pins: &Path) -> Option<Check> {
                  to see what got by, and find out who detached them";
     Some(check(name, Found::Missing, seen, means))
 }
+
+/// Whether the gate listens in every network namespace where it is wanted; `None` where nothing is loaded.
+#[must_use]
+pub fn spaces_check(pins: &Path) -> Option<Check> {
+    let name = "network namespaces";
+    let known = match spaces::spaces(pins) {
+        Ok(known) => known,
+        Err(KernelError::NotLoaded { .. }) => return None,
+        Err(error) => return Some(check(name, Found::Unknown, error.to_string(), "run as root to find out")),
+    };
+    let refused: Vec<String> = known
+        .iter()
+        .filter_map(|space| space.why.map(|why| format!("net:[{}]: {why}", space.inode)))
+        .take(NAMED_MAX)
+        .collect();
+    if refused.is_empty() {
+        return Some(check(name, Found::Ok, format!("the gate's own, and {} others", known.len()), ""));
+    }
+    let means = "guarded processes there reach nothing, and services there are not protected: `lsns --type net` says whose \
+                 they are";
+    Some(check(name, Found::Reduced, refused.join("; "), means))
+}
+
+/// Namespaces that are named one by one.
+const NAMED_MAX: usize = 5;
 
 fn check(name: &'static str, found: Found, seen: impl Into<String>, means: &str) -> Check {
     let means = if found == Found::Ok { String::new() } else { means.to_owned() };

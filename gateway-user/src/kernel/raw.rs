@@ -265,6 +265,19 @@ pub(super) fn netlink_strict(fd: BorrowedFd<'_>) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The user namespace that owns another namespace.
+pub(super) fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `NS_GET_USERNS`: `_IO(0xb7, 1)`.
+    const GET_USER_NAMESPACE: libc::Ioctl = 0xb701;
+    // SAFETY: takes no argument, and answers with a new descriptor.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), GET_USER_NAMESPACE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// CLOCK_MONOTONIC in nanoseconds: the kernel programs' clock.
 pub(super) fn monotonic() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -190,7 +190,7 @@ pub struct Own(Option<Vec<Block>>);
 #[derive(Debug)]
 pub struct Gate {
     pins: PathBuf,
-    config: Config,
+    pub(super) config: Config,
     tables: Tables,
     exempt: RawMap,
     bound: RawMap,
@@ -199,6 +199,12 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Where redirected connects go, in each namespace.
+    pub(super) const LOOPBACK: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    /// Where the inbound listeners stand.
+    pub(super) const UNREACHABLE: [IpAddr; 2] = [IpAddr::V4(UNREACHABLE_V4), IpAddr::V6(UNREACHABLE_V6)];
+
     /// Takes hold of what is loaded.
     ///
     /// # Errors
@@ -246,11 +252,9 @@ impl Gate {
     /// Where the caller stands in another namespace, or a port is taken.
     pub fn listen(&self) -> Result<Listeners, KernelError> {
         self.is_here()?;
-        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        let unreachable = [UNREACHABLE_V4.into(), UNREACHABLE_V6.into()];
         Ok(Listeners {
-            outbound: self.listen_at(loopback, LISTEN_OUTBOUND)?,
-            inbound: self.listen_at(unreachable, LISTEN_INBOUND)?,
+            outbound: self.listen_at(Self::LOOPBACK, LISTEN_OUTBOUND)?,
+            inbound: self.listen_at(Self::UNREACHABLE, LISTEN_INBOUND)?,
         })
     }
 
@@ -295,7 +299,7 @@ impl Gate {
         self.is_here()?;
         let own = own::addresses_here().map_err(netns)?;
         if told.0.as_ref() != Some(&own) {
-            self.tables.publish_own(&own)?;
+            self.tables.publish_own(0, &own)?;
             told.0 = Some(own);
         }
         Ok(())
@@ -314,7 +318,26 @@ impl Gate {
         if cookie == self.config.netns { Ok(()) } else { Err(KernelError::OtherNamespace) }
     }
 
-    fn listen_at(&self, addresses: [IpAddr; 2], first: u32) -> Result<Vec<TcpListener>, KernelError> {
+    /// The tables' maps.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Nobody is in charge at this place.
+    pub(super) fn take_from_charge(&self, index: u32) -> Result<(), KernelError> {
+        match self.listening.delete(&index.to_ne_bytes()) {
+            // What the kernel says of an empty place.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other.map_err(KernelError::map("LISTENING")),
+        }
+    }
+
+    /// Opens listeners at these addresses of the caller's namespace, and puts them in charge from this place on.
+    pub(super) fn listen_at(
+        &self,
+        addresses: [IpAddr; 2],
+        first: u32,
+    ) -> Result<Vec<TcpListener>, KernelError> {
         let mut listeners = Vec::new();
         for (index, address) in (first..).zip(addresses) {
             let at = SocketAddr::new(address, self.config.gate_port);

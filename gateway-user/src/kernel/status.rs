@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, FlowCounts, FlowKey, Record, Tuple};
+use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, FlowCounts, FlowKey, Record, Space, Tuple};
 use serde::Serialize;
 
 use super::KernelError;
@@ -15,6 +15,7 @@ use super::links::{HOOKS, Hook, To};
 use super::lsm;
 use super::pins::{self, cgroup2_root, link_path, map_path};
 use super::raw::{self, RawMap};
+use super::spaces::{self, SpaceStatus};
 use super::uplinks::{self, Uplink};
 
 /// The names of all counters, in the order in which [`super::Gate::counters`] gives them.
@@ -48,6 +49,8 @@ pub struct Status {
     /// Every interface that is up, and whether frames of packet sockets are looked at there. Empty where the caller is in
     /// another namespace.
     pub uplinks: Vec<Uplink>,
+    /// The other network namespaces: those where the gate listens, and those where it is wanted and does not.
+    pub spaces: Vec<SpaceStatus>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
     /// Every counter.
@@ -85,6 +88,7 @@ const FILLED: &[(&str, usize, usize)] = &[
     ("TARGETS", size_of::<BlockKey>(), 4),
     ("SERVICES", size_of::<BlockKey>(), 4),
     ("OWN", size_of::<BlockKey>(), 4),
+    ("SPACES", 8, size_of::<Space>()),
     ("GUARDS", 4, 4),
     ("GUARD_CGROUPS", 8, 4),
     ("GUARD_UIDS", 4, 4),
@@ -130,6 +134,7 @@ pub fn status(pins: &Path) -> Result<Status, KernelError> {
             true => uplinks::uplinks(pins).map_err(KernelError::file(here))?,
             false => Vec::new(),
         },
+        spaces: spaces::spaces(pins)?,
         maps,
         counters: counters(&open("COUNTS", 4, 8)?)?.into_iter().collect(),
     })

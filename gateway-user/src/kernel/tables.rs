@@ -137,7 +137,7 @@ fn any_port_key(block: &Block) -> Result<BlockKey, KernelError> {
     // Checked above: at most 128, so the shift is at most 128 and `checked_shl` gives the empty mask there.
     let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
     let address: Address = (u128::from_be_bytes(bytes) & mask).to_be_bytes();
-    Ok(BlockKey { prefix: BLOCK_PORT_BITS + bits, data: BlockData { port: [0; 2], zero: [0; 2], address } })
+    Ok(BlockKey { prefix: BLOCK_PORT_BITS + bits, data: BlockData { port: [0; 2], slot: [0; 2], address } })
 }
 
 fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
@@ -312,19 +312,31 @@ impl Tables {
 }
 
 impl Tables {
-    /// Makes the map of the namespace's own addresses hold exactly these.
-    pub(super) fn publish_own(&self, own: &[Block]) -> Result<(), KernelError> {
+    /// Makes the map of the namespaces' own addresses hold exactly these of the one with this number.
+    pub(super) fn publish_own(&self, slot: u32, own: &[Block]) -> Result<(), KernelError> {
         let rows: BTreeSet<BlockKey> = own.iter().map(any_port_key).collect::<Result<_, _>>()?;
         let value = 1u32.bytes().to_vec();
-        let side = Side::new("OWN", &self.own, rows.iter().map(|key| (key.bytes().to_vec(), value.clone())));
+        let rows = rows.iter().map(|key| {
+            let key = BlockKey { data: BlockData { slot: slot_bytes(slot), ..key.data }, ..*key };
+            (key.bytes().to_vec(), value.clone())
+        });
+        let side = Side::new("OWN", &self.own, rows);
         side.fits()?;
         side.insert()?;
-        side.delete_the_rest()
+        side.delete_the_rest_of(|key| key.get(SLOT_AT..SLOT_AT + 2) == Some(&slot_bytes(slot)))
     }
 }
 
 fn numbered((key, names): (&BlockKey, &BTreeSet<String>)) -> (Vec<u8>, Vec<u8>) {
     (key.bytes().to_vec(), number(names).bytes().to_vec())
+}
+
+/// Where a [`BlockKey`] has the number of its namespace: behind prefix and port.
+const SLOT_AT: usize = 6;
+
+fn slot_bytes(slot: u32) -> [u8; 2] {
+    // At most `SPACES_MAX`.
+    (slot as u16).to_ne_bytes()
 }
 
 fn pair<K: Plain>((key, guard): (&K, &u32)) -> (Vec<u8>, Vec<u8>) {
@@ -362,8 +374,12 @@ impl<'a> Side<'a> {
     }
 
     fn delete_the_rest(&self) -> Result<(), KernelError> {
+        self.delete_the_rest_of(|_| true)
+    }
+
+    fn delete_the_rest_of(&self, ours: impl Fn(&[u8]) -> bool) -> Result<(), KernelError> {
         for key in self.map.keys().map_err(KernelError::map(self.name))? {
-            if !self.rows.contains_key(&key) {
+            if ours(&key) && !self.rows.contains_key(&key) {
                 self.map.delete(&key).map_err(KernelError::map(self.name))?;
             }
         }

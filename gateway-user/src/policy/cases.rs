@@ -219,6 +219,8 @@ fn subject(fields: &Fields<'_>, set: &Set) -> Sample {
         key: who.text("key_sha256").and_then(|text| who.parse(&text, words::key_digest)).map(value),
         unit: who.text("unit").map(value),
         container: who.text("container").map(value),
+        image: who.text("image").map(value),
+        pod: who.text("pod").map(value),
         uid: uid("uid"),
         login_uid: uid("login_uid"),
         executable: who.text("executable").map(value),

@@ -433,6 +433,7 @@ fn target(fields: &Fields<'_>, name: &At<String>, now: Option<Timestamp>) -> Opt
     let labels = fields.parsed("labels", words::label);
     fields.distinct("labels", &labels);
     let observed_until = time::observed(fields, now);
+    let runs = runs(fields, name, direction.as_ref().map(|direction| direction.value));
     fields.finish(&["transparent", "http", "credential", "upstream", "timeouts"]);
     let target = Target {
         name: name.value.clone(),
@@ -444,9 +445,35 @@ fn target(fields: &Fields<'_>, name: &At<String>, now: Option<Timestamp>) -> Opt
         require: require.map_or(Require::Unstated, |require| require.value),
         forward_token: forward_token.is_none_or(|forward| forward.value),
         labels: values(labels),
+        runs,
         observed_until,
     };
     Some(entry(target, name.clone(), fields))
+}
+
+/// The keys that say in whose processes a service runs.
+const RUNS: [&str; 3] = ["units", "containers", "cgroups"];
+
+/// Where a service runs, so that its network namespaces are found.
+fn runs(fields: &Fields<'_>, name: &At<String>, direction: Option<Direction>) -> Option<Guard> {
+    let runs = Guard {
+        name: name.value.clone(),
+        units: values(fields.parsed("units", words::unit)),
+        containers: values(fields.parsed("containers", words::container)),
+        uids: Vec::new(),
+        cgroups: values(fields.parsed("cgroups", words::cgroup)),
+        dns: Vec::new(),
+    };
+    let written = RUNS.into_iter().find(|key| fields.has(key))?;
+    if direction == Some(Direction::Outbound) {
+        let places = fields.places();
+        let place = places.get(written).unwrap_or(&name.place);
+        fields.report(
+            Problem::at(place, format!("`{written}` says where a service runs, and this target is outbound"))
+                .help("whose calls are intercepted is said by `[[guard]]`"),
+        );
+    }
+    Some(runs)
 }
 
 fn guard(fields: &Fields<'_>, name: At<String>) -> Entry<Guard> {

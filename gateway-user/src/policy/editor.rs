@@ -56,6 +56,14 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
             ("forward_token", false, Kind::Flag, "whether the caller's token goes on"),
             ("labels", false, Kind::Texts, "key=value"),
             (
+                "units",
+                false,
+                Kind::Texts,
+                "inbound: systemd units it runs in, if in network namespaces of their own",
+            ),
+            ("containers", false, Kind::Texts, "inbound: container ids it runs in"),
+            ("cgroups", false, Kind::Texts, "inbound: cgroups it runs in"),
+            (
                 "mode",
                 false,
                 Kind::Word(&["enforce", "observe"]),

@@ -217,6 +217,8 @@ impl Asked<'_> {
         let mut attributes = vec![("uid", RestrictedExpression::new_long(i64::from(workload.uid)))];
         let login = workload.login_uid.map(|login| RestrictedExpression::new_long(i64::from(login)));
         attributes.extend(login.map(|login| ("login_uid", login)));
+        let named = [("image", &workload.image), ("pod", &workload.pod)];
+        attributes.extend(named.into_iter().filter_map(|(name, value)| Some((name, text(value.as_ref()?)))));
         if let Some(program) = &workload.executable {
             let fields = [
                 ("path".to_owned(), text(&program.path)),

@@ -110,6 +110,8 @@ struct Process<'a> {
     cgroup: Option<&'a str>,
     unit: Option<&'a str>,
     container: Option<&'a str>,
+    image: Option<&'a str>,
+    pod: Option<&'a str>,
     executable: Option<&'a Executable>,
 }
 
@@ -188,6 +190,8 @@ fn process(workload: &Workload) -> Process<'_> {
         cgroup,
         unit,
         container,
+        image,
+        pod,
         executable,
         parents: _,
     } = workload;
@@ -197,6 +201,8 @@ fn process(workload: &Workload) -> Process<'_> {
         cgroup: cgroup.as_deref(),
         unit: unit.as_deref(),
         container: container.as_deref(),
+        image: image.as_deref(),
+        pod: pod.as_deref(),
         executable: executable.as_ref(),
     }
 }

@@ -45,6 +45,9 @@ pub struct Target {
     pub forward_token: bool,
     /// `key=value` labels; parents of the target in Cedar.
     pub labels: Vec<String>,
+    /// An inbound target's processes, where it runs in other network namespaces, too; a guard in form alone: by units,
+    /// containers and cgroups.
+    pub runs: Option<Guard>,
     /// Until when it is only observed: judged and recorded, and nothing refused, held or masked. Enforced from then on.
     pub observed_until: Option<Timestamp>,
 }

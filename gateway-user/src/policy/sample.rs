@@ -31,6 +31,10 @@ pub struct Sample {
     pub unit: Option<String>,
     /// Container of the process.
     pub container: Option<String>,
+    /// The container's image.
+    pub image: Option<String>,
+    /// Uid of the container's Kubernetes pod.
+    pub pod: Option<String>,
     /// User id of the process.
     pub uid: Option<u32>,
     /// Login user id of the process.
@@ -131,6 +135,8 @@ impl Sample {
     fn workload(&self) -> Option<Workload> {
         let said = self.unit.is_some()
             || self.container.is_some()
+            || self.image.is_some()
+            || self.pod.is_some()
             || self.uid.is_some()
             || self.login_uid.is_some()
             || self.executable.is_some()
@@ -147,6 +153,8 @@ impl Sample {
             cgroup: self.cgroup.clone(),
             unit: self.unit.clone(),
             container: self.container.clone(),
+            image: self.image.clone(),
+            pod: self.pod.clone(),
             executable,
             parents: Vec::new(),
         })

@@ -20,6 +20,8 @@ entity User in [Role] {
 entity Workload in [Role, Unit, Container, Guard] {
   uid: Long,
   login_uid?: Long,
+  image?: String, // of its container, as the runtime's own files name it
+  pod?: String, // the uid of its Kubernetes pod
   executable?: { path: String, sha256: String },
 };
 entity Peer { address: ipaddr };

@@ -190,7 +190,7 @@ impl<'a> Arena<'a> {
                 ports: vec![SERVICE],
             }],
             guards: guards.into_iter().collect(),
-            exempts: Vec::new(),
+            ..Table::default()
         }
     }
 

@@ -162,6 +162,8 @@ fn workload(uid: u32, login_uid: Option<u32>) -> Subject {
         cgroup: None,
         unit: None,
         container: None,
+        image: None,
+        pod: None,
         executable: None,
         parents: Vec::new(),
     };

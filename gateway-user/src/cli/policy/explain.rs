@@ -80,6 +80,12 @@ pub(super) struct Explain {
     /// Container id of the process that asks.
     #[arg(long)]
     container: Option<String>,
+    /// Image of that container.
+    #[arg(long)]
+    image: Option<String>,
+    /// Uid of the Kubernetes pod of the process that asks.
+    #[arg(long)]
+    pod: Option<String>,
     /// User id of the process that asks.
     #[arg(long)]
     uid: Option<u32>,
@@ -182,6 +188,8 @@ impl Explain {
             provider: self.provider,
             unit: self.unit,
             container: self.container,
+            image: self.image,
+            pod: self.pod,
             uid: self.uid,
             login_uid: None,
             executable: self.executable,

@@ -17,6 +17,8 @@ pub(in crate::judge) fn recorded(line: &str, fields: &[(&str, &str)], verdict: V
         cgroup: Some("/agents.slice/agent.service".into()),
         unit: Some("agent.service".into()),
         container: None,
+        image: None,
+        pod: None,
         executable: None,
         parents: Vec::new(),
     };

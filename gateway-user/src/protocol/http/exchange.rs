@@ -217,7 +217,10 @@ impl Exchange {
             }
             let mut ready = match kept {
                 Some(open) => open,
-                None => self.dialer.dial(&permit, self.judge.flow().destination).await?,
+                None => {
+                    let flow = self.judge.flow();
+                    self.dialer.dial(&permit, (flow.space, flow.destination)).await?
+                }
             };
             let response = ready.send(permit, outgoing.request).await?;
             *line = Some(ready);

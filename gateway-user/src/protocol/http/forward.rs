@@ -257,6 +257,7 @@ mod tests {
 
     fn flow(direction: Direction) -> Flow {
         Flow {
+            space: None,
             session: SessionId::now(),
             direction,
             peer: "192.0.2.7:5".parse().unwrap(),

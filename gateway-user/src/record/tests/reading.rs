@@ -18,6 +18,8 @@ fn workload(unit: &str) -> Workload {
         cgroup: None,
         unit: Some(unit.into()),
         container: None,
+        image: None,
+        pod: None,
         executable: None,
         parents: Vec::new(),
     }
