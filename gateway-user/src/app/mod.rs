@@ -288,7 +288,7 @@ async fn enforce(
         metrics,
         draining: Draining::default(),
     });
-    let (flows, cut) = (TaskTracker::new(), CancellationToken::new());
+    let (flows, cut, tally) = (TaskTracker::new(), CancellationToken::new(), Tally::default());
     let dialer = Dialer::new(exempt, flows.clone());
     let gateway = Arc::new(Gateway { bench: bench.clone(), dialer });
     let weighed = Arc::new(ArcSwapOption::empty());
@@ -296,7 +296,6 @@ async fn enforce(
     let mut follower = Follower::new(bench.clone(), hold.follow(), weigher.clone());
     follower.started();
 
-    let tally = Tally::default();
     let accepting = Door::new(gateway.clone(), (hold.clone(), tally.clone()), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
     work.spawn(spaces::serve(hold.clone(), accepting));
