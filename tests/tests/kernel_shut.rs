@@ -491,7 +491,7 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     assert_eq!(programs.len(), 13);
     let all = all_links(&world) + usize::from(status.lsm.is_some());
     let report = kernel::unload(&world.pins()).unwrap();
-    assert_eq!((report.links, report.maps), (all, 20));
+    assert_eq!((report.links, report.maps), (all, 21));
     assert!(!world.pins().exists());
     assert_eq!(world.call("tcp", to), "real");
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");

@@ -340,7 +340,6 @@ async fn enforce(
 
     let accepting = Door::new(gateway.clone(), hold.clone(), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
-    work.spawn(spaces::serve(hold.clone(), accepting));
     work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
@@ -493,6 +492,7 @@ async fn open_doors(hold: &Hold, door: &Door, work: &mut JoinSet<()>) -> Result<
             work.spawn(door.clone().accept(listener, direction));
         }
     }
+    work.spawn(spaces::serve(hold.clone(), door.clone()));
     Ok(())
 }
 
