@@ -298,7 +298,6 @@ async fn enforce(
 
     let accepting = Door::new(gateway.clone(), (hold.clone(), tally.clone()), flows.clone(), cut.clone());
     open_doors(&hold, &accepting, &mut work).await?;
-    work.spawn(spaces::serve(hold.clone(), accepting));
     work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
@@ -457,6 +456,7 @@ async fn open_doors(hold: &Hold, door: &Door, work: &mut JoinSet<()>) -> Result<
             work.spawn(door.clone().accept(listener, direction));
         }
     }
+    work.spawn(spaces::serve(hold.clone(), door.clone()));
     Ok(())
 }
 

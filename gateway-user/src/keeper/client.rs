@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use super::link::Link;
-use super::message::{Answer, Request, pack, unpack};
+use super::message::{Answer, News, Request, pack, unpack};
 use super::{Change, Counted};
 use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
@@ -130,10 +130,10 @@ impl Client {
     pub async fn space(&self, serves: Vec<u64>) -> io::Result<Option<Change>> {
         match self.ask(&Request::Space(serves)).await? {
             (Answer::Space(None), _) => Ok(None),
-            (Answer::Space(Some((set, None))), _) => Ok(Some(Change::Went(set))),
-            (Answer::Space(Some((set, Some((space, outbound, inbound))))), descriptors) => {
-                let listeners = listeners((outbound, inbound), descriptors)?;
-                Ok(Some(Change::Came { set, space, listeners }))
+            (Answer::Space(Some(News { set, came: None })), _) => Ok(Some(Change::Went(set))),
+            (Answer::Space(Some(News { set, came: Some(came) })), descriptors) => {
+                let listeners = listeners((came.outbound, came.inbound), descriptors)?;
+                Ok(Some(Change::Came { set, space: came.space, listeners }))
             }
             _ => Err(misunderstood()),
         }

@@ -67,9 +67,8 @@ pub enum Answer {
         /// How many of the second.
         inbound: u8,
     },
-    /// What changed, if anything did: the set with that number is void, or new; then with the namespace's cookie, and how
-    /// many of each kind come with this.
-    Space(Option<(u64, Option<(u64, u8, u8)>)>),
+    /// What changed, if anything did.
+    Space(Option<News>),
     /// It is, or not.
     IsOwn(bool),
     /// The digest of the set that the kernel's tables are of now.
@@ -89,6 +88,26 @@ pub enum Answer {
         /// Why, in words.
         why: String,
     },
+}
+
+/// What changed of one set of listeners in another network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// The set's number.
+    pub set: u64,
+    /// It is new; `None`: it is void.
+    pub came: Option<Came>,
+}
+
+/// A new set, whose descriptors come with the message: those for outbound flows, then those for inbound ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Came {
+    /// The namespace's cookie.
+    pub space: u64,
+    /// How many of the first kind.
+    pub outbound: u8,
+    /// How many of the second.
+    pub inbound: u8,
 }
 
 impl Answer {

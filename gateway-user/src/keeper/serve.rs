@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::child::{self, Pause};
 use super::link::{self, Link};
-use super::message::{Answer, Request, pack, unpack};
+use super::message::{Answer, Came, News, Request, pack, unpack};
 use super::recorder::Recorder;
 use super::{Change, Spaces, Standing, Tables, User, allowed, state};
 use crate::admin::{Named, Socket};
@@ -388,10 +388,11 @@ impl Inner {
     async fn space(&self, serves: &[u64]) -> io::Result<(Answer, Vec<OwnedFd>)> {
         match tokio::time::timeout(SPACES_NEWS_TIMEOUT, self.spaces.next(serves)).await {
             Err(_) => Ok((Answer::Space(None), Vec::new())),
-            Ok(Change::Went(set)) => Ok((Answer::Space(Some((set, None))), Vec::new())),
+            Ok(Change::Went(set)) => Ok((Answer::Space(Some(News { set, came: None })), Vec::new())),
             Ok(Change::Came { set, space, listeners }) => {
                 let (outbound, inbound) = counts(&listeners)?;
-                let answer = Answer::Space(Some((set, Some((space, outbound, inbound)))));
+                let came = Some(Came { space, outbound, inbound });
+                let answer = Answer::Space(Some(News { set, came }));
                 Ok((answer, descriptors(listeners)))
             }
         }
