@@ -13,6 +13,7 @@ use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
+use crate::service;
 
 /// Its hold on the kernel. Clones share it.
 #[derive(Clone)]
@@ -83,7 +84,11 @@ impl Hold {
         match self {
             Self::Own { standing, .. } => {
                 let standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
-                standing.as_ref().map_or(Ok(false), Standing::beat).map_err(io::Error::other)
+                let heard = standing.as_ref().map_or(Ok(false), Standing::beat);
+                if matches!(heard, Ok(true)) {
+                    service::alive();
+                }
+                heard.map_err(io::Error::other)
             }
             Self::Kept(keeper) => keeper.beat().await,
         }
@@ -101,6 +106,7 @@ impl Hold {
         match self {
             Self::Own { standing, .. } => {
                 let standing = standing.lock().unwrap_or_else(PoisonError::into_inner).take();
+                service::changing("another program goes on");
                 standing.map(Standing::leave)
             }
             Self::Kept(_) => None,

@@ -17,6 +17,7 @@ use tracing::{error, info};
 use super::entry::Micros;
 use super::head::SignedHead;
 use crate::limits::{WITNESS_BYTES_MAX, WITNESS_TIMEOUT};
+use crate::service;
 use crate::store::StoreError;
 
 /// Where journald takes entries.
@@ -232,7 +233,11 @@ fn command(words: &[String], line: &str, patience: Duration) -> io::Result<()> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(io::Error::other("no program is named"));
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    for name in service::SETTINGS {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
