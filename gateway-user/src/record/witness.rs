@@ -237,12 +237,8 @@ fn command(words: &[String], line: &str, patience: Duration) -> io::Result<()> {
     for name in service::SETTINGS {
         command.env_remove(name);
     }
-    let mut child = command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let mut child =
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     // Less than a pipe holds, so this does not wait for the program to read.
     let given = child.stdin.take().map_or(Ok(()), |mut stdin| writeln!(stdin, "{line}"));
     let ended = await_end(&mut child, patience);
