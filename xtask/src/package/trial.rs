@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::{VERSION, examiner, make, program};
+use super::{Tree, VERSION, examiner, make, program};
 use crate::emulator::{self, Machine, Outcome};
 use crate::kernel::Kernel;
 use crate::kernel::image::{Image, NETWORK, SYSTEM, mirror};
@@ -50,9 +50,10 @@ pub(crate) fn run() -> Result<Outcome> {
     let folder = place::root().join("target/machine");
     sh.create_dir(&folder)?;
     let program = program()?;
-    let versions = [VERSION.to_owned(), format!("{VERSION}+1"), format!("{VERSION}+2")];
-    let packages =
-        versions.iter().map(|version| make(&program, version, &folder)).collect::<Result<Vec<_>>>()?;
+    let next = ["1", "2"].map(|change| format!("{VERSION}+{change}"));
+    let tree = Tree::of(&sh, &program, &folder)?;
+    let packages = [tree.pack(VERSION, "xz")?, tree.pack(&next[0], "none")?, tree.pack(&next[1], "none")?];
+    sh.remove_path(tree.root)?;
     let mut outcome = Outcome { lines: vec![looked_over(&sh, &packages[0], &program)?], broken: Vec::new() };
     let image = Image::of(Kernel::Backports)?;
     let (base, disk) = (base(&sh, &folder)?, folder.join("disk.img"));
