@@ -156,7 +156,7 @@ fn pack(image: &Image, stage: &str, packages: &[PathBuf], examiner: &Path) -> Re
             ramdisk.copy(&file, &PathBuf::from(format!("/modules/{module}.ko")))?;
         }
     }
-    ramdisk.text("/modules/order", &modules.join("\n"))?;
+    ramdisk.text("/modules/order", &(modules.join("\n") + "\n"))?;
     for (name, text) in UNITS {
         ramdisk.text(&format!("/trial/units/{name}.service"), text)?;
     }
@@ -170,6 +170,7 @@ fn pack(image: &Image, stage: &str, packages: &[PathBuf], examiner: &Path) -> Re
         let file = file?;
         ramdisk.copy(&file.path(), &Path::new("/trial/policies").join(file.file_name()))?;
     }
+    ramdisk.copy(&place::root().join("vagrant/provision.sh"), Path::new("/trial/provision.sh"))?;
     ramdisk.text("/trial/stage", stage)?;
     ramdisk.text("/init", include_str!("machine/init.sh"))?;
     Ok(ramdisk)
