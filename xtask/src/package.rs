@@ -70,7 +70,7 @@ impl Package {
 }
 
 /// Packs that program as that version.
-pub(crate) fn make(program: &Path, version: &str, out: &Path) -> Result<PathBuf> {
+fn make(program: &Path, version: &str, out: &Path) -> Result<PathBuf> {
     packages::bring("the package", &NEEDS)?;
     let sh = place::shell()?;
     let out = place::root().join(out);
