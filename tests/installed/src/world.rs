@@ -69,21 +69,22 @@ pub(crate) fn number(unit: &str, name: &str) -> u64 {
 /// What curl says of a request by the demo's agent: the status (`000`: no connection), a space, the body.
 pub(crate) fn agent(arguments: &str) -> String {
     fs::create_dir_all(AGENT).unwrap();
-    curl(&format!("echo $$ >{AGENT}/cgroup.procs; exec"), arguments)
+    curl(&format!("echo $$ >{AGENT}/cgroup.procs && "), arguments)
 }
 
 /// The same by a process that nothing guards.
 pub(crate) fn anybody(arguments: &str) -> String {
-    curl("exec", arguments)
+    curl("", arguments)
 }
 
 fn curl(before: &str, arguments: &str) -> String {
-    let format = "%{stderr}%{http_code} ";
-    let line =
-        format!("{before} curl --silent --max-time 20 --write-out '{format}' {arguments} 2>&1 >/tmp/body.$$");
-    // The body is read afterwards: the status goes first.
-    let line = format!("({line}); cat /tmp/body.$$; rm -f /tmp/body.$$");
-    read(&line)
+    let body = "/tmp/trial-body";
+    let _ = fs::remove_file(body);
+    // The shell that goes where the agent is becomes curl.
+    let status = read(&format!(
+        "{before}exec curl --silent --max-time 20 --output {body} --write-out '%{{http_code}}' {arguments}"
+    ));
+    format!("{status} {}", fs::read_to_string(body).unwrap_or_default())
 }
 
 /// Waits for the gate to be open, and for the demo's policy to be in force.
