@@ -80,9 +80,9 @@ pub(crate) fn anybody(arguments: &str) -> String {
 fn curl(before: &str, arguments: &str) -> String {
     let body = "/tmp/trial-body";
     let _ = fs::remove_file(body);
-    // The shell that goes where the agent is becomes curl.
+    // The shell that goes where the agent is becomes curl. An upgrade takes half a minute on a processor that is emulated.
     let status = read(&format!(
-        "{before}exec curl --silent --max-time 20 --output {body} --write-out '%{{http_code}}' {arguments}"
+        "{before}exec curl --silent --max-time 60 --output {body} --write-out '%{{http_code}}' {arguments}"
     ));
     format!("{status} {}", fs::read_to_string(body).unwrap_or_default())
 }
