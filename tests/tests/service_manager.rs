@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tidegate_tests::{Builder, Gate, Host, Upstream, eventually};
 
-const NOUNS: &str = "[[target]]\nname = \"api\"\ndirection = \"outbound\"\naddresses = [\"127.0.0.1\"]\nports = [7001]\n";
+const NOUNS: &str =
+    "[[target]]\nname = \"api\"\ndirection = \"outbound\"\naddresses = [\"127.0.0.1\"]\nports = [7001]\n";
 const RULES: &str = "permit (principal, action == Action::\"http\", resource == Target::\"api\");\n";
 const HOST: &str = "127.0.0.1:7001";
 /// An account that nobody else has.
