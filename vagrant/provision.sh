@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes a fresh Debian 12 machine build Tidegate and run its demo. Run as root; may be run again.
+# Makes a fresh Debian 12 machine install Tidegate's package, or build Tidegate and run its demo. Run as root; may be run again.
 #
+#   TIDEGATE_PACKAGE            a package to install: then nothing is built, and neither Rust nor the source is needed
 #   TIDEGATE_SOURCE             where the project is          (/vagrant)
 #   TIDEGATE_HOME               where it is copied to and built (/opt/tidegate); its `target` survives
 #   TIDEGATE_PROVISION_COMMAND  what is run there             (cargo xtask demo)
@@ -9,6 +10,7 @@ set -euo pipefail
 source_folder=${TIDEGATE_SOURCE:-/vagrant}
 home_folder=${TIDEGATE_HOME:-/opt/tidegate}
 final_command=${TIDEGATE_PROVISION_COMMAND:-cargo xtask demo}
+package=${TIDEGATE_PACKAGE:-}
 
 say() { printf 'provision: %s\n' "$*"; }
 fail() {
@@ -18,6 +20,10 @@ fail() {
 
 check() {
     [ "$(id -u)" -eq 0 ] || fail "installs packages and loads kernel programs, so run it as root"
+    if [ -n "$package" ]; then
+        [ -f "$package" ] || fail "$package is no package (make one with \`cargo xtask package\`, or unset TIDEGATE_PACKAGE)"
+        return
+    fi
     [ -f "$source_folder/gateway-user/Cargo.toml" ] || fail "$source_folder is not the project (set TIDEGATE_SOURCE)"
     mkdir -p "$home_folder"
     [ ! "$source_folder" -ef "$home_folder" ] || fail "TIDEGATE_SOURCE and TIDEGATE_HOME are the same folder"
@@ -51,7 +57,18 @@ copy() {
         | tar -C "$home_folder" --no-same-owner -xf -
 }
 
+install_package() {
+    say "installs $package"
+    # apt takes a path for one only where it has a slash.
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$(realpath "$package")"
+}
+
 check
+if [ -n "$package" ]; then
+    install_package
+    say "done"
+    exit
+fi
 packages
 rust
 copy

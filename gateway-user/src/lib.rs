@@ -25,6 +25,7 @@ pub mod policy;
 pub mod protocol;
 pub mod record;
 pub mod rewrite;
+pub mod service;
 pub mod session;
 pub mod signals;
 pub mod store;

@@ -21,7 +21,10 @@ fn run(program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Finished
 
 #[test]
 fn shell_scripts_are_free_of_known_mistakes() {
-    for script in [script(), workspace().join(".ci/run").display().to_string()] {
+    let own = ["postinst", "prerm", "postrm"].map(|name| format!("gateway-user/package/debian/{name}"));
+    let own = own.iter().map(String::as_str).chain([".ci/run", "xtask/src/package/machine/init.sh"]);
+    let own = own.map(|name| workspace().join(name).display().to_string());
+    for script in own.chain([script()]) {
         drop(run("bash", &["-n", &script], &[]).success());
         drop(run("shellcheck", &[&script], &[]).success());
         assert_ne!(
@@ -105,4 +108,18 @@ fn the_script_refuses_what_is_not_the_project_and_to_copy_onto_itself() {
         assert_eq!(finished.code(), Some(1));
         assert!(finished.errors().contains(said), "{}", finished.errors());
     }
+}
+
+#[test]
+fn the_script_refuses_a_package_that_is_not_there_and_builds_nothing_instead() {
+    let nothing = tempfile::tempdir().unwrap();
+    let package = nothing.path().join("tidegate.deb").display().to_string();
+    let home = nothing.path().join("home").display().to_string();
+    let project = workspace().display().to_string();
+    let settings =
+        [("TIDEGATE_PACKAGE", package.as_str()), ("TIDEGATE_SOURCE", &project), ("TIDEGATE_HOME", &home)];
+    let finished = run(&script(), &[], &settings);
+    assert_eq!(finished.code(), Some(1));
+    assert!(finished.errors().contains("is no package"), "{}", finished.errors());
+    assert!(!Path::new(&home).exists());
 }

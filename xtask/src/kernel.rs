@@ -1,58 +1,32 @@
 //! Runs the tests of interception on another kernel: Debian's own package of it, booted in an emulator with the test
 //! programs in memory. Needs no privilege, no disk image and no hardware virtualisation; is bounded in time.
 
+pub(crate) mod image;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use xshell::{Shell, cmd};
+use anyhow::{Context, Result};
+use xshell::Shell;
 
+use self::image::{Image, NETWORK};
+use crate::emulator::{self, Machine, Outcome};
 use crate::packages::{self, Need};
 use crate::place;
 use crate::ramdisk::Ramdisk;
 
 /// Boot and all tests; four times of what it takes on two busy cores.
 const PATIENCE: Duration = Duration::from_mins(40);
-/// Lines that may wait to be shown.
-const LINES_AHEAD: usize = 1024;
-const MEMORY: &str = "3072";
 /// What the first process says when everything has run.
 const END: &str = "tidegate: all programs have run";
 
-const NEEDS: &[Need] = &[
-    Need::command("qemu-system-x86_64", "qemu-system-x86", "the machine the other kernel runs on"),
-    Need::command("busybox", "busybox-static", "the shell of that machine"),
-    Need::command("ip", "iproute2", "hosts of their own for the tests"),
-    Need::command("dpkg-deb", "dpkg", "unpacks the kernel's package"),
-    Need::command("xz", "xz-utils", "unpacks the kernel's modules"),
-    Need::command("strip", "binutils", "programs without debug information fit into memory"),
-];
+const NEEDS: [Need; 1] = [Need::command("ip", "iproute2", "hosts of their own for the tests")];
 
 /// Programs of the tests that need nothing but a kernel and `ip`.
 const PROGRAMS: [&str; 5] = ["kernel_path", "kernel_guard", "kernel_escape", "kernel_shut", "attack"];
 /// What they start.
 const HELPERS: [&str; 3] = ["tidegate", "tidegate-actor", "tidegate-attack"];
-/// Modules that the tests use where a kernel has them as modules, in the order of loading.
-const MODULES: [&str; 13] = [
-    "crc32c_generic",
-    "libcrc32c",
-    "veth",
-    "tun",
-    "udp_tunnel",
-    "ip6_udp_tunnel",
-    "sctp",
-    "dccp",
-    "dccp_ipv4",
-    "vsock",
-    "vmw_vsock_virtio_transport_common",
-    "vsock_loopback",
-    "sch_ingress",
-];
 
 /// A kernel to test on.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +36,6 @@ pub(crate) enum Kernel {
     Debian12,
     /// The newest that Debian 12 offers (backports).
     Backports,
-}
-
-/// What the programs on the other kernel said.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) lines: Vec<String>,
-    /// What did not run to its end.
-    pub(crate) broken: Vec<String>,
 }
 
 impl Kernel {
@@ -92,124 +58,18 @@ impl Kernel {
 
     /// Boots it, runs the tests, shows what they say. The programs must be built.
     pub(crate) fn run(self, tests: &[PathBuf], filter: &[String]) -> Result<Outcome> {
-        packages::bring("tests on another kernel", NEEDS)?;
-        let folder = place::root().join("target/kernels").join(self.name());
-        fs::create_dir_all(&folder)?;
-        self.bring(&folder)?;
-        let disk = folder.join("ramdisk.cpio");
-        pack(&folder, tests, filter)?.write(&disk)?;
-        let log = folder.join("serial.log");
-        let outcome = boot(&folder.join("vmlinuz"), &disk, &log);
-        fs::remove_file(&disk)?;
-        let outcome = outcome?;
-        if outcome.broken.is_empty() && !outcome.lines.iter().any(|line| line.contains("FAILED")) {
-            fs::remove_file(&log)?;
-        } else {
-            eprintln!("what that machine said is kept in {}", log.display());
-        }
+        packages::bring("tests on another kernel", &[&NEEDS[..], &emulator::NEEDS].concat())?;
+        let image = Image::of(self)?;
+        let (ramdisk, log) = (image.folder().join("ramdisk.cpio"), image.folder().join("serial.log"));
+        pack(&image, tests, filter)?.write(&ramdisk)?;
+        let machine =
+            Machine { kernel: &image.kernel(), ramdisk: &ramdisk, disk: None, words: "", patience: PATIENCE };
+        let said = machine.run(&log);
+        fs::remove_file(&ramdisk)?;
+        let outcome = look(said?);
+        outcome.keep_if_failed(&log)?;
         Ok(outcome)
     }
-
-    /// The kernel and its modules from Debian's package, kept for the next time.
-    fn bring(self, folder: &Path) -> Result<()> {
-        if folder.join("vmlinuz").exists() {
-            return Ok(());
-        }
-        if !packages::is_debian() || std::env::consts::ARCH != "x86_64" {
-            bail!("tests on another kernel take Debian's packages for x86_64: run them on such a machine");
-        }
-        eprintln!("setup: brings Debian's kernel `{}` into {}: 100 MB", self.suite(), folder.display());
-        let sh = place::shell()?;
-        let scratch = folder.join("download");
-        for below in ["lists/partial", "cache/archives/partial"] {
-            sh.create_dir(scratch.join(below))?;
-        }
-        sh.write_file(scratch.join("sources.list"), format!("deb {} {} main\n", mirror(&sh)?, self.suite()))?;
-        let _there = sh.push_dir(&scratch);
-        let options = &apt_options(&scratch);
-        cmd!(sh, "apt-get {options...} --quiet update").ignore_stdout().run()?;
-        let depends = cmd!(sh, "apt-cache {options...} depends linux-image-amd64").read()?;
-        let package = depends
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-            .context("the mirror does not say which kernel is the newest")?;
-        let package = format!("linux-image-{package}");
-        cmd!(sh, "apt-get {options...} --quiet download {package}").ignore_stdout().run()?;
-        unpack(&sh, folder)?;
-        Ok(fs::remove_dir_all(scratch)?)
-    }
-}
-
-/// Where this machine gets its own packages from.
-fn mirror(sh: &Shell) -> Result<String> {
-    let format = "$(REPO_URI) $(RELEASE)";
-    let known = cmd!(sh, "apt-get indextargets --format {format}").read()?;
-    let sites = known.lines().filter_map(|line| line.split_once(' '));
-    let mut mirrors = sites.filter(|(uri, _)| uri.trim_end_matches('/').ends_with("/debian"));
-    let (uri, _) = mirrors.next().context(
-        "apt knows no mirror of Debian's: add one to its sources (URIs ending in /debian), then run this again",
-    )?;
-    Ok(uri.to_owned())
-}
-
-/// Lists and caches of our own, so that nothing of the machine's changes and no privilege is needed.
-fn apt_options(scratch: &Path) -> Vec<String> {
-    let at = |name: &str| scratch.join(name).display().to_string();
-    let settings = [
-        format!("Dir::Etc::sourcelist={}", at("sources.list")),
-        "Dir::Etc::sourceparts=-".to_owned(),
-        format!("Dir::State::lists={}", at("lists")),
-        format!("Dir::Cache={}", at("cache")),
-        "Acquire::Languages=none".to_owned(),
-        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-        "APT::Sandbox::User=".to_owned(),
-    ];
-    settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect()
-}
-
-/// The kernel last: where it is, everything is.
-fn unpack(sh: &Shell, folder: &Path) -> Result<()> {
-    let root = sh.current_dir().join("root");
-    let packed =
-        entries(&sh.current_dir())?.into_iter().find(|path| path.extension() == Some("deb".as_ref()));
-    let packed = packed.context("apt has brought no package")?;
-    cmd!(sh, "dpkg-deb --extract {packed} {root}").run()?;
-    let modules = folder.join("modules");
-    sh.create_dir(&modules)?;
-    let mut found = Vec::new();
-    find(&root.join("lib/modules"), &mut found)?;
-    for path in found {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some((stem, _)) = name.split_once(".ko") else { continue };
-        if !MODULES.contains(&stem) {
-            continue;
-        }
-        sh.copy_file(&path, &modules)?;
-        if name.ends_with(".xz") {
-            let packed = modules.join(&name);
-            cmd!(sh, "xz --decompress --force {packed}").run()?;
-        }
-    }
-    let kernels = entries(&root.join("boot"))?;
-    let kernel = kernels.iter().find(|path| path.to_string_lossy().contains("/vmlinuz-"));
-    fs::copy(kernel.context("the package holds no kernel")?, folder.join("vmlinuz"))?;
-    Ok(())
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    Ok(read.flatten().map(|entry| entry.path()).collect())
-}
-
-fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for path in entries(folder)? {
-        if path.is_dir() && !path.is_symlink() {
-            find(&path, found)?;
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Builds the test programs and what they start.
@@ -231,7 +91,7 @@ pub(crate) fn programs(sh: &Shell) -> Result<Vec<PathBuf>> {
     in_order.collect()
 }
 
-fn pack(folder: &Path, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> {
+fn pack(image: &Image, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> {
     let mut disk = Ramdisk::new()?;
     for name in ["/proc", "/sys", "/tmp", "/run", "/dev/pts", "/dev/shm"] {
         disk.folder(name)?;
@@ -248,9 +108,8 @@ fn pack(folder: &Path, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> 
     }
     let model = place::root().join("docs/THREAT_MODEL.md");
     disk.copy(&model, &model)?;
-    for module in MODULES {
-        let file = folder.join("modules").join(format!("{module}.ko"));
-        if file.exists() {
+    for module in NETWORK {
+        if let Some(file) = image.module(module) {
             disk.copy(&file, &PathBuf::from(format!("/modules/{module}.ko")))?;
         }
     }
@@ -261,7 +120,7 @@ fn pack(folder: &Path, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> 
 
 /// The script that the kernel starts.
 fn first_process(tests: &[PathBuf], filter: &[String]) -> String {
-    let modules = MODULES.join(" ");
+    let modules = NETWORK.join(" ");
     let tidegate = place::cargo_target().join("debug/tidegate");
     let mut script = format!(
         "#!/bin/busybox sh
@@ -301,51 +160,15 @@ cat /proc/version
     script
 }
 
-/// Shows what the machine says until it ends, or time is up.
-fn boot(kernel: &Path, disk: &Path, log: &Path) -> Result<Outcome> {
-    let mut machine = Command::new("qemu-system-x86_64");
-    machine
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY])
-        .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(disk)
-        .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut child = machine.spawn().context("qemu-system-x86_64 does not start")?;
-    let output = child.stdout.take().context("its output is ours")?;
-    let (tell, lines) = mpsc::sync_channel(LINES_AHEAD);
-    thread::spawn(move || {
-        let mut lines = BufReader::new(output).split(b'\n').map_while(std::io::Result::ok);
-        lines.try_for_each(|line| tell.send(line))
-    });
-    let (until, mut log) = (Instant::now() + PATIENCE, fs::File::create(log)?);
-    let mut outcome = Outcome::default();
-    while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-        println!("{line}");
-        writeln!(log, "{line}")?;
-        outcome.lines.push(line);
+/// A program that ended with anything but success or failed tests did not run to its end; 101 is failed tests.
+fn look(lines: Vec<String>) -> Outcome {
+    let ended = lines.iter().filter_map(|line| line.strip_prefix("ended: ")?.split_once(' '));
+    let crashed = ended.filter(|(code, _)| !matches!(*code, "0" | "101"));
+    let mut broken: Vec<String> = crashed.map(|(code, path)| format!("{path} (ended with {code})")).collect();
+    if !lines.iter().any(|line| line == END) {
+        broken.push("the machine, which ended before its programs".to_owned());
     }
-    // It has ended, or it shall.
-    child.kill().ok();
-    child.wait()?;
-    outcome.look();
-    Ok(outcome)
-}
-
-impl Outcome {
-    /// A program that ended with anything but success or failed tests did not run to its end; 101 is failed tests.
-    fn look(&mut self) {
-        let ended = self.lines.iter().filter_map(|line| line.strip_prefix("ended: ")?.split_once(' '));
-        let crashed = ended.filter(|(code, _)| !matches!(*code, "0" | "101"));
-        self.broken = crashed.map(|(code, path)| format!("{path} (ended with {code})")).collect();
-        if !self.lines.iter().any(|line| line == END) {
-            self.broken.push("the machine, which ended before its programs".to_owned());
-        }
-    }
+    Outcome { lines, broken }
 }
 
 #[cfg(test)]
@@ -353,10 +176,7 @@ mod tests {
     use super::*;
 
     fn outcome(lines: &[&str]) -> Outcome {
-        let mut outcome =
-            Outcome { lines: lines.iter().map(|&line| line.to_owned()).collect(), ..Outcome::default() };
-        outcome.look();
-        outcome
+        look(lines.iter().map(|&line| line.to_owned()).collect())
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::rust_text::{RustText, words};
 
 /// Low to high.
 const ROWS: [&[&str]; 10] = [
-    &["config", "expression", "json", "limits", "operation", "telemetry"],
+    &["config", "expression", "json", "limits", "operation", "service", "telemetry"],
     &["kernel", "policy", "wire", "store"],
     &[
         "intercept",

@@ -7,10 +7,12 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod emulator;
 mod fuzz;
 mod gate;
 mod kernel;
 mod layers;
+mod package;
 mod packages;
 mod place;
 mod ramdisk;
@@ -50,6 +52,8 @@ enum Task {
     Demo(demo::Demo),
     /// Build, load, and run the enforcer in the foreground.
     Run(gate::Words),
+    /// Make the Debian package: programs, units, manual pages. Installing it needs no Rust.
+    Package(package::Package),
     /// Run every test: what CI runs.
     Test(test::Test),
     /// Try every way round the gate, as everybody who may (asks for root), and hold what is open to the threat model.
@@ -84,6 +88,7 @@ fn run(task: Task) -> Result<()> {
         Task::Status(words) => words.run("status"),
         Task::Demo(demo) => demo.run(),
         Task::Run(words) => words.run("run"),
+        Task::Package(package) => package.run(),
         Task::Test(test) => test.run(),
         Task::Attack(attack) => attack.run(),
         Task::Check => check::run(),

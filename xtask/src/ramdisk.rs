@@ -60,11 +60,16 @@ impl Ramdisk {
                 self.copy(library, library)?;
             }
         }
+        self.stripped(program, program)
+    }
+
+    /// A program of this machine under another name, without what only debuggers read.
+    pub(crate) fn stripped(&mut self, program: &Path, at: &Path) -> Result<()> {
         let slim = std::env::temp_dir().join(format!("tidegate-xtask-{}.slim", std::process::id()));
         let stripped = Command::new("strip").arg("-o").arg(&slim).arg(program).status();
         let copied = match stripped {
-            Ok(status) if status.success() => self.copy(&slim, program),
-            _ => self.copy(program, program),
+            Ok(status) if status.success() => self.copy(&slim, at),
+            _ => self.copy(program, at),
         };
         if slim.exists() {
             fs::remove_file(slim)?;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::fuzz::Fuzz;
 use crate::kernel::{self, Kernel};
-use crate::{build, place, setup, traces};
+use crate::{build, package, place, setup, traces};
 
 /// A test program that says nothing for so long hangs. The slowest single test takes a fifth of it on two busy cores.
 const SILENCE_MAX: Duration = Duration::from_mins(10);
@@ -35,6 +35,9 @@ pub(crate) struct Test {
     /// The tests of interception on this kernel, booted in an emulator, and nothing else.
     #[arg(long)]
     kernel: Vec<Kernel>,
+    /// The package, installed on a Debian of its own that is booted in an emulator, and nothing else.
+    #[arg(long, conflicts_with_all = ["kernel", "filter"])]
+    package: bool,
     /// Only tests whose name contains one of these.
     filter: Vec<String>,
 }
@@ -52,11 +55,17 @@ impl Test {
     /// Builds, tests, looks for leftovers. The last line says how many passed and how many failed.
     pub(crate) fn run(&self) -> Result<()> {
         let toolchain = setup::for_build()?;
-        if self.kernel.is_empty() {
+        if self.kernel.is_empty() && !self.package {
             setup::for_test()?;
         }
         let sh = place::shell()?;
         build::kernel_object(&sh, toolchain)?;
+        if self.package {
+            let mut tally = Tally::default();
+            tally.on_a_machine()?;
+            println!("{} passed, {} failed", tally.passed, tally.failed);
+            return tally.verdict(&BTreeSet::new());
+        }
         if !self.kernel.is_empty() {
             let mut tally = Tally::default();
             tally.on_kernels(&self.kernel, &kernel::programs(&sh)?, &self.filter)?;
@@ -73,6 +82,7 @@ impl Test {
         if self.full && self.filter.is_empty() {
             tally.fuzz();
             tally.on_kernels(&Kernel::ALL, &kernel::programs(&sh)?, &[])?;
+            tally.on_a_machine()?;
         }
         traces::tidy_mounts(&before);
         let left = traces::left_since(&before);
@@ -158,6 +168,15 @@ impl Tally {
             outcome.lines.iter().for_each(|line| self.count(line));
             self.broken.extend(outcome.broken.into_iter().map(|what| format!("{kernel:?}: {what}")));
         }
+        Ok(())
+    }
+
+    /// The package on a machine of its own.
+    fn on_a_machine(&mut self) -> Result<()> {
+        eprintln!("\n=== the package, installed");
+        let outcome = package::try_out()?;
+        outcome.lines.iter().for_each(|line| self.count(line));
+        self.broken.extend(outcome.broken);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
 use crate::record::entry::SocketsDestroyed;
+use crate::service;
 use crate::tally::Tally;
 
 /// Its hold on the kernel. Clones share it.
@@ -132,7 +133,11 @@ impl Hold {
         match self {
             Self::Own { standing, .. } => {
                 let standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
-                standing.as_ref().map_or(Ok(false), Standing::beat).map_err(io::Error::other)
+                let heard = standing.as_ref().map_or(Ok(false), Standing::beat);
+                if matches!(heard, Ok(true)) {
+                    service::alive();
+                }
+                heard.map_err(io::Error::other)
             }
             Self::Kept(keeper) => keeper.beat().await,
         }
@@ -153,6 +158,7 @@ impl Hold {
                 // They are made anew by the program that goes on.
                 spaces.shut();
                 let standing = standing.lock().unwrap_or_else(PoisonError::into_inner).take();
+                service::changing("another program goes on");
                 standing.map(Standing::leave)
             }
             Self::Kept(_) => None,

@@ -52,6 +52,7 @@ use crate::policy::{NoPolicy, Shelf};
 use crate::record::entry::PolicyWeighed;
 use crate::record::witness::Kind;
 use crate::record::{Keys, RecordError, Recorder, Retention};
+use crate::service;
 use crate::session::Gateway;
 use crate::signals::{Signals, Surge};
 use crate::store::keyfile;
@@ -316,7 +317,7 @@ async fn enforce(
         Ok(Told::Upgrade) => hold.leave(),
         _ => {
             if matches!(hold, Hold::Own { .. }) {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                service::stopping();
             }
             hold.shut();
             None
@@ -340,7 +341,7 @@ async fn enforce(
 async fn say_ready(hold: &Hold) -> Result<(), AppError> {
     match hold {
         Hold::Own { .. } => {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            service::open();
             Ok(())
         }
         Hold::Kept(keeper) => keeper.ready().await.map_err(AppError::io("the keeper")),

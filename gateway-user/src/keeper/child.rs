@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 use super::User;
+use crate::service;
 
 /// From the end of a child to the next, at first and at most: one that cannot start must not take the host's time.
 pub(super) const RESTART_AFTER: Duration = Duration::from_millis(100);
@@ -17,7 +18,12 @@ const RAN_WELL: Duration = Duration::from_secs(10);
 
 /// Starts one, with this option beside the keeper's own.
 pub(super) fn start(arguments: &[OsString], role: &str, user: User, line: OwnedFd) -> io::Result<Child> {
-    Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    // What the service manager wants to hear, it hears from the keeper.
+    for name in service::SETTINGS {
+        command.env_remove(name);
+    }
+    command
         .args(arguments)
         .arg(role)
         .stdin(line)

@@ -26,6 +26,7 @@ use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
 use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX, SPACES_NEWS_TIMEOUT};
 use crate::policy::Shelf;
+use crate::service;
 
 /// How often the cgroups of guards and the host's addresses are looked for again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -171,6 +172,7 @@ impl Keeper {
                 }
                 Ended::ByItself(status) => {
                     tracing::error!(%status, "the enforcer ended; the gate is shut until the next one is there");
+                    service::shut("the enforcer ended; the gate is shut until the next one is there");
                 }
             }
             tokio::select! {
@@ -192,14 +194,19 @@ impl Keeper {
                 () = signs.end.told() => break self.told(&mut child).await?,
                 _ = signs.upgrade.recv() => match taken(&self.0.standing).map(Standing::leave) {
                     Some(listeners) => {
+                        service::changing("another program goes on");
                         stop(&mut child).await?;
                         break Ended::Left(listeners);
                     }
                     None => tracing::warn!("told to upgrade before the gate was open; it goes on"),
                 },
                 _ = signs.hangup.recv() => {
-                    let shelf = self.0.shelf.clone();
-                    drop(tokio::task::spawn_blocking(move || shelf.reload()));
+                    let keeper = self.0.clone();
+                    service::changing("the policy is read again");
+                    drop(tokio::task::spawn_blocking(move || {
+                        keeper.shelf.reload();
+                        keeper.say_open();
+                    }));
                     tell(&child, Signal::HUP);
                 }
             }
@@ -212,7 +219,7 @@ impl Keeper {
 
     /// Shuts the gate, then lets the enforcer drain.
     async fn told(&self, child: &mut Child) -> Result<Ended, KeeperError> {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        service::stopping();
         self.0.spaces.shut();
         drop(taken(&self.0.standing));
         stop(child).await.map(Ended::Told)
@@ -363,15 +370,24 @@ impl Inner {
             Request::Beat => {
                 let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
                 let heard = standing.as_ref().map_or(Ok(false), Standing::beat);
+                if matches!(heard, Ok(true)) {
+                    service::alive();
+                }
                 heard.map(Answer::Beat).map_err(io::Error::other)
             }
             Request::Ready => {
-                // Says so to systemd where there is one.
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                self.say_open();
                 Ok(Answer::Done)
             }
         };
         (done.unwrap_or_else(|error| Answer::refused(&error)), Vec::new())
+    }
+
+    /// Says so to the service manager, if the gate is: the enforcer's word for it is not enough.
+    fn say_open(&self) {
+        if self.standing.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            service::open();
+        }
     }
 
     async fn socket(&self, to: std::net::SocketAddr, space: Option<u64>) -> io::Result<OwnedFd> {

@@ -40,7 +40,7 @@ pub(super) fn give(state: &Path, users: Users) -> io::Result<()> {
     let root = User { uid: 0, gid: 0 };
     let from = [0, users.enforcer.uid, users.recorder.uid];
     hand(whole.as_fd(), &fstat(&whole)?, root, &from)?;
-    fchmod(&whole, Mode::from_raw_mode(0o711))?;
+    give_mode(&whole, 0o711)?;
     let below = [
         (ENFORCER, users.enforcer),
         (crate::record::DIRECTORY, users.recorder),
@@ -54,11 +54,19 @@ pub(super) fn give(state: &Path, users: Users) -> io::Result<()> {
                 move_in(whole.as_fd(), directory.as_fd(), moved)?;
             }
         }
+        give_mode(&directory, 0o700)?;
         hand(directory.as_fd(), &fstat(&directory)?, user, &from)?;
-        fchmod(&directory, Mode::from_raw_mode(0o700))?;
         walk(directory, user, &from, DEPTH_MAX)?;
     }
     Ok(())
+}
+
+/// Where it has another one. What is somebody else's already may need more privilege than there is.
+fn give_mode(directory: &OwnedFd, mode: u32) -> io::Result<()> {
+    match fstat(directory)?.st_mode & 0o777 == mode {
+        true => Ok(()),
+        false => Ok(fchmod(directory, Mode::from_raw_mode(mode))?),
+    }
 }
 
 fn make(path: &Path, mode: u32) -> io::Result<()> {

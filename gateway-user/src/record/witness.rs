@@ -17,6 +17,7 @@ use tracing::{error, info};
 use super::entry::Micros;
 use super::head::SignedHead;
 use crate::limits::{WITNESS_BYTES_MAX, WITNESS_TIMEOUT};
+use crate::service;
 use crate::store::StoreError;
 
 /// Where journald takes entries.
@@ -232,12 +233,12 @@ fn command(words: &[String], line: &str, patience: Duration) -> io::Result<()> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(io::Error::other("no program is named"));
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let mut command = Command::new(program);
+    for name in service::SETTINGS {
+        command.env_remove(name);
+    }
+    let mut child =
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     // Less than a pipe holds, so this does not wait for the program to read.
     let given = child.stdin.take().map_or(Ok(()), |mut stdin| writeln!(stdin, "{line}"));
     let ended = await_end(&mut child, patience);
