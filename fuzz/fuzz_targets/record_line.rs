@@ -11,16 +11,16 @@ fuzz_target!(|data: &[u8]| {
     for part in rest.chunks(usize::from(*step) + 1) {
         asked.push(part);
         said.push(part);
-        while let Ok(Some(ask)) = asked.next::<Ask>() {
+        while let Ok(Some(ask)) = asked.message::<Ask>() {
             let mut again = Frames::default();
             again.push(&pack(&ask).expect("it came in one message"));
             // Not compared as values: no float is equal to itself when it is none.
-            assert!(matches!(again.next::<Ask>(), Ok(Some(_))));
+            assert!(matches!(again.message::<Ask>(), Ok(Some(_))));
         }
-        while let Ok(Some(answer)) = said.next::<Said>() {
+        while let Ok(Some(answer)) = said.message::<Said>() {
             let mut again = Frames::default();
             again.push(&pack(&answer).expect("it came in one message"));
-            assert!(matches!(again.next::<Said>(), Ok(Some(_))));
+            assert!(matches!(again.message::<Said>(), Ok(Some(_))));
         }
     }
 });

@@ -398,7 +398,7 @@ fn a_load_that_fails_at_any_link_leaves_the_old_programs_in_force() {
     world.gate("reply");
     let attached = || kernel::status(&world.pins()).unwrap().programs;
     let before = attached();
-    assert_eq!(before.len(), 13);
+    assert_eq!(before.len(), 14);
     for program in &before {
         // What is no link where one is looked for: everything before it was updated already, nothing behind it.
         let pin = world.pins().join("links").join(program.name);
@@ -491,7 +491,7 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     assert_eq!(programs.len(), 14);
     let all = all_links(&world) + usize::from(status.lsm.is_some());
     let report = kernel::unload(&world.pins()).unwrap();
-    assert_eq!((report.links, report.maps), (all, 23));
+    assert_eq!((report.links, report.maps), (all, 27));
     assert!(!world.pins().exists());
     assert_eq!(world.call("tcp", to), "real");
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a sender looks whether more is handed over at the moment.
 const GATHERED: usize = 8;
+/// Parts of an answer that wait for who asked. One that is behind by more has given up, and is told so by the silence.
+const PARTS_MAX: usize = 4096;
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 /// What a recorder that answers at all says by then: it notices a disk that hangs by itself.
@@ -83,12 +85,15 @@ struct State {
     owing: Owing,
     refused: u64,
     vitals: Vitals,
-    scans: VecDeque<mpsc::Sender<Result<(Vec<Row>, bool), String>>>,
-    look: Option<(u64, mpsc::Sender<Seen>)>,
+    scans: VecDeque<SyncSender<Part>>,
+    look: Option<(u64, SyncSender<Seen>)>,
     looks: u64,
     closing: bool,
     closed: bool,
 }
+
+/// Some rows, and whether they are the last; or why there are none.
+type Part = Result<(Vec<Row>, bool), String>;
 
 enum Seen {
     Some(Vec<Recorded>),
@@ -157,7 +162,7 @@ impl Line {
     }
 
     pub(in crate::record) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
-        let (answer, answered) = mpsc::channel();
+        let (answer, answered) = mpsc::sync_channel(PARTS_MAX);
         {
             let mut line = self.0.state();
             line.is_up()?;
@@ -182,7 +187,7 @@ impl Line {
         take: &mut dyn FnMut(Recorded) -> bool,
     ) -> Result<Looked, RecordError> {
         let _alone = self.0.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        let (answer, answered) = mpsc::channel();
+        let (answer, answered) = mpsc::sync_channel(PARTS_MAX);
         {
             let mut line = self.0.state();
             line.is_up()?;
@@ -269,7 +274,7 @@ fn greet(connect: &Connect) -> Result<(UnixStream, Frames), RecordError> {
     let mut frames = Frames::default();
     let mut bytes = vec![0; READ_BYTES];
     loop {
-        match frames.next().map_err(|error| failed(io::Error::other(error)))? {
+        match frames.message().map_err(|error| failed(io::Error::other(error)))? {
             Some(Said::Opened) => break,
             Some(Said::Failed(why)) => return Err(RecordError::Unavailable(why.into())),
             Some(_) => return Err(failed(io::ErrorKind::InvalidData.into())),
@@ -494,7 +499,7 @@ impl Shared {
         let mut bytes = vec![0; READ_BYTES];
         loop {
             loop {
-                match frames.next::<Said>() {
+                match frames.message::<Said>() {
                     Ok(Some(said)) => self.heard(said),
                     Ok(None) => break,
                     Err(error) => return error!(%error, "the recorder is not understood"),
@@ -524,17 +529,19 @@ impl Shared {
             }
             Said::Refused(why) => line.answer(Err(why.into())),
             Said::Rows(rows, last) => match last {
-                true => drop(line.scans.pop_front().map(|asked| asked.send(Ok((rows, true))))),
-                false => drop(line.scans.front().map(|asked| asked.send(Ok((rows, false))))),
+                true => drop(line.scans.pop_front().map(|asked| asked.try_send(Ok((rows, true))))),
+                false => drop(line.scans.front().map(|asked| asked.try_send(Ok((rows, false))))),
             },
-            Said::NoRows(why) => drop(line.scans.pop_front().map(|asked| asked.send(Err(why)))),
+            Said::NoRows(why) => drop(line.scans.pop_front().map(|asked| asked.try_send(Err(why)))),
             Said::Operations(number, some) => {
                 let seen = Seen::Some(some.into_iter().map(recorded).collect());
-                drop(line.look.as_ref().filter(|(asked, _)| *asked == number).map(|(_, to)| to.send(seen)));
+                drop(
+                    line.look.as_ref().filter(|(asked, _)| *asked == number).map(|(_, to)| to.try_send(seen)),
+                );
             }
             Said::Looked(number, how) => {
                 let asked = line.look.take_if(|(asked, _)| *asked == number);
-                drop(asked.map(|(_, to)| to.send(Seen::Over(how))));
+                drop(asked.map(|(_, to)| to.try_send(Seen::Over(how))));
             }
             Said::Vitals(vitals) => line.vitals = *vitals,
             Said::Opened | Said::Failed(_) => {}

@@ -179,7 +179,7 @@ impl Frames {
     ///
     /// # Errors
     /// What came is no message: too long, cut off, or followed by something. The line is of no use then.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Garbled> {
+    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Garbled> {
         let Some((length, rest)) = self.bytes[self.next..].split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
         if length > RECORD_FRAME_BYTES_MAX {

@@ -157,7 +157,7 @@ impl Ear {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            while let Some(ask) = frames.next::<Ask>().map_err(io::Error::other)? {
+            while let Some(ask) = frames.message::<Ask>().map_err(io::Error::other)? {
                 self.heard(ask)?;
             }
         }

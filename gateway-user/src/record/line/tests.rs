@@ -143,7 +143,7 @@ fn an_enforcer_that_goes_leaves_nothing_open() {
     while written < 2 {
         let read = std::io::Read::read(&mut &line, &mut part).unwrap();
         said.push(&part[..read]);
-        while let Some(said) = said.next::<Said>().unwrap() {
+        while let Some(said) = said.message::<Said>().unwrap() {
             written += if let Said::Written(count) = said { count } else { 0 };
         }
     }
@@ -218,7 +218,7 @@ fn frames_come_out_as_they_went_in_however_they_are_cut() {
         let (mut frames, mut out) = (Frames::default(), Vec::new());
         for part in bytes.chunks(step) {
             frames.push(part);
-            while let Some(ask) = frames.next::<Ask>().unwrap() {
+            while let Some(ask) = frames.message::<Ask>().unwrap() {
                 out.push(ask);
             }
         }
@@ -226,6 +226,6 @@ fn frames_come_out_as_they_went_in_however_they_are_cut() {
     }
     let mut frames = Frames::default();
     frames.push(&(RECORD_FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
-    assert!(frames.next::<Ask>().is_err(), "too long is known before it is there");
+    assert!(frames.message::<Ask>().is_err(), "too long is known before it is there");
     assert!(pack(&Ask::Scan(vec![0; RECORD_FRAME_BYTES_MAX])).is_err());
 }
