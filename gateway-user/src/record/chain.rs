@@ -14,7 +14,7 @@ use crate::operation::Sha256;
 use crate::store::{Snapshot, StoreError};
 
 /// Version of the whole store's layout.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Names of the rows about the whole store.
 pub const META_FORMAT: &str = "format";
 /// The store's random name, 32 bytes.
