@@ -1,12 +1,11 @@
 //! The enforcer's end: hands over without blocking, in batches, and gives each answer to whom it is for. Finds the next
 //! recorder when one is gone. Bounded as the writer's own queue is; what does not fit is refused at once.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,13 +13,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Ask, Frames, Said, Vitals, pack, recorded};
+use super::state::{Seen, State, Waiting};
+use super::{Ask, Frames, Said, pack};
 use crate::limits;
-use crate::record::desk::{Answer, Waiter, now, weigh};
-use crate::record::entry::{Event, Micros};
+use crate::record::desk::{Answer, now, weigh};
+use crate::record::entry::Event;
 use crate::record::journal::StateOp;
 use crate::record::operations::{Look, Looked, Recorded};
-use crate::record::owing::Owing;
 use crate::record::{Health, RecordError, Row, Stats, Upkept};
 
 /// Gives a line to a recorder. Blocks.
@@ -56,48 +55,6 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Shared(..)")
     }
-}
-
-/// An append that is not answered.
-struct Waiting {
-    waiter: Waiter,
-    events: usize,
-    bytes: usize,
-    flows: u64,
-    operations: u64,
-    sent: Instant,
-}
-
-#[derive(Default)]
-struct State {
-    /// Which line this is; counts.
-    line: u64,
-    /// Frames to send.
-    out: Vec<u8>,
-    waiting: VecDeque<Waiting>,
-    queued_events: usize,
-    queued_bytes: usize,
-    /// Appends that were given up while the recorder was silent, and may be answered yet.
-    given_up: u64,
-    down: Option<Arc<str>>,
-    /// Since when it is down.
-    since: Micros,
-    owing: Owing,
-    refused: u64,
-    vitals: Vitals,
-    scans: VecDeque<SyncSender<Part>>,
-    look: Option<(u64, SyncSender<Seen>)>,
-    looks: u64,
-    closing: bool,
-    closed: bool,
-}
-
-/// Some rows, and whether they are the last; or why there are none.
-type Part = Result<(Vec<Row>, bool), String>;
-
-enum Seen {
-    Some(Vec<Recorded>),
-    Over(Result<bool, String>),
 }
 
 impl Line {
@@ -157,7 +114,7 @@ impl Line {
         });
         line.queued_events += count;
         line.queued_bytes += bytes;
-        line.send(&frame, &self.0);
+        line.send(&frame, &self.0.work);
         Ok(receiver)
     }
 
@@ -168,7 +125,7 @@ impl Line {
             line.is_up()?;
             line.scans.push_back(answer);
             let frame = pack(&Ask::Scan(prefix.to_vec())).map_err(|_| too_large(prefix.len()))?;
-            line.send(&frame, &self.0);
+            line.send(&frame, &self.0.work);
         }
         let mut rows = Vec::new();
         loop {
@@ -202,7 +159,7 @@ impl Line {
                 within: within.map(|within| u32::try_from(within.as_millis()).unwrap_or(u32::MAX)),
             };
             let frame = pack(&ask).map_err(|_| too_large(0))?;
-            line.send(&frame, &self.0);
+            line.send(&frame, &self.0.work);
         }
         let looked = loop {
             match answered.recv_timeout(limits::WEIGHING_TIMEOUT + SILENCE_MAX).map_err(|_| silent()) {
@@ -287,87 +244,6 @@ fn greet(connect: &Connect) -> Result<(UnixStream, Frames), RecordError> {
     stream.set_read_timeout(Some(LOOK_EVERY)).map_err(failed)?;
     Ok((stream, frames))
 }
-
-impl State {
-    fn is_up(&self) -> Result<(), RecordError> {
-        match &self.down {
-            _ if self.closing => Err(RecordError::Closed),
-            Some(why) => Err(RecordError::Unavailable(Arc::clone(why))),
-            None => Ok(()),
-        }
-    }
-
-    fn refusal(&self, events: &[Event], count: usize, bytes: usize) -> Option<RecordError> {
-        // What begins is not even sent where the record has said that it takes nothing new.
-        let told = self.vitals.down.as_ref().filter(|_| events.iter().any(Event::is_beginning));
-        let told = told.map(|why| RecordError::Unavailable(why.as_str().into()));
-        let full = self.queued_events + count > limits::JOURNAL_QUEUE_MAX
-            || self.queued_bytes + bytes > limits::JOURNAL_QUEUE_BYTES_MAX;
-        let full = full.then_some(RecordError::Full { waiting: self.queued_events });
-        self.is_up().err().or(told).or(full)
-    }
-
-    fn send(&mut self, frame: &[u8], shared: &Shared) {
-        // A sender that is sending looks again by itself.
-        if self.out.is_empty() {
-            shared.work.notify_one();
-        }
-        self.out.extend_from_slice(frame);
-    }
-
-    fn answer(&mut self, answer: Answer) {
-        if self.given_up > 0 {
-            self.given_up -= 1;
-        } else if let Some(waiting) = self.waiting.pop_front() {
-            self.queued_events -= waiting.events;
-            self.queued_bytes -= waiting.bytes;
-            // Who no longer waits has dropped the other end.
-            drop(waiting.waiter.send(answer));
-        }
-        if self.given_up == 0 && self.down.take().is_some() {
-            info!("the recorder answers again");
-        }
-    }
-
-    /// Refuses everything from now on, and whoever waits.
-    fn go_down(&mut self, reason: &Arc<str>) {
-        if self.down.replace(Arc::clone(reason)).is_none() {
-            self.since = now();
-            error!(%reason, "the record cannot be written; nothing is forwarded until it can");
-        }
-        for waiting in mem::take(&mut self.waiting) {
-            self.owing.flows += waiting.flows;
-            self.owing.operations += waiting.operations;
-            self.refused += waiting.events as u64;
-            self.given_up += 1;
-            drop(waiting.waiter.send(Err(RecordError::Unavailable(Arc::clone(reason)))));
-        }
-        (self.queued_events, self.queued_bytes) = (0, 0);
-        self.scans.clear();
-        self.look = None;
-    }
-
-    /// What could not be handed over, as a frame; nothing of it is told again.
-    fn owed(&mut self) -> Option<Vec<u8>> {
-        let owing = &mut self.owing;
-        if owing.flows + owing.operations == 0 && owing.ends.is_empty() {
-            return None;
-        }
-        owing.refused.clear();
-        let some = owing.ends.len().min(OWED_AT_ONCE);
-        let ask = Ask::Owed {
-            since: self.since,
-            reason: "what was to be recorded could not be handed to the recorder".to_owned(),
-            ends: owing.ends.drain(..some).collect(),
-            flows: mem::take(&mut owing.flows),
-            operations: mem::take(&mut owing.operations),
-        };
-        pack(&ask).ok()
-    }
-}
-
-/// Ends that one frame carries; each may have as many bytes as an event has.
-const OWED_AT_ONCE: usize = limits::RECORD_FRAME_BYTES_MAX / limits::EVENT_BYTES_MAX / 2;
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -500,7 +376,7 @@ impl Shared {
         loop {
             loop {
                 match frames.message::<Said>() {
-                    Ok(Some(said)) => self.heard(said),
+                    Ok(Some(said)) => self.state().heard(said),
                     Ok(None) => break,
                     Err(error) => return error!(%error, "the recorder is not understood"),
                 }
@@ -516,35 +392,6 @@ impl Shared {
             if line.waiting.front().is_some_and(|first| first.sent.elapsed() > SILENCE_MAX) {
                 line.go_down(&format!("the recorder has not answered for {SILENCE_MAX:?}").into());
             }
-        }
-    }
-
-    fn heard(&self, said: Said) {
-        let mut line = self.state();
-        match said {
-            Said::Written(count) => {
-                for _ in 0..count.min(limits::JOURNAL_QUEUE_MAX as u64 * 2) {
-                    line.answer(Ok(()));
-                }
-            }
-            Said::Refused(why) => line.answer(Err(why.into())),
-            Said::Rows(rows, last) => match last {
-                true => drop(line.scans.pop_front().map(|asked| asked.try_send(Ok((rows, true))))),
-                false => drop(line.scans.front().map(|asked| asked.try_send(Ok((rows, false))))),
-            },
-            Said::NoRows(why) => drop(line.scans.pop_front().map(|asked| asked.try_send(Err(why)))),
-            Said::Operations(number, some) => {
-                let seen = Seen::Some(some.into_iter().map(recorded).collect());
-                drop(
-                    line.look.as_ref().filter(|(asked, _)| *asked == number).map(|(_, to)| to.try_send(seen)),
-                );
-            }
-            Said::Looked(number, how) => {
-                let asked = line.look.take_if(|(asked, _)| *asked == number);
-                drop(asked.map(|(_, to)| to.try_send(Seen::Over(how))));
-            }
-            Said::Vitals(vitals) => line.vitals = *vitals,
-            Said::Opened | Said::Failed(_) => {}
         }
     }
 }

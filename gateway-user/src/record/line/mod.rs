@@ -7,6 +7,7 @@
 
 mod client;
 mod server;
+mod state;
 #[cfg(test)]
 mod tests;
 
