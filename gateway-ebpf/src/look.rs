@@ -248,27 +248,15 @@ pub(crate) fn current_exemption() -> Option<ExemptKey> {
     )
 }
 
-/// Whether the maker of the socket a packet left from is exempt: for connections that no connect hook judged. Never ends early:
-/// paths that meet again cost the verifier nothing.
+/// Whether the maker of the socket a packet left from is exempt: for connections that no connect hook judged.
 #[inline(always)]
 pub(crate) fn is_packet_exempt(skb: *mut c_void) -> bool {
-    let Some(exempting) = EXEMPTING.get(0) else { return false };
-    if exempting.uids == 0 {
-        return false;
-    }
-    // SAFETY: `skb` is the hook's context; the helper only reads the socket behind it.
-    let mut key = ExemptKey { cgroup: 0, uid: unsafe { helper::bpf_get_socket_uid(skb.cast()) }, one: 1 };
-    let mut found = EXEMPT_CALLERS.get_ptr(&key).is_some();
-    let mut level = 0;
-    while level < GUARD_LEVELS_MAX {
-        if exempting.levels & (1 << level) != 0 {
-            // SAFETY: as above.
-            key.cgroup = unsafe { helper::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) };
-            found |= EXEMPT_CALLERS.get_ptr(&key).is_some();
-        }
-        level += 1;
-    }
-    found
+    // SAFETY: `skb` is the hook's context; both helpers only read the socket behind it.
+    exemption_by(
+        |level| unsafe { helper::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) },
+        || unsafe { helper::bpf_get_socket_uid(skb.cast()) },
+    )
+    .is_some()
 }
 
 /// Always by the uid, and by the cgroup besides where one is asked for.

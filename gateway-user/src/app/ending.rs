@@ -42,6 +42,14 @@ impl Signs {
         self.term.recv().now_or_never().is_some() || self.int.recv().now_or_never().is_some()
     }
 
+    /// Waits until it is to stop. What else it is told meanwhile is told too early.
+    pub(super) async fn to_stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
     /// Waits for SIGTERM, SIGINT or SIGUSR2; SIGHUP reads the policy again. A part that ends by itself ends the gate.
     pub(super) async fn until_told(
         &mut self,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::ending::Signs;
 use super::hold::Hold;
 use super::{AppError, Ended, Opened, enforce, open_policy};
 use crate::admin::Socket;
@@ -38,11 +39,15 @@ pub async fn enforce_kept(settings: Settings, line: OwnedFd) -> Result<Ended, Ap
             tracing::error!("the keeper is gone; so is this enforcer");
         }
     });
-    let recorder = recorder(keeper.clone()).await?;
+    let mut signs = Signs::listen()?;
+    let recorder = tokio::select! {
+        recorder = recorder(keeper.clone()) => recorder?,
+        () = signs.to_stop() => return Ok(Ended::Stopped),
+    };
     let sealing =
         Keyring::open_or_make(&keyfile::Place::below(&settings.state)).map_err(RecordError::from)?;
     let door = keeper.door().await.and_then(Socket::given).map_err(AppError::io("the admin socket"))?;
-    enforce(&settings, (shelf, Opened::of(recorder, sealing)), Hold::Kept(keeper), door, work).await
+    enforce(&settings, (shelf, Opened::of(recorder, sealing)), Hold::Kept(keeper), door, (work, signs)).await
 }
 
 /// The directory that this one lies in, unless that holds everything.

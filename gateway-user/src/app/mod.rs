@@ -185,7 +185,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
         (shelf, Opened::of(recorder, sealing)),
         Hold::own((gate, spaces), cgroups, place(&settings), options.listeners),
         door,
-        work,
+        (work, Signs::listen()?),
     )
     .await
 }
@@ -263,9 +263,8 @@ async fn enforce(
     (shelf, record): (Shelf, Opened),
     hold: Hold,
     door: Socket,
-    mut work: JoinSet<()>,
+    (mut work, mut signs): (JoinSet<()>, Signs),
 ) -> Result<Ended, AppError> {
-    let mut signs = Signs::listen()?;
     let Opened { recorder, sealing, signals, surges } = record;
     let blocks = Blocks::open(recorder.clone())?;
     let key = Key::open(&settings.state)?;

@@ -1,10 +1,12 @@
 //! The recorder as a process of its own: the only one that writes the record, and the only one with its keys. Takes what an
 //! enforcer hands over, and orders from operators whom the keeper lets in; nobody else's, and no other.
 
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,12 +15,14 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{AppError, Ended, Options, open_record};
 use crate::config::Settings;
 use crate::keeper::{Errands, message::Errand};
-use crate::limits::RECORD_ORDERS_MAX;
+use crate::limits::{DRAIN_TIMEOUT, RECORD_ORDERS_MAX};
 use crate::record::witness::Kind;
 use crate::record::{DIRECTORY, Recorder, line};
 use crate::store::keyfile::KEYS;
 use crate::{admin, kernel};
 
+/// How often a line that nobody should have is ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Enforcers that wait for the one before them to end. The keeper has one at a time.
 const WAITING_MAX: usize = 4;
 
@@ -51,15 +55,22 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
         tokio::spawn(async move { while heard.recv().await.is_some() {} });
     }
     let keeper = Errands::over(line).map_err(AppError::io("the line to the keeper"))?;
-    let open: Arc<ArcSwapOption<Recorder>> = Arc::default();
+    let open: Arc<ArcSwapOption<Serving>> = Arc::default();
     let (enforcers, waiting) = mpsc::channel(WAITING_MAX);
     let state = settings.state.clone();
-    let serving = {
+    let mut serving = {
         let open = open.clone();
         tokio::task::spawn_blocking(move || serve(&settings, &options, waiting, &open))
     };
+    let broken = |error: tokio::task::JoinError| AppError::io("the record")(std::io::Error::other(error));
     let rooms = Arc::new(Semaphore::new(RECORD_ORDERS_MAX));
-    while let Some((errand, with)) = keeper.next().await.map_err(AppError::io("the line to the keeper"))? {
+    loop {
+        let errand = tokio::select! {
+            errand = keeper.next() => errand.map_err(AppError::io("the line to the keeper"))?,
+            // It ends by itself in no other way than by a panic: the keeper starts the next recorder.
+            ended = &mut serving => return ended.map(|()| Ended::Stopped).map_err(broken),
+        };
+        let Some((errand, with)) = errand else { break };
         match errand {
             Errand::Enforcer => {
                 if enforcers.try_send(UnixStream::from(with)).is_err() {
@@ -70,8 +81,21 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
         }
     }
     drop(enforcers);
-    serving.await.map_err(|error| AppError::io("the record")(std::io::Error::other(error)))?;
-    Ok(Ended::Stopped)
+    if let Ok(ended) = tokio::time::timeout(DRAIN_TIMEOUT, &mut serving).await {
+        return ended.map(|()| Ended::Stopped).map_err(broken);
+    }
+    // The enforcer went with the keeper; whoever has its line still is nobody.
+    while !serving.is_finished() {
+        open.load_full().into_iter().for_each(|serving| drop(serving.line.shutdown(Shutdown::Both)));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    serving.await.map(|()| Ended::Stopped).map_err(broken)
+}
+
+/// The enforcer that is served.
+struct Serving {
+    recorder: Recorder,
+    line: UnixStream,
 }
 
 /// Opens the record for each enforcer, which closes in it what the one before left open.
@@ -79,7 +103,7 @@ fn serve(
     settings: &Settings,
     options: &Options,
     mut waiting: mpsc::Receiver<UnixStream>,
-    open: &ArcSwapOption<Recorder>,
+    open: &ArcSwapOption<Serving>,
 ) {
     while let Some(line) = waiting.blocking_recv() {
         let recorder = match open_record(settings, options) {
@@ -90,8 +114,9 @@ fn serve(
                 continue;
             }
         };
-        open.store(Some(Arc::new(recorder.clone())));
-        if let Err(error) = recorder.serve(&line) {
+        let serving = Arc::new(Serving { recorder: recorder.clone(), line });
+        open.store(Some(serving.clone()));
+        if let Err(error) = recorder.serve(&serving.line) {
             tracing::error!(%error, "the line to the enforcer");
         }
         open.store(None);
@@ -102,7 +127,7 @@ fn serve(
 fn operator(
     asked: Result<String, String>,
     with: OwnedFd,
-    open: &ArcSwapOption<Recorder>,
+    open: &ArcSwapOption<Serving>,
     state: &Path,
     rooms: &Arc<Semaphore>,
 ) {
@@ -112,7 +137,7 @@ fn operator(
     if let Err(why) = &asked {
         tracing::warn!(%why, "refused at the recorder's socket");
     }
-    let recorder = open.load_full().map(|recorder| recorder.as_ref().clone());
+    let recorder = open.load_full().map(|serving| serving.recorder.clone());
     if let Err(error) = admin::answer(with.into(), admin::orders(asked, recorder, state.to_owned()), room) {
         tracing::warn!(%error, "cannot answer at the recorder's socket");
     }

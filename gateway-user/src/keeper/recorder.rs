@@ -2,6 +2,7 @@
 //! While there is none nothing can be recorded, and so nothing is forwarded.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub(super) struct Recorder {
     socket: PathBuf,
     shelf: Shelf,
     link: Mutex<Option<Arc<Link>>>,
+    /// The enforcer's line. Whoever got hold of it, it ends with that enforcer.
+    line: Mutex<Option<UnixStream>>,
 }
 
 impl Recorder {
@@ -38,6 +41,7 @@ impl Recorder {
             socket: admin::record_socket(&parts.admin_socket),
             shelf: parts.shelf.clone(),
             link: Mutex::default(),
+            line: Mutex::default(),
         }
     }
 
@@ -98,8 +102,17 @@ impl Recorder {
     /// A line to it.
     pub(super) async fn line(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
+        self.hang_up();
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours.try_clone()?);
         self.send(&Errand::Enforcer, theirs.as_fd()).await?;
         Ok(ours.into())
+    }
+
+    /// Ends the line that was given last: its enforcer is gone, or has another one.
+    pub(super) fn hang_up(&self) {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // What was sent over it is still read.
+        line.into_iter().for_each(|line| drop(line.shutdown(Shutdown::Both)));
     }
 
     async fn send(&self, errand: &Errand, with: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {

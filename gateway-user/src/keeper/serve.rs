@@ -212,6 +212,7 @@ impl Keeper {
             }
         };
         serving.abort();
+        self.0.recorder.hang_up();
         self.0.spaces.shut();
         drop((taken(&self.0.door), taken(&self.0.standing)));
         Ok(ended)

@@ -54,6 +54,8 @@ pub(super) fn give(state: &Path, users: Users) -> io::Result<()> {
                 move_in(whole.as_fd(), directory.as_fd(), moved)?;
             }
         }
+        // Its user may have changed the mode, and who is not its owner needs a privilege to change it back.
+        hand(directory.as_fd(), &fstat(&directory)?, root, &from)?;
         give_mode(&directory, 0o700)?;
         hand(directory.as_fd(), &fstat(&directory)?, user, &from)?;
         walk(directory, user, &from, DEPTH_MAX)?;
@@ -61,7 +63,7 @@ pub(super) fn give(state: &Path, users: Users) -> io::Result<()> {
     Ok(())
 }
 
-/// Where it has another one. What is somebody else's already may need more privilege than there is.
+/// Where it has another one.
 fn give_mode(directory: &OwnedFd, mode: u32) -> io::Result<()> {
     match fstat(directory)?.st_mode & 0o777 == mode {
         true => Ok(()),

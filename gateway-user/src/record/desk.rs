@@ -254,6 +254,8 @@ pub(super) fn weigh(state: &[StateOp], events: &[Event]) -> Result<usize, Record
     let bound =
         |what, bytes, max| if bytes > max { Err(RecordError::TooLarge { what, bytes, max }) } else { Ok(()) };
     let mut bytes = 0;
+    // What any change takes, however short its key.
+    const BASE: usize = 64;
     for change in state {
         let (key, value) = match change {
             StateOp::Put(key, value) => (key.len(), value.len()),
@@ -261,7 +263,7 @@ pub(super) fn weigh(state: &[StateOp], events: &[Event]) -> Result<usize, Record
         };
         bound("a key", key, limits::STATE_KEY_BYTES_MAX)?;
         bound("a value", value, limits::STATE_VALUE_BYTES_MAX)?;
-        bytes += key + value;
+        bytes += BASE + key + value;
     }
     for event in events {
         let weight = event.weight();

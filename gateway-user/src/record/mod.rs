@@ -426,9 +426,9 @@ impl Recorder {
     }
 
     /// What could not be handed over, and how much was refused meanwhile.
-    fn owe(&self, since: entry::Micros, reason: &str, ends: Vec<Event>, refused: (u64, u64)) {
+    fn owe(&self, since: entry::Micros, ends: Vec<Event>, refused: (u64, u64)) {
         if let Hand::Own(writer) = &*self.0 {
-            writer.owe(since, reason, ends, refused);
+            writer.owe(since, ends, refused);
         }
     }
 

@@ -23,6 +23,9 @@ use crate::store::{Snapshot, StoreError, Viewer, close};
 /// Why entries and sessions were closed that nobody closed.
 const ABANDONED: &str = "the enforcer stopped before it ended";
 
+/// Why an enforcer had to refuse what the recorder would have taken.
+const HANDED_OVER: &str = "what was to be recorded could not be handed to the recorder";
+
 /// A commit for at least this many callers was for a crowd: more of them are on their way.
 const CROWD: usize = 4;
 /// The longest that a crowd is waited for. No more than what a commit costs a busy disk.
@@ -68,15 +71,16 @@ impl Writer {
     }
 
     /// What could not be handed over, and how many flows and operations were refused meanwhile.
-    pub(super) fn owe(&self, since: Micros, reason: &str, ends: Vec<Event>, refused: (u64, u64)) {
+    pub(super) fn owe(&self, since: Micros, ends: Vec<Event>, refused: (u64, u64)) {
         let mut desk = self.0.desk();
         let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.owing.ends.len());
         desk.owing.ends.extend(ends.into_iter().take(room));
-        desk.owing.flows += refused.0;
-        desk.owing.operations += refused.1;
+        desk.owing.flows = desk.owing.flows.saturating_add(refused.0);
+        desk.owing.operations = desk.owing.operations.saturating_add(refused.1);
         // Else it is told when the record is written again.
-        if desk.down.is_none() && desk.tight.is_none() && refused != (0, 0) {
-            let gap = desk.gap(since, reason);
+        let told = desk.owing.ends.len() >= limits::ENDS_KEPT_MAX;
+        if desk.down.is_none() && desk.tight.is_none() && refused != (0, 0) && !told {
+            let gap = desk.gap(since, HANDED_OVER);
             desk.owing.ends.push(gap);
         }
         self.0.work.notify_one();
@@ -347,8 +351,8 @@ impl Loop {
             desk.hung = None;
             desk.viewer = Viewer::default();
             desk.go_down(&reason);
-            desk.owing.flows += owed.flows;
-            desk.owing.operations += owed.operations;
+            desk.owing.flows = desk.owing.flows.saturating_add(owed.flows);
+            desk.owing.operations = desk.owing.operations.saturating_add(owed.operations);
             let room = limits::ENDS_KEPT_MAX.saturating_sub(desk.owing.ends.len());
             let later = mem::take(&mut desk.owing.ends);
             desk.owing.ends = owed.ends.into_iter().take(room).chain(later).collect();

@@ -60,7 +60,7 @@ impl std::fmt::Debug for Shared {
 impl Line {
     /// Opens the record behind this line. Blocks until it is open.
     pub(in crate::record) fn open(connect: Connect) -> Result<Self, RecordError> {
-        let first = greet(&connect)?;
+        let first = greet(&connect, &|| false)?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -225,9 +225,10 @@ fn silent() -> RecordError {
 }
 
 /// A line to a recorder that has opened the record.
-fn greet(connect: &Connect) -> Result<(UnixStream, Frames), RecordError> {
+fn greet(connect: &Connect, is_over: &dyn Fn() -> bool) -> Result<(UnixStream, Frames), RecordError> {
     let failed = |error: io::Error| RecordError::Unavailable(format!("no recorder: {error}").into());
     let mut stream = connect().map_err(failed)?;
+    stream.set_read_timeout(Some(LOOK_EVERY)).map_err(failed)?;
     let mut frames = Frames::default();
     let mut bytes = vec![0; READ_BYTES];
     loop {
@@ -235,13 +236,17 @@ fn greet(connect: &Connect) -> Result<(UnixStream, Frames), RecordError> {
             Some(Said::Opened) => break,
             Some(Said::Failed(why)) => return Err(RecordError::Unavailable(why.into())),
             Some(_) => return Err(failed(io::ErrorKind::InvalidData.into())),
-            None => match stream.read(&mut bytes).map_err(failed)? {
-                0 => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-                read => frames.push(&bytes[..read]),
+            None if is_over() => return Err(RecordError::Closed),
+            None => match stream.read(&mut bytes) {
+                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => frames.push(&bytes[..read]),
+                // It opens the record, which may be large.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(failed(error)),
             },
         }
     }
-    stream.set_read_timeout(Some(LOOK_EVERY)).map_err(failed)?;
     Ok((stream, frames))
 }
 
@@ -286,6 +291,7 @@ impl Shared {
         }
         line.given_up = 0;
         line.out.clear();
+        line.scans.clear();
         // Whatever was open is closed in the record by the next one.
         line.owing.ends.clear();
         self.work.notify_all();
@@ -298,7 +304,7 @@ impl Shared {
             if self.state().closing {
                 return None;
             }
-            match greet(&self.connect) {
+            match greet(&self.connect, &|| self.state().closing) {
                 Ok(next) => {
                     let mut line = self.state();
                     line.down = None;

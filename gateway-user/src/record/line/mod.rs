@@ -43,8 +43,6 @@ pub enum Ask {
     Owed {
         /// Since when.
         since: Micros,
-        /// Why.
-        reason: String,
         /// Ends of entries and sessions.
         ends: Vec<Event>,
         /// Flows that were refused.

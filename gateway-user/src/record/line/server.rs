@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::{Ask, Frames, Said, Vitals, pack};
 use crate::limits;
-use crate::record::entry::{Event, Intent, SessionOpened};
+use crate::record::desk::{now, weigh};
+use crate::record::entry::{Event, Intent, Micros, SessionOpened};
 use crate::record::operations::{Look, Looked};
 use crate::record::{Durable, Health, RecordError, Recorder, Row};
 
@@ -137,6 +138,22 @@ fn vitals_of(recorder: &Recorder) -> Vitals {
     Vitals { down, stats: recorder.stats(), upkeep: recorder.upkeep() }
 }
 
+/// How far the time of an event may be from the recorder's own. A commit is never written before what it holds happened, so a
+/// time far ahead would stay for good; a clock may be set back meanwhile, or a year on.
+const AHEAD_MAX: Micros = 24 * 3600 * 1_000_000;
+const BEHIND_MAX: Micros = 400 * AHEAD_MAX;
+
+/// Why an enforcer may not have these recorded, if that is so.
+fn unfit(events: &[Event]) -> Option<&'static str> {
+    let now = now();
+    let times = now.saturating_sub(BEHIND_MAX)..=now.saturating_add(AHEAD_MAX);
+    if events.iter().any(Event::is_writers_own) {
+        return Some("this is the recorder's own to say");
+    }
+    let untimely = events.iter().filter_map(Event::at).any(|at| !times.contains(&at));
+    untimely.then_some("an event is of another time")
+}
+
 /// What is heard.
 struct Ear {
     recorder: Recorder,
@@ -166,19 +183,22 @@ impl Ear {
     fn heard(&self, ask: Ask) -> io::Result<()> {
         match ask {
             Ask::Append { state, events, patience } => {
-                let own = events.iter().any(Event::is_writers_own);
-                let taken = match own {
-                    true => Err(RecordError::Unavailable("this is the recorder's own to say".into())),
-                    false => {
-                        self.recorder.append_within(state, events, Duration::from_micros(patience.into()))
-                    }
+                // No longer than any caller has: who waits for ever keeps the next enforcer waiting.
+                let patience = Duration::from_micros(patience.into()).min(limits::COMMIT_PATIENCE);
+                let taken = match unfit(&events) {
+                    Some(why) => Err(RecordError::Unavailable(why.into())),
+                    None => self.recorder.append_within(state, events, patience),
                 };
                 // Nobody answers any more: nobody hears either.
                 self.taken.send(taken).map_err(|_| io::ErrorKind::BrokenPipe.into())
             }
-            Ask::Owed { since, reason, ends, flows, operations } => {
-                let ends = ends.into_iter().filter(Event::is_end).collect();
-                self.recorder.owe(since, &reason, ends, (flows, operations));
+            Ask::Owed { since, ends, flows, operations } => {
+                let ends: Vec<Event> = ends.into_iter().filter(Event::is_end).collect();
+                if let Some(why) = unfit(&ends) {
+                    return Err(io::Error::other(why));
+                }
+                weigh(&[], &ends).map_err(io::Error::other)?;
+                self.recorder.owe(since.min(now()), ends, (flows, operations));
                 Ok(())
             }
             Ask::Scan(prefix) => match self.recorder.scan(&prefix) {

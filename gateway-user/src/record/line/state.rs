@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar};
 use std::time::Instant;
 
@@ -116,7 +116,8 @@ impl State {
             drop(waiting.waiter.send(Err(RecordError::Unavailable(Arc::clone(reason)))));
         }
         (self.queued_events, self.queued_bytes) = (0, 0);
-        self.scans.clear();
+        // Their rows may come yet, and are nobody else's.
+        self.scans.iter_mut().for_each(|asked| *asked = mpsc::sync_channel(1).0);
         self.look = None;
     }
 
@@ -130,7 +131,6 @@ impl State {
         let some = owing.ends.len().min(OWED_AT_ONCE);
         let ask = Ask::Owed {
             since: self.since,
-            reason: "what was to be recorded could not be handed to the recorder".to_owned(),
             ends: owing.ends.drain(..some).collect(),
             flows: mem::take(&mut owing.flows),
             operations: mem::take(&mut owing.operations),
