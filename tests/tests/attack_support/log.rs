@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "a packet socket has no safe wrapper in the standard library")]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,7 +15,14 @@ const HEARD_MAX: usize = 10_000;
 
 /// A log that grows by itself until the test program ends.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct Log(Arc<Mutex<Heard>>);
+
+#[derive(Default)]
+struct Heard {
+    bytes: Vec<Vec<u8>>,
+    /// Beginnings of connections that earlier attempts made: what comes again late is not the next one's.
+    earlier: HashSet<Vec<u8>>,
+}
 
 impl Log {
     /// Logs the packets of the calling thread's namespace. They are there once this returns.
@@ -57,21 +65,41 @@ impl Log {
 
     fn add(&self, bytes: &[u8]) {
         let mut heard = self.0.lock().unwrap();
-        if heard.len() < HEARD_MAX {
-            heard.push(bytes.to_vec());
+        if heard.bytes.len() < HEARD_MAX {
+            heard.bytes.push(bytes.to_vec());
         }
     }
 
     pub fn clear(&self) {
-        self.0.lock().unwrap().clear();
+        let mut heard = self.0.lock().unwrap();
+        let begun: Vec<_> = heard.bytes.drain(..).filter_map(|packet| syn_of(&packet)).collect();
+        heard.earlier.extend(begun);
     }
 
     /// Whether something with this token came, or the beginning of a connection to this machine's port.
     pub fn reached(&self, token: &str, addresses: &[IpAddr], port: u16) -> bool {
         let heard = self.0.lock().unwrap();
         let has = |bytes: &[u8]| bytes.windows(token.len()).any(|part| part == token.as_bytes());
-        heard.iter().any(|bytes| has(bytes) || begins_connection(bytes, addresses, port))
+        let is_earlier = |bytes: &[u8]| syn_of(bytes).is_some_and(|syn| heard.earlier.contains(&syn));
+        heard
+            .bytes
+            .iter()
+            .any(|bytes| has(bytes) || begins_connection(bytes, addresses, port) && !is_earlier(bytes))
     }
+}
+
+/// What tells one TCP connection's beginning from every other one's, and not from its own retransmissions: addresses, ports
+/// and the first sequence number (RFC 9293 section 3.4.1).
+fn syn_of(packet: &[u8]) -> Option<Vec<u8>> {
+    let (addresses, transport) = match packet.first()? >> 4 {
+        4 if packet.get(9) == Some(&6) => (12..20, usize::from(packet[0] & 15) * 4),
+        6 if packet.get(6) == Some(&6) => (8..40, 40),
+        _ => return None,
+    };
+    let flags = packet.get(transport + 13)?;
+    (flags & 0x12 == 2)
+        .then(|| Some([packet.get(addresses)?, packet.get(transport..transport + 8)?].concat()))
+        .flatten()
 }
 
 /// A SYN for the port, or anything of SCTP or DCCP, which have no other packets.
