@@ -43,7 +43,7 @@ impl Signs {
     }
 
     /// Waits until it is to stop. What else it is told meanwhile is told too early.
-    pub(super) async fn to_stop(&mut self) {
+    pub(super) async fn stopped(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}

@@ -42,7 +42,7 @@ pub async fn enforce_kept(settings: Settings, line: OwnedFd) -> Result<Ended, Ap
     let mut signs = Signs::listen()?;
     let recorder = tokio::select! {
         recorder = recorder(keeper.clone()) => recorder?,
-        () = signs.to_stop() => return Ok(Ended::Stopped),
+        () = signs.stopped() => return Ok(Ended::Stopped),
     };
     let sealing =
         Keyring::open_or_make(&keyfile::Place::below(&settings.state)).map_err(RecordError::from)?;
