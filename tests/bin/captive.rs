@@ -152,7 +152,9 @@ async fn written(durable: io::Result<Durable>) -> io::Result<()> {
 
 fn read() -> RecordRead {
     let (command, about) = ("captive".to_owned(), "captive".to_owned());
-    RecordRead { at: 0, uid: 0, login_uid: None, person: None, command, about }
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_micros();
+    let at = i64::try_from(now).expect("a clock of this age");
+    RecordRead { at, uid: 0, login_uid: None, person: None, command, about }
 }
 
 fn memory(pid: i32) -> io::Result<()> {
