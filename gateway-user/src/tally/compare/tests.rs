@@ -1,3 +1,5 @@
+//! What the comparison of both counts promises: what is equal is no gap, and what is not is named, whichever side has more.
+
 use std::net::SocketAddr;
 
 use super::*;
