@@ -13,7 +13,7 @@ use gateway_ebpf::abi::{
 use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 
 use crate::connect::mark;
-use crate::look::{self, Freed, read, v4, v6};
+use crate::look::{self, Forget, Freed, read, v4, v6};
 use crate::report::{To, dropped, refused};
 use crate::{BOUND, EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
@@ -182,20 +182,38 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         freed: false,
         over: false,
     };
+    let forget = Forget::by(skb);
+    forget.flag(&mut fact.loopback);
     let freed = sender(skb, &flight, &mut fact);
+    let (mut free, mut over) = (freed == Freed::Yes, freed == Freed::Over);
+    for flag in [
+        &mut fact.lost,
+        &mut fact.exempt,
+        &mut fact.recorded,
+        &mut fact.accepted,
+        &mut fact.vetted,
+        &mut free,
+        &mut over,
+    ] {
+        forget.flag(flag);
+    }
+    forget.number(&mut fact.kind);
+    forget.number(&mut fact.guard);
     if !fact.exempt {
-        let ports = !flight.fragment && choose::has_ports(flight.protocol);
+        let ports = !fact.fragment && choose::has_ports(flight.protocol);
         fact.dns = fact.guard != 0
             && look::is_dns(fact.guard, &flight.destination, flight.destination_port)
             && look::is_alive();
         fact.target = ports && look::is_target(&flight.destination, flight.destination_port);
         fact.service = ports && look::is_service(&flight.source, flight.source_port);
-        fact.over = freed == Freed::Over
-            && ports
-            && (fact.target || look::is_service(&flight.destination, flight.destination_port));
-        fact.freed = fact.target
-            && (freed == Freed::Yes
-                || (freed == Freed::No && !fact.recorded && look::is_packet_exempt(skb.cast())));
+        forget.flag(&mut fact.dns);
+        forget.flag(&mut fact.target);
+        forget.flag(&mut fact.service);
+        fact.over =
+            over && ports && (fact.target || look::is_service(&flight.destination, flight.destination_port));
+        fact.freed = fact.target && (free || (!over && !fact.recorded && look::is_packet_exempt(skb.cast())));
+        forget.flag(&mut fact.over);
+        forget.flag(&mut fact.freed);
     }
     match choose::packet(&fact) {
         None => ALLOW,
@@ -310,6 +328,10 @@ pub(crate) fn flight(skb: *mut __sk_buff, base: u32) -> Option<Flight> {
         let ports: [u8; 4] = load(skb, ports_at)?;
         flight.source_port = u16::from_be_bytes([ports[0], ports[1]]);
         flight.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+    }
+    let forget = Forget::by(skb);
+    for flag in [&mut flight.fragment, &mut flight.routed, &mut flight.options] {
+        forget.flag(flag);
     }
     Some(flight)
 }

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::bindings::{
-    BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+    __sk_buff, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
 };
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -82,6 +82,43 @@ macro_rules! read {
     };
 }
 pub(crate) use read;
+
+/// Makes the verifier forget what it found out about values, so that ways that differ in nothing else are one to it; without it
+/// every combination of facts is a way of its own, and they are a million.
+#[derive(Clone, Copy)]
+pub(crate) struct Forget {
+    /// Always 0, which the verifier cannot know: it takes it for 0 or 1.
+    nothing: u64,
+}
+
+impl Forget {
+    /// By the top bit of a packet's length.
+    #[inline(always)]
+    pub(crate) fn by(skb: *const __sk_buff) -> Self {
+        Self { nothing: u64::from(read!((*skb).len) >> 31) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn flag(self, flag: &mut bool) {
+        let mut value = u64::from(*flag);
+        // SAFETY: changes one register; LLVM, too, must not know by what.
+        unsafe {
+            core::arch::asm!("{value} ^= {nothing}", value = inout(reg) value, nothing = in(reg) self.nothing);
+        }
+        *flag = value & 1 != 0;
+    }
+
+    #[inline(always)]
+    pub(crate) fn number(self, number: &mut u32) {
+        let mut value = u64::from(*number);
+        let nothing = 0u64.wrapping_sub(self.nothing);
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("{value} ^= {nothing}", value = inout(reg) value, nothing = in(reg) nothing);
+        }
+        *number = value as u32;
+    }
+}
 
 #[inline(always)]
 pub(crate) fn v4(word: u32) -> Address {

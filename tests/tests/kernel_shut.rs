@@ -497,3 +497,15 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
     assert!(calls::programs_are_gone(&programs), "no program of ours is left in the kernel");
     assert!(matches!(kernel::unload(&world.pins()), Err(KernelError::NotLoaded { .. })));
 }
+
+#[test]
+fn no_program_costs_the_kernel_so_much_that_an_older_one_would_refuse_it() {
+    // A verifier looks at a million instructions, and older ones need more of them for the same program.
+    const MOST: u32 = 100_000;
+    let world = World::new();
+    let report = kernel::load(&world.place(), &world.target()).unwrap();
+    assert!(report.verified.len() > 14, "{:?}", report.verified);
+    for (program, instructions) in report.verified {
+        assert!(instructions != 0 && instructions < MOST, "{program}: {instructions}");
+    }
+}

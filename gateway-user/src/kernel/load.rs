@@ -74,6 +74,8 @@ pub struct LoadReport {
     pub table: Published,
     /// Why packet sockets of guarded processes are not refused when they are made; `None`: they are.
     pub no_lsm: Option<String>,
+    /// What each program cost the kernel's verifier, in instructions looked at. It looks at a million at most.
+    pub verified: Vec<(&'static str, u32)>,
 }
 
 /// What an unload did.
@@ -213,7 +215,7 @@ fn attach(
 ) -> Result<LoadReport, KernelError> {
     let rows = tables::resolve(table, place.port)?;
     let own = own::addresses(&place.netns)?;
-    let Programs { hooks, at_uplinks, lsm } = programs(pins, options)?;
+    let Programs { hooks, at_uplinks, lsm, verified } = programs(pins, options)?;
     let uplinks = if uplinks::supported() { uplinks::wanted(place)? } else { Vec::new() };
     let settings =
         RawMap::open(&pins.map("CONFIG"), 4, size_of::<Config>()).map_err(KernelError::map("CONFIG"))?;
@@ -227,7 +229,7 @@ fn attach(
     if let Some(why) = &no_lsm {
         tracing::info!(why, "packet sockets of guarded processes are not refused when they are made");
     }
-    Ok(LoadReport { made: attached.made, updated: attached.updated, table, no_lsm })
+    Ok(LoadReport { made: attached.made, updated: attached.updated, table, no_lsm, verified })
 }
 
 /// What was loaded.
@@ -236,6 +238,7 @@ struct Programs {
     at_uplinks: Vec<OwnedFd>,
     /// Optional: many kernels have none.
     lsm: Result<OwnedFd, String>,
+    verified: Vec<(&'static str, u32)>,
 }
 
 /// Loads every program (nothing is attached yet): those of [`HOOKS`] in that order, and those for uplinks.
@@ -257,7 +260,14 @@ fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
     let hooks = HOOKS.iter().map(|hook| program(&mut object, hook.program)).collect::<Result<_, _>>()?;
     let at_uplinks =
         uplinks::PROGRAMS.iter().map(|name| program(&mut object, name)).collect::<Result<_, _>>()?;
-    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object) })
+    let names = HOOKS.iter().map(|hook| hook.program).chain(uplinks::PROGRAMS.iter().copied());
+    let verified = names.filter_map(|name| Some((name, cost(&object, name)?))).collect();
+    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object), verified })
+}
+
+/// How many instructions the verifier looked at; `None` where the kernel does not say (before 5.16).
+fn cost(object: &Ebpf, name: &str) -> Option<u32> {
+    object.program(name)?.info().ok()?.verified_instruction_count()
 }
 
 /// The program that steers in the namespace with this cookie, over the maps of what is loaded.
