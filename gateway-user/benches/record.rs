@@ -159,7 +159,7 @@ fn apart(dir: &Path) -> Measured {
     let record = dir.to_owned();
     let writer = std::thread::spawn(move || {
         let recorder = Recorder::open(&record).expect("the record opens");
-        recorder.serve(&theirs).expect("a line to its end");
+        recorder.serve(&theirs, &std::sync::Arc::default()).expect("a line to its end");
     });
     let line = std::sync::Mutex::new(Some(ours));
     let next =

@@ -169,6 +169,13 @@ pub const ADMIN_CONNECTIONS_PER_USER_MAX: usize = 16;
 pub const ADMIN_REFUSALS_MAX: usize = 16;
 /// From accept to the end of one request on the admin socket.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// From what an operator wants to the enforcer's answer, where admin is a process of its own. Shorter than
+/// [`ADMIN_TIMEOUT`]: he hears that there was none.
+pub const VERB_TIMEOUT: Duration = Duration::from_secs(25);
+/// Bytes of one verb: a body on the admin socket, and who sent it.
+pub const VERB_BYTES_MAX: usize = 4 * ADMIN_BODY_BYTES_MAX;
+/// Things that humans are having done at once, as the recorder knows: far more than there are callers.
+pub const WARRANTS_MAX: usize = 4 * ADMIN_CONNECTIONS_MAX;
 /// From accept to the end of a caller that is only told that it has too many.
 pub const ADMIN_REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// From a demand to its expiry, where the approval does not say.

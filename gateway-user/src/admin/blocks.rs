@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
-use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::Admin;
-use super::api::{Body, Refusal};
+use super::api::{Body, Front, command};
 use super::peer::Peer;
+use super::verb::{Answer, Outcome, Refusal, Verb};
 use super::view::{BlockAsked, BlockView, UnblockAsked};
 use crate::approval::Demand;
 use crate::block::{Block, BlockError, Subject};
@@ -28,58 +28,67 @@ impl From<BlockError> for Refusal {
     }
 }
 
-pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Vec<BlockView>> {
-    Json(admin.blocks.list().iter().map(|block| BlockView::from(&**block)).collect())
+pub(super) async fn list(State(front): State<Front>) -> Outcome {
+    front.perform(Verb::Blocks).await
 }
 
 pub(super) async fn block(
-    State(admin): State<Arc<Admin>>,
+    State(front): State<Front>,
     Extension(peer): Extension<Peer>,
     body: Body,
-) -> Result<Json<BlockView>, Refusal> {
-    let by = operator(&admin, &peer)?;
+) -> Outcome {
+    let by = operator(peer)?;
     let asked: BlockAsked = read(body)?;
     let subject = named(&asked.subject)?;
-    let reason = asked.reason.map(|reason| (admin.scrub)(&reason).into_owned()).unwrap_or_default();
-    let block = Block { subject: subject.clone(), since: Timestamp::now(), by, reason, until: asked.until };
-    // Goes on to its end also when the caller leaves.
-    let at_work = Arc::clone(&admin);
-    let done = tokio::spawn(async move {
-        let block = at_work.blocks.block(block).await?;
-        let held = at_work.desk.list();
-        for demand in held.iter().filter(|demand| is_of(&block.subject, demand)) {
-            at_work.desk.withdraw(demand.id).await;
-        }
-        Ok::<_, BlockError>(block)
-    });
-    let block = done.await.map_err(|error| broken(&error))??;
-    tracing::warn!(subject = %block.subject, by = %block.by, reason = %block.reason, "blocked");
-    Ok(Json(BlockView { note: note(&admin, &subject), ..BlockView::from(&*block) }))
+    let reason = asked.reason.map(|reason| front.scrub(&reason)).unwrap_or_default();
+    front.perform(Verb::Block { subject, by, reason, until: asked.until }).await
 }
 
 pub(super) async fn unblock(
-    State(admin): State<Arc<Admin>>,
+    State(front): State<Front>,
     Extension(peer): Extension<Peer>,
     body: Body,
-) -> Result<Json<BlockView>, Refusal> {
-    let by = operator(&admin, &peer)?;
+) -> Outcome {
+    let by = operator(peer)?;
     let asked: UnblockAsked = read(body)?;
-    let subject = named(&asked.subject)?;
-    let (blocks, name) = (admin.blocks.clone(), by.clone());
-    let done = tokio::spawn(async move { blocks.unblock(&subject, &name).await });
-    let block = done.await.map_err(|error| broken(&error))??;
-    tracing::warn!(subject = %block.subject, %by, "unblocked");
-    Ok(Json(BlockView::from(&*block)))
+    front.perform(Verb::Lift { subject: named(&asked.subject)?, by }).await
+}
+
+impl Admin {
+    pub(super) fn in_force(&self) -> Answer {
+        Answer::Blocks(self.blocks.list().iter().map(|block| BlockView::from(&**block)).collect())
+    }
+
+    pub(super) async fn block(self: &Arc<Self>, block: Block) -> Outcome {
+        let subject = block.subject.clone();
+        // Goes on to its end also when the caller leaves.
+        let at_work = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            let block = at_work.blocks.block(block).await?;
+            let held = at_work.desk.list();
+            for demand in held.iter().filter(|demand| is_of(&block.subject, demand)) {
+                at_work.desk.withdraw(demand.id).await;
+            }
+            Ok::<_, BlockError>(block)
+        });
+        let block = done.await.map_err(|error| broken(&error))??;
+        tracing::warn!(subject = %block.subject, by = %block.by, reason = %block.reason, "blocked");
+        Ok(Answer::Block(BlockView { note: note(self, &subject), ..BlockView::from(&*block) }))
+    }
+
+    pub(super) async fn lift(&self, subject: Subject, by: String) -> Outcome {
+        let (blocks, name) = (self.blocks.clone(), by.clone());
+        let done = tokio::spawn(async move { blocks.unblock(&subject, &name).await });
+        let block = done.await.map_err(|error| broken(&error))??;
+        tracing::warn!(subject = %block.subject, %by, "unblocked");
+        Ok(Answer::Block(BlockView::from(&*block)))
+    }
 }
 
 /// The name of the operator who asks.
-fn operator(admin: &Admin, peer: &Peer) -> Result<String, Refusal> {
-    let set = admin.shelf.current();
-    peer.may_command(set.guards(), "block and unblock").map_err(|why| {
-        tracing::warn!(uid = peer.uid, %why, "refused to block or unblock");
-        Refusal::new(StatusCode::FORBIDDEN, why)
-    })?;
-    Ok(peer.name(&*(admin.electorate)()))
+fn operator(peer: Peer) -> Result<String, Refusal> {
+    command(&peer, "block and unblock")?;
+    Ok(peer.name)
 }
 
 fn named(text: &str) -> Result<Subject, Refusal> {

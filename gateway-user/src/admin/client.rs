@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::verb::ANSWER_BYTES_MAX;
 use super::view::{
     Announced, BallotView, BlockAsked, BlockView, ChannelView, DeadView, DemandView, Ended, PriorView,
     Problem, QueueView, ReadingView, RecordOrder, Reload, Resent, SignalsView, Status, Tested, UnblockAsked,
@@ -21,8 +22,6 @@ use crate::operation::DemandId;
 use crate::record::Done;
 use crate::tally::Account;
 
-/// Bytes of an answer. Ten thousand demands without their bodies, or one with the largest.
-pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

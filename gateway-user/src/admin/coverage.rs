@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
-use super::api::Refusal;
+use super::api::Front;
 use super::peer::Peer;
+use super::verb::{Answer, Outcome, Refusal, Verb};
 use crate::record::entry::DestroyedSocket;
-use crate::tally::{Account, Reconciled};
+use crate::tally::Reconciled;
 
 /// What the gate does not see, as far as the kernel shows it now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,26 +54,28 @@ impl Coverage {
 }
 
 /// What the enforcer says of the flows that it took, for whoever may ask the kernel himself.
-pub(super) async fn account(
-    State(admin): State<Arc<Admin>>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<Account>, Refusal> {
+pub(super) async fn account(State(front): State<Front>, Extension(peer): Extension<Peer>) -> Outcome {
     for_operators(&peer)?;
-    Ok(Json(admin.tally.account()))
+    front.perform(Verb::Account).await
 }
 
-fn for_operators(peer: &Peer) -> Result<(), Refusal> {
+pub(super) async fn coverage(State(front): State<Front>, Extension(peer): Extension<Peer>) -> Outcome {
+    for_operators(&peer)?;
+    front.perform(Verb::Coverage).await
+}
+
+/// Refuses whoever is no operator.
+pub(super) fn for_operators(peer: &Peer) -> Result<(), Refusal> {
     let detail = "only root or the gate's own user may see what everybody does";
-    if peer.is_operator() { Ok(()) } else { Err(Refusal::new(StatusCode::FORBIDDEN, detail)) }
+    if peer.operator { Ok(()) } else { Err(Refusal::new(StatusCode::FORBIDDEN, detail)) }
 }
 
-pub(super) async fn coverage(
-    State(admin): State<Arc<Admin>>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<Coverage>, Refusal> {
-    for_operators(&peer)?;
-    let looked = tokio::task::spawn_blocking(move || (admin.coverage)()).await;
-    let looked =
-        looked.map_err(|error| error.to_string()).and_then(|looked| looked.map_err(|e| e.to_string()));
-    looked.map(Json).map_err(|why| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why))
+impl Admin {
+    pub(super) async fn look(self: Arc<Self>) -> Outcome {
+        let looked = tokio::task::spawn_blocking(move || (self.coverage)()).await;
+        let looked =
+            looked.map_err(|error| error.to_string()).and_then(|looked| looked.map_err(|e| e.to_string()));
+        let failed = |why| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why);
+        looked.map(|looked| Answer::Coverage(Box::new(looked))).map_err(failed)
+    }
 }

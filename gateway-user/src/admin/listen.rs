@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +16,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::api::Front;
 use super::peer::Peer;
+use super::relay::Relay;
 use super::{Admin, api};
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_PER_USER_MAX, ADMIN_REFUSAL_TIMEOUT, ADMIN_REFUSALS_MAX,
     ADMIN_TIMEOUT, HEAD_TIMEOUT,
 };
+use crate::mask;
 use crate::telemetry::Metrics;
 
 /// Members of this group may connect, where the host has it.
@@ -61,8 +65,7 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
-    /// Where this process gave it its name.
-    named: Option<Named>,
+    named: Named,
 }
 
 /// The name of an admin socket in the file system. Removed when this is dropped.
@@ -94,41 +97,42 @@ impl Socket {
         let meta = fs::symlink_metadata(&scratch).map_err(failed)?;
         fs::rename(&scratch, path).map_err(failed)?;
         let named = Named { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
-        Ok(Self { listener, named: Some(named) })
+        Ok(Self { listener, named })
     }
 
-    /// One that another process bound, and will take away.
-    ///
-    /// # Errors
-    /// It cannot be waited on.
-    pub fn given(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener: UnixListener::from_std(listener)?, named: None })
-    }
-
-    /// What another process is given, and the name that this one keeps.
-    ///
-    /// # Errors
-    /// It was not bound here.
-    pub fn into_parts(self) -> io::Result<(std::os::unix::net::UnixListener, Named)> {
-        let named = self.named.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok((self.listener.into_std()?, named))
+    /// To accept at, as long as there is its name.
+    #[must_use]
+    pub fn into_parts(self) -> (UnixListener, Named) {
+        (self.listener, self.named)
     }
 
     /// Answers until the task is dropped.
     pub async fn serve(self, admin: Arc<Admin>) {
-        let rooms = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-        let door = Door {
-            router: api::router(admin),
-            inside: Arc::default(),
-            refusals: Arc::new(Semaphore::new(ADMIN_REFUSALS_MAX)),
-        };
+        let scrub = admin.scrub;
+        let door = Door::of(Front::of(admin.clone(), scrub));
         loop {
-            let Ok(room) = Arc::clone(&rooms).acquire_owned().await else { return };
+            let Some(room) = door.room().await else { return };
             match self.listener.accept().await {
-                Ok((stream, _)) => door.greet(stream, room),
+                Ok((stream, _)) => match Peer::of(&stream, &admin.shelf.current()) {
+                    Some(peer) => door.greet(stream, peer, room),
+                    None => tracing::warn!("closed an admin connection: the kernel does not say who it is"),
+                },
                 Err(error) => pause(&error).await,
             }
+        }
+    }
+}
+
+/// Answers those whom the keeper let in, and said who they are, until it brings no more.
+pub async fn receive(mut callers: mpsc::Receiver<(OwnedFd, Peer)>, relay: Relay) {
+    let door = Door::of(Front::of(Arc::new(relay), mask::scrub));
+    loop {
+        let Some(room) = door.room().await else { return };
+        let Some((stream, peer)) = callers.recv().await else { return };
+        let stream = std::os::unix::net::UnixStream::from(stream);
+        match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+            Ok(stream) => door.greet(stream, peer, room),
+            Err(error) => tracing::warn!(%error, "cannot answer at the admin socket"),
         }
     }
 }
@@ -207,23 +211,35 @@ fn clear(path: &Path) -> Result<(), AdminError> {
 /// Who may come in, and how many of one user's.
 struct Door {
     router: Router,
+    rooms: Arc<Semaphore>,
     inside: Arc<Mutex<HashMap<u32, usize>>>,
     refusals: Arc<Semaphore>,
 }
 
 impl Door {
-    fn greet(&self, stream: UnixStream, room: OwnedSemaphorePermit) {
-        let Some(peer) = Peer::of(&stream) else {
-            return tracing::warn!("closed an admin connection: the kernel does not say who it is");
-        };
-        if let Some(place) = Place::take(&self.inside, peer.uid) {
+    fn of(front: Front) -> Self {
+        Self {
+            router: api::router(front),
+            rooms: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
+            inside: Arc::default(),
+            refusals: Arc::new(Semaphore::new(ADMIN_REFUSALS_MAX)),
+        }
+    }
+
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.rooms).acquire_owned().await.ok()
+    }
+
+    fn greet(&self, stream: UnixStream, peer: Peer, room: OwnedSemaphorePermit) {
+        let uid = peer.uid;
+        if let Some(place) = Place::take(&self.inside, uid) {
             let router = self.router.clone().layer(Extension(peer));
             return converse(stream, router, ADMIN_TIMEOUT, (room, place));
         }
-        tracing::debug!(uid = peer.uid, "refused an admin connection: its user has too many");
+        tracing::debug!(uid, "refused an admin connection: its user has too many");
         // Without a room: a user's refusals must not keep the others out either.
         if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
-            converse(stream, api::crowded_router(peer.uid), ADMIN_REFUSAL_TIMEOUT, refusal);
+            converse(stream, api::crowded_router(uid), ADMIN_REFUSAL_TIMEOUT, refusal);
         }
     }
 }

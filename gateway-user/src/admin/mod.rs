@@ -1,8 +1,9 @@
 //! The operator's door: a unix socket that shows how the gate is and takes votes. Knows its callers by what the kernel
 //! says about them, never by what they say; opens for root, the gate's own user and declared people only.
 //!
-//! `peer` is who calls, `api` is what they may ask, `view` is what they get, `listen` is the socket, `client` is the
-//! other end of it.
+//! `peer` is who calls, `api` is what they may ask, `verb` is what is then done, `view` is what they get, `listen` is the
+//! socket, `client` is the other end of it. Who answers may be another process than the one that enforces: `relay` is the line
+//! between the two, and verbs are all that goes over it.
 
 mod api;
 mod approvals;
@@ -13,6 +14,8 @@ mod listen;
 mod notices;
 mod peer;
 mod record;
+mod relay;
+pub mod verb;
 pub mod view;
 
 use std::borrow::Cow;
@@ -21,12 +24,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use listen::{AdminError, Named, Socket, answer, serve_metrics};
+pub use listen::{AdminError, Named, Socket, answer, receive, serve_metrics};
 
 use arc_swap::ArcSwapOption;
 
-pub use self::peer::may_order;
+pub use self::peer::{Peer, caller, may_order};
 pub use self::record::{order_of, orders};
+pub use self::relay::{Relay, serve};
 use crate::approval::{Desk, Electorate};
 use crate::block::Blocks;
 use crate::notify::Post;

@@ -1,16 +1,15 @@
 //! The outbox at the admin socket: how each channel does, what nobody took, and trying again. Only operators outside of
 //! every guard send anything.
 
-use std::sync::Arc;
-
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 
 use super::Admin;
-use super::api::{Refusal, command};
+use super::api::{Front, command};
 use super::peer::Peer;
+use super::verb::{Answer, Outcome, Refusal, Verb};
 use super::view::{ChannelView, DeadView, Resent, Tested};
 use crate::notify::PostError;
 
@@ -18,7 +17,7 @@ use crate::notify::PostError;
 const SEND: &str = "have messages sent";
 
 /// Everything below `/v1/notify`.
-pub(super) fn routes() -> Router<Arc<Admin>> {
+pub(super) fn routes() -> Router<Front> {
     Router::new()
         .route("/v1/notify", get(list))
         .route("/v1/notify/dead", get(dead))
@@ -37,30 +36,48 @@ impl From<PostError> for Refusal {
     }
 }
 
-async fn list(State(admin): State<Arc<Admin>>) -> Json<Vec<ChannelView>> {
-    Json(admin.post.states().into_iter().map(ChannelView::from).collect())
+async fn list(State(front): State<Front>) -> Outcome {
+    front.perform(Verb::Channels).await
 }
 
-async fn dead(State(admin): State<Arc<Admin>>) -> Json<Vec<DeadView>> {
-    Json(admin.post.dead().into_iter().map(DeadView::from).collect())
+async fn dead(State(front): State<Front>) -> Outcome {
+    front.perform(Verb::Dead).await
 }
 
 async fn retry(
-    State(admin): State<Arc<Admin>>,
+    State(front): State<Front>,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-) -> Result<Json<Resent>, Refusal> {
-    command(&admin, &peer, SEND)?;
-    let messages = admin.post.retry(&id).await?;
-    Ok(Json(Resent { id, messages }))
+) -> Outcome {
+    command(&peer, SEND)?;
+    front.perform(Verb::Retry(id)).await
 }
 
 async fn test(
-    State(admin): State<Arc<Admin>>,
+    State(front): State<Front>,
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
-) -> Result<Json<Tested>, Refusal> {
-    command(&admin, &peer, SEND)?;
-    admin.post.test(&name).await?;
-    Ok(Json(Tested { channel: name }))
+) -> Outcome {
+    command(&peer, SEND)?;
+    front.perform(Verb::Test(name)).await
+}
+
+impl Admin {
+    pub(super) fn channels(&self) -> Answer {
+        Answer::Channels(self.post.states().into_iter().map(ChannelView::from).collect())
+    }
+
+    pub(super) fn dead(&self) -> Answer {
+        Answer::Dead(self.post.dead().into_iter().map(DeadView::from).collect())
+    }
+
+    pub(super) async fn retry(&self, id: String) -> Outcome {
+        let messages = self.post.retry(&id).await?;
+        Ok(Answer::Resent(Resent { id, messages }))
+    }
+
+    pub(super) async fn test(&self, channel: String) -> Outcome {
+        self.post.test(&channel).await?;
+        Ok(Answer::Tested(Tested { channel }))
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::approval::{Account, Electorate};
@@ -19,74 +20,116 @@ const NO_LOGIN: u32 = u32::MAX;
 /// `/proc` counts process starts in these (USER_HZ).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// The other end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Peer {
+/// The other end of a connection: who it is by the kernel, and what the policy then in force makes of it. Whoever accepts
+/// finds it out; who answers needs no policy, and may be another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
     /// Its effective user id when it connected.
     pub(super) uid: u32,
     /// Its account, if its process could be established.
     pub(super) account: Option<Account>,
-    /// The path of its cgroup, if its process could be established.
-    pub(super) cgroup: Option<Arc<str>>,
+    /// Root and the gate's own user.
+    pub(super) operator: bool,
+    /// Why it decides nothing at the gate, if so.
+    bound: Option<Bound>,
+    /// The declared person it is; or why it is none.
+    pub(super) person: Result<String, String>,
+    /// Its name for the record: of the person who logged in, else of the account.
+    pub(super) name: String,
+}
+
+/// Why a process decides nothing at the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Bound {
+    /// The kernel cannot say whose it is.
+    Unknown,
+    /// What a guard is there to hold back decides nothing, whoever it runs as.
+    Guard(String),
 }
 
 impl Peer {
     /// Reads who it is. To be called right after accept.
-    pub(super) fn of(stream: &UnixStream) -> Option<Self> {
+    pub(super) fn of(stream: &UnixStream, set: &Set) -> Option<Self> {
         let accepted = uptime_ticks();
         let credentials = stream.peer_cred().ok()?;
         let uid = credentials.uid();
         let known = credentials.pid().and_then(|pid| account(pid, uid, accepted?));
-        let (account, cgroup) = known.map_or((None, None), |(account, cgroup)| (Some(account), cgroup));
-        Some(Self { uid, account, cgroup })
+        Some(Self::known(uid, known, set, set.guards()))
     }
 
-    /// Root and the gate's own user.
-    pub(super) fn is_operator(&self) -> bool {
-        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    fn known(
+        uid: u32,
+        known: Option<(Account, Option<Arc<str>>)>,
+        people: &dyn Electorate,
+        guards: &[Guard],
+    ) -> Self {
+        let (account, cgroup) = known.map_or((None, None), |(account, cgroup)| (Some(account), cgroup));
+        let bound = match (account, cgroup) {
+            (Some(account), Some(cgroup)) => {
+                let held = |guard: &&Guard| [uid, account.uid].iter().any(|uid| holds(guard, *uid, &cgroup));
+                guards.iter().find(held).map(|guard| Bound::Guard(guard.name.clone()))
+            }
+            _ => Some(Bound::Unknown),
+        };
+        let person = account.ok_or_else(|| UNKNOWN.to_owned()).and_then(|account| {
+            account.person(people).map(|person| person.name.clone()).map_err(|error| error.to_string())
+        });
+        let login = account.and_then(|account| account.login_uid).unwrap_or(uid);
+        let name = person.clone().ok().or_else(|| account_name(login));
+        Self {
+            uid,
+            account,
+            operator: uid == 0 || uid == rustix::process::geteuid().as_raw(),
+            bound,
+            person,
+            name: name.unwrap_or_else(|| format!("uid {login}")),
+        }
     }
 
     /// An operator whose process is known, and is not one that a guard holds, may do this.
     ///
     /// # Errors
     /// Why it may not, for the caller.
-    pub(super) fn may_command(&self, guards: &[Guard], what: &str) -> Result<(), String> {
-        if !self.is_operator() {
+    pub(super) fn may_command(&self, what: &str) -> Result<(), String> {
+        if !self.operator {
             return Err(format!("only root or the gate's own user may {what}"));
         }
-        self.outside(guards, what).map(drop)
+        self.outside(what).map(drop)
     }
 
-    /// Its account, where its process is known, and is not one that a guard holds: what a guard is there to hold back
-    /// decides nothing at the gate, whoever it runs as.
+    /// Its account, where its process is known, and is not one that a guard holds.
     ///
     /// # Errors
     /// Why it may not do this, for the caller.
-    pub(super) fn outside(&self, guards: &[Guard], what: &str) -> Result<Account, String> {
-        let unknown =
-            "the kernel cannot say beyond doubt whose process this is; ask again from a shell of your own";
-        let (Some(account), Some(cgroup)) = (self.account, &self.cgroup) else { return Err(unknown.into()) };
-        let held = |guard: &&Guard| [self.uid, account.uid].iter().any(|uid| holds(guard, *uid, cgroup));
-        match guards.iter().find(held) {
-            Some(guard) => Err(format!("a process that guard {} holds may not {what}", guard.name)),
-            None => Ok(account),
+    pub(super) fn outside(&self, what: &str) -> Result<Account, String> {
+        match (&self.bound, self.account) {
+            (Some(Bound::Guard(name)), _) => {
+                Err(format!("a process that guard {name} holds may not {what}"))
+            }
+            (None, Some(account)) => Ok(account),
+            _ => Err(UNKNOWN.into()),
         }
     }
 
-    /// Its name for the record: of the person who logged in, else of the account.
-    pub(super) fn name(&self, electorate: &dyn Electorate) -> String {
-        let login = self.account.and_then(|account| account.login_uid).unwrap_or(self.uid);
-        let person = self.account.and_then(|account| account.person(electorate).ok());
-        person
-            .map(|person| person.name.clone())
-            .or_else(|| account_name(login))
-            .unwrap_or_else(|| format!("uid {login}"))
-    }
-
     /// Operators, and declared people.
-    pub(super) fn may_read(&self, electorate: &dyn Electorate) -> bool {
-        self.is_operator() || self.account.is_some_and(|account| account.person(electorate).is_ok())
+    pub(super) fn may_read(&self) -> bool {
+        self.operator || self.person.is_ok()
     }
+}
+
+const UNKNOWN: &str =
+    "the kernel cannot say beyond doubt whose process this is; ask again from a shell of your own";
+
+/// Who knocks at the admin socket, for the process that answers there. A process of one of the gate's own users is nobody: it may have
+/// been taken over. To be called right after accept.
+#[must_use]
+pub fn caller(stream: &UnixStream, set: &Set, own: &[u32]) -> Option<Peer> {
+    let mut peer = Peer::of(stream, set)?;
+    if own.contains(&peer.uid) || peer.account.is_some_and(|account| own.contains(&account.uid)) {
+        let why = "this is a process of the gate itself".to_owned();
+        (peer.operator, peer.bound, peer.person) = (false, Some(Bound::Guard("tidegate".into())), Err(why));
+    }
+    Some(peer)
 }
 
 /// Who asks the recorder for something, by name, where he may: an operator whom no guard of this policy holds. To be called
@@ -95,9 +138,9 @@ impl Peer {
 /// # Errors
 /// Why he may not.
 pub fn may_order(stream: &UnixStream, set: &Set) -> Result<String, String> {
-    let peer = Peer::of(stream).ok_or("the kernel does not say who this is")?;
-    peer.may_command(set.guards(), "change the record's keys or remove from it")?;
-    Ok(peer.name(set))
+    let peer = Peer::of(stream, set).ok_or("the kernel does not say who this is")?;
+    peer.may_command("change the record's keys or remove from it")?;
+    Ok(peer.name)
 }
 
 /// The account of a process that connected with this effective uid before `accepted` (ticks since boot).
@@ -256,19 +299,41 @@ mod tests {
         assert!(holds(&container, 0, &format!("/system.slice/docker-0123456789ab{}.scope", "0".repeat(52))));
     }
 
-    fn me() -> Peer {
+    struct Nobody;
+
+    impl Electorate for Nobody {
+        fn digest(&self) -> crate::operation::Sha256 {
+            crate::operation::Sha256::default()
+        }
+        fn persons(&self) -> &[crate::policy::nouns::Person] {
+            &[]
+        }
+        fn approval(&self, _: &str) -> Option<&crate::policy::nouns::Approval> {
+            None
+        }
+        fn rule(&self, _: &str) -> Option<crate::operation::Sha256> {
+            None
+        }
+    }
+
+    type Known = (Account, Option<Arc<str>>);
+
+    fn me() -> (u32, Known) {
         let (pid, uid) = here();
-        let (account, cgroup) = account(pid, uid, uptime_ticks().unwrap()).unwrap();
-        Peer { uid, account: Some(account), cgroup }
+        (uid, account(pid, uid, uptime_ticks().unwrap()).unwrap())
+    }
+
+    fn peer(uid: u32, known: Option<Known>, guards: &[Guard]) -> Peer {
+        Peer::known(uid, known, &Nobody, guards)
     }
 
     #[test]
     fn who_cannot_be_established_or_is_no_operator_commands_nothing() {
-        let me = me();
-        assert_eq!(me.may_command(&[], "block"), Ok(()));
-        assert!(Peer { account: None, ..me.clone() }.may_command(&[], "block").is_err());
-        assert!(Peer { cgroup: None, ..me.clone() }.may_command(&[], "block").is_err());
-        assert!(Peer { uid: me.uid + 1, ..me }.may_command(&[], "block").is_err());
+        let (uid, (account, cgroup)) = me();
+        assert_eq!(peer(uid, Some((account, cgroup.clone())), &[]).may_command("block"), Ok(()));
+        assert!(peer(uid, None, &[]).may_command("block").is_err());
+        assert!(peer(uid, Some((account, None)), &[]).may_command("block").is_err());
+        assert!(peer(uid + 1, Some((account, cgroup)), &[]).may_command("block").is_err());
     }
 
     #[test]
@@ -282,11 +347,12 @@ mod tests {
             dns: Vec::new(),
         };
         let guards = [guard];
-        let me = me();
-        assert!(me.outside(&guards, "vote").is_ok());
-        let real = Peer { account: me.account.map(|account| Account { uid: 1700, ..account }), ..me.clone() };
-        assert!(real.outside(&guards, "vote").unwrap_err().contains("guard agents"));
-        assert!(Peer { uid: 1700, ..me }.outside(&guards, "vote").is_err());
+        let (uid, (account, cgroup)) = me();
+        assert!(peer(uid, Some((account, cgroup.clone())), &guards).outside("vote").is_ok());
+        let real = Account { uid: 1700, ..account };
+        let real = peer(uid, Some((real, cgroup.clone())), &guards);
+        assert!(real.outside("vote").unwrap_err().contains("guard agents"));
+        assert!(peer(1700, Some((account, cgroup)), &guards).outside("vote").is_err());
     }
 
     #[test]

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 
-use super::Admin;
-use super::api::{Refusal, command};
+use super::api::{Front, command};
 use super::peer::Peer;
+use super::verb::Refusal;
 use super::view::RecordOrder;
 use crate::limits::ADMIN_BODY_BYTES_MAX;
 use crate::record::{Done, Order, RecordError, Recorder, Wanted};
@@ -22,14 +21,14 @@ use crate::store::keyfile::generations_below;
 pub(super) const ORDERS: &str = "/v1/record/orders";
 
 pub(super) async fn order(
-    State(admin): State<Arc<Admin>>,
+    State(front): State<Front>,
     Extension(peer): Extension<Peer>,
     Json(order): Json<RecordOrder>,
 ) -> Result<Json<Done>, Refusal> {
-    command(&admin, &peer, "change the record's keys or remove from it")?;
+    command(&peer, "change the record's keys or remove from it")?;
     let failed = |error: RecordError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
-    let order = order_of(order, &peer.name(&*(admin.electorate)()), &admin.state).map_err(failed)?;
-    give(admin.recorder.clone(), order).await
+    let (recorder, state) = front.gate().record().ok_or(RecordError::Elsewhere).map_err(failed)?;
+    give(recorder, order_of(order, &peer.name, &state).map_err(failed)?).await
 }
 
 /// What may be ordered at the recorder's own socket, by whom the keeper let in; whom it did not gets to know why.

@@ -526,7 +526,7 @@ pub enum RecordOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::client::ANSWER_BYTES_MAX;
+    use crate::admin::verb::ANSWER_BYTES_MAX;
     use crate::approval::Process;
     use crate::limits::DEMANDS_MAX;
     use crate::operation::{DemandId, EntryId, SessionId, Sha256};

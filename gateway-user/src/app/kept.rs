@@ -3,15 +3,17 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::ending::Signs;
 use super::hold::Hold;
-use super::{AppError, Ended, Opened, enforce, open_policy};
-use crate::admin::Socket;
+use super::{AppError, Ended, Opened, Operators, enforce, open_policy};
+use crate::admin::{self, Admin};
 use crate::config::Settings;
 use crate::keeper::{self, Client, Lost};
 use crate::limits::KEEPER_TIMEOUT;
@@ -20,7 +22,7 @@ use crate::store::keyfile;
 use crate::store::keyring::Keyring;
 use crate::{kernel, policy};
 
-/// How often a recorder that is being started is asked for.
+/// How often a recorder, or admin, that is being started is asked for.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Runs the enforcer that a keeper started, over the line it gave.
@@ -46,8 +48,30 @@ pub async fn enforce_kept(settings: Settings, line: OwnedFd) -> Result<Ended, Ap
     };
     let sealing =
         Keyring::open_or_make(&keyfile::Place::below(&settings.state)).map_err(RecordError::from)?;
-    let door = keeper.door().await.and_then(Socket::given).map_err(AppError::io("the admin socket"))?;
-    enforce(&settings, (shelf, Opened::of(recorder, sealing)), Hold::Kept(keeper), door, (work, signs)).await
+    keeper.door().await.map_err(AppError::io("the admin socket"))?;
+    let operators = Operators::Kept(keeper.clone());
+    let record = Opened::of(recorder, sealing);
+    enforce(&settings, (shelf, record), Hold::Kept(keeper), operators, (work, signs)).await
+}
+
+/// Does what admin asks for, and the next one when that is gone, until the task is dropped.
+pub(super) async fn answer_admin(keeper: Client, admin: Arc<Admin>) {
+    loop {
+        let line = keeper.admin().await.and_then(|line| {
+            line.set_nonblocking(true)?;
+            UnixStream::from_std(line)
+        });
+        match line {
+            Ok(line) => {
+                if let Err(error) = admin::serve(line, admin.clone()).await {
+                    tracing::error!(%error, "the line to admin");
+                }
+            }
+            // It is being started.
+            Err(error) => tracing::debug!(%error, "there is no line to admin"),
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
 }
 
 /// The directory that this one lies in, unless that holds everything.
@@ -88,6 +112,7 @@ pub fn reach(settings: &Settings) -> kernel::Reach {
         read: vec![above(&settings.policies)],
         write: vec![settings.state.join(keeper::ENFORCER), PathBuf::from("/dev/null")],
         network: true,
+        outlives: false,
     };
     // The files that policy names. One that it names later, in a directory that it does not name now, cannot be read.
     let named = policy::read(&settings.policies).map(|set| keeper::files_named(&set)).unwrap_or_default();

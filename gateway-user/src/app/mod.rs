@@ -2,6 +2,7 @@
 //! takes them apart in the reverse order. Refuses to start on a policy or a record it cannot trust.
 
 mod accept;
+mod admitting;
 mod alarm;
 mod channels;
 mod coverage;
@@ -62,6 +63,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 pub use crate::keeper::table::of as kernel_table;
+pub use admitting::{admit_kept, reach_of_admin};
 pub use coverage::{Fault, coverage};
 pub use kept::{enforce_kept, reach};
 pub use recording::{reach_of_recorder, record_kept};
@@ -179,7 +181,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let spaces = Arc::new(Spaces::new(gate.clone()));
     work.spawn(tell_denials(gate.denials()?, told, spaces.clone()));
     work.spawn(spaces.clone().watch());
-    let door = Socket::bind(&settings.admin_socket)?;
+    let door = Operators::Own(Socket::bind(&settings.admin_socket)?);
     enforce(
         &settings,
         (shelf, Opened::of(recorder, sealing)),
@@ -199,14 +201,14 @@ async fn tell_denials(denials: kernel::Denials, programs: Option<kernel::KernelL
     }
 }
 
-/// Runs the keeper, and through it enforcer and recorder as other users, until it is told to stop.
+/// Runs the keeper, and through it enforcer, recorder and admin as other users, until it is told to stop.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn keep(
     settings: Settings,
     options: Options,
-    (user, recorder): (User, User),
+    (user, recorder, admin): (User, User, User),
     arguments: Vec<OsString>,
 ) -> Result<Ended, AppError> {
     raise_descriptor_limit();
@@ -226,6 +228,7 @@ pub async fn keep(
         cgroups,
         user,
         recorder,
+        admin,
         state: settings.state,
         admin_socket: settings.admin_socket,
         arguments,
@@ -262,7 +265,7 @@ async fn enforce(
     settings: &Settings,
     (shelf, record): (Shelf, Opened),
     hold: Hold,
-    door: Socket,
+    door: Operators,
     (mut work, mut signs): (JoinSet<()>, Signs),
 ) -> Result<Ended, AppError> {
     let Opened { recorder, sealing, signals, surges } = record;
@@ -334,6 +337,14 @@ async fn enforce(
     }
     tracing::info!("the gate is shut");
     Ok(Ended::Stopped)
+}
+
+/// How operators come in.
+enum Operators {
+    /// By a socket of this process.
+    Own(Socket),
+    /// By way of admin, to which the keeper gives lines.
+    Kept(keeper::Client),
 }
 
 /// Says so to systemd where there is one, or to the keeper, who does.
@@ -464,7 +475,7 @@ async fn open_doors(hold: &Hold, door: &Door, work: &mut JoinSet<()>) -> Result<
 async fn open_admin(
     settings: &Settings,
     (bench, tally): (&Arc<Bench>, Tally),
-    (door, hold): (Socket, &Hold),
+    (door, hold): (Operators, &Hold),
     (signals, weighed): (Signals, Arc<ArcSwapOption<PolicyWeighed>>),
     work: &mut JoinSet<()>,
 ) -> Result<(), AppError> {
@@ -490,7 +501,10 @@ async fn open_admin(
         started: Instant::now(),
     });
     admin.register();
-    work.spawn(door.serve(admin));
+    match door {
+        Operators::Own(door) => work.spawn(door.serve(admin)),
+        Operators::Kept(keeper) => work.spawn(kept::answer_admin(keeper, admin)),
+    };
     if let Some(port) = settings.metrics_port {
         work.spawn(admin::serve_metrics(port, bench.metrics.clone()).await?);
     }

@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::keeper::{Errands, message::Errand};
 use crate::limits::{DRAIN_TIMEOUT, RECORD_ORDERS_MAX};
 use crate::record::witness::Kind;
+use crate::record::warrant::Warrants;
 use crate::record::{DIRECTORY, Recorder, line};
 use crate::store::keyfile::KEYS;
 use crate::{admin, kernel};
@@ -39,6 +40,7 @@ pub fn reach_of_recorder(settings: &Settings, options: &Options) -> kernel::Reac
         read: settings.credentials.iter().cloned().collect(),
         write: own.into_iter().chain(files).chain(key).collect(),
         network: false,
+        outlives: true,
     }
 }
 
@@ -47,21 +49,18 @@ pub fn reach_of_recorder(settings: &Settings, options: &Options) -> kernel::Reac
 /// # Errors
 /// The line to the keeper is of no use.
 pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) -> Result<Ended, AppError> {
-    // A signal to all of the gate is for the keeper to follow: the enforcer has more to hand over.
-    for kind in
-        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined2()]
-    {
-        let mut heard = signal(kind).map_err(AppError::io("cannot listen for signals"))?;
-        tokio::spawn(async move { while heard.recv().await.is_some() {} });
-    }
+    leave_signals_to_the_keeper()?;
     let keeper = Errands::over(line).map_err(AppError::io("the line to the keeper"))?;
     let open: Arc<ArcSwapOption<Serving>> = Arc::default();
     let (enforcers, waiting) = mpsc::channel(WAITING_MAX);
     let state = settings.state.clone();
+    let warrants: Arc<Warrants> = Arc::default();
     let mut serving = {
-        let open = open.clone();
-        tokio::task::spawn_blocking(move || serve(&settings, &options, waiting, &open))
+        let (open, warrants) = (open.clone(), warrants.clone());
+        tokio::task::spawn_blocking(move || serve(&settings, &options, waiting, (&open, &warrants)))
     };
+    // The line to admin that warrants come over; the one before it is no longer anybody's.
+    let mut vouching: Option<UnixStream> = None;
     let broken = |error: tokio::task::JoinError| AppError::io("the record")(std::io::Error::other(error));
     let rooms = Arc::new(Semaphore::new(RECORD_ORDERS_MAX));
     loop {
@@ -77,7 +76,14 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
                     tracing::error!("more enforcers than one can be served");
                 }
             }
+            Errand::Warrants => {
+                let line = UnixStream::from(with);
+                let before = vouching.replace(line.try_clone().map_err(AppError::io("the line to admin"))?);
+                before.into_iter().for_each(|line| drop(line.shutdown(Shutdown::Both)));
+                take_warrants(line, warrants.clone()).map_err(AppError::io("the line to admin"))?;
+            }
             Errand::Operator(asked) => operator(asked, with, &open, &state, &rooms),
+            Errand::Caller(_) => tracing::error!("the keeper brought somebody who is not for the recorder"),
         }
     }
     drop(enforcers);
@@ -92,6 +98,17 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
     serving.await.map(|()| Ended::Stopped).map_err(broken)
 }
 
+/// A signal to all of the gate is for the keeper to follow: the enforcer has more to hand over.
+pub(super) fn leave_signals_to_the_keeper() -> Result<(), AppError> {
+    for kind in
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined2()]
+    {
+        let mut heard = signal(kind).map_err(AppError::io("cannot listen for signals"))?;
+        tokio::spawn(async move { while heard.recv().await.is_some() {} });
+    }
+    Ok(())
+}
+
 /// The enforcer that is served.
 struct Serving {
     recorder: Recorder,
@@ -103,7 +120,7 @@ fn serve(
     settings: &Settings,
     options: &Options,
     mut waiting: mpsc::Receiver<UnixStream>,
-    open: &ArcSwapOption<Serving>,
+    (open, warrants): (&ArcSwapOption<Serving>, &Arc<Warrants>),
 ) {
     while let Some(line) = waiting.blocking_recv() {
         let recorder = match open_record(settings, options) {
@@ -116,12 +133,23 @@ fn serve(
         };
         let serving = Arc::new(Serving { recorder: recorder.clone(), line });
         open.store(Some(serving.clone()));
-        if let Err(error) = recorder.serve(&serving.line) {
+        if let Err(error) = recorder.serve(&serving.line, warrants) {
             tracing::error!(%error, "the line to the enforcer");
         }
         open.store(None);
         recorder.close();
     }
+}
+
+/// Takes what admin says humans are about to have done, on a thread of its own: nothing waits for its end.
+fn take_warrants(line: UnixStream, warrants: Arc<Warrants>) -> std::io::Result<()> {
+    let taking = std::thread::Builder::new().name("record-warrants".to_owned());
+    let taking = taking.spawn(move || {
+        if let Err(error) = line::vouch::take(&line, &warrants) {
+            tracing::error!(%error, "the line to admin");
+        }
+    });
+    taking.map(drop)
 }
 
 fn operator(

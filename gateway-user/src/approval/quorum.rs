@@ -3,6 +3,7 @@
 //! Refuses the requester, strangers, shared accounts, second votes, and everything about rules that have changed.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::demand::{Asker, Demand, State, Vote};
 use super::ledger::{CastVote, LedgerError};
@@ -23,7 +24,7 @@ pub trait Electorate: Send + Sync {
 }
 
 /// An account of this host at the admin socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Its real user id.
     pub uid: u32,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use super::{Context, Failure};
-use crate::keeper::User;
+use crate::keeper::{Beside, User};
 use crate::kernel;
 use crate::limits::{LANES_MAX, WITNESSES_MAX};
 use crate::record::witness::Kind;
@@ -55,12 +55,19 @@ pub(super) struct Args {
     /// With --user: run the recorder, which alone writes the record and has its keys, as this user [default: NAME-record].
     #[arg(long, env = "TIDEGATE_RECORD_USER", value_name = "NAME", requires = "user")]
     record_user: Option<String>,
+    /// With --user: run admin, which speaks with operators and has no more of the gate than they do, as this user [default:
+    /// NAME-admin].
+    #[arg(long, env = "TIDEGATE_ADMIN_USER", value_name = "NAME", requires = "user")]
+    admin_user: Option<String>,
     /// This is that enforcer: standard input is its line to the keeper.
     #[arg(long, hide = true, requires = "user")]
     kept: bool,
     /// This is that recorder, likewise.
     #[arg(long, hide = true, requires = "user", conflicts_with = "kept")]
     recording: bool,
+    /// This is that admin, likewise.
+    #[arg(long, hide = true, requires = "user", conflicts_with_all = ["kept", "recording"])]
+    admitting: bool,
     /// What an upgrade hands over.
     #[arg(long, hide = true)]
     listeners: Option<String>,
@@ -130,9 +137,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
     let program = super::upgrade::Program::of_this_process();
     args.listeners.iter().for_each(|words| kernel::keep_to_this_process(words));
-    let (user, record_user) = (args.user.clone(), args.record_user.clone());
-    let (kept, recording) = (args.kept, args.recording);
-    let left = args.listeners.is_some() && !kept && !recording;
+    let (user, others) = (args.user.clone(), (args.record_user.clone(), args.admin_user.clone()));
+    let (kept, recording, admitting) = (args.kept, args.recording, args.admitting);
+    let left = args.listeners.is_some() && !kept && !recording && !admitting;
     let pins = context.settings.pins.clone();
     let settings = context.settings.clone();
     let options = args.options()?;
@@ -146,8 +153,12 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let line = confined(&app::reach_of_recorder(&settings, &options))?;
             on(Builder::new_current_thread(), app::record_kept(settings, options, line))?
         }
+        Some(_) if admitting => {
+            let line = confined(&app::reach_of_admin())?;
+            on(Builder::new_current_thread(), app::admit_kept(line))?
+        }
         Some(user) => {
-            let users = users(&user, record_user.as_deref())?;
+            let users = users(&user, others.0.as_deref(), others.1.as_deref())?;
             let arguments = super::upgrade::arguments().collect();
             on(Builder::new_current_thread(), app::keep(settings, options, users, arguments))?
         }
@@ -173,17 +184,25 @@ fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failu
     Ok(outcome)
 }
 
-/// Whom enforcer and recorder run as.
-fn users(enforcer: &str, recorder: Option<&str>) -> Result<(User, User), Failure> {
+/// Whom enforcer, recorder and admin run as.
+fn users(
+    enforcer: &str,
+    recorder: Option<&str>,
+    admin: Option<&str>,
+) -> Result<(User, User, User), Failure> {
     let parsed = enforcer.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
-    let beside = recorder.map_or_else(|| User::recorder_beside(enforcer), str::parse);
-    let beside = beside.map_err(|error| Failure::cannot(format!("--record-user: {error}")))?;
-    match parsed.uid == beside.uid {
-        true => Err(Failure::cannot(
-            "--record-user: it is to be somebody else than --user: there would be nothing to gain",
-        )),
-        false => Ok((parsed, beside)),
+    let other = |named: Option<&str>, which, option| {
+        let user = named.map_or_else(|| User::beside(enforcer, which), str::parse);
+        user.map_err(|error| Failure::cannot(format!("{option}: {error}")))
+    };
+    let recorder = other(recorder, Beside::Recorder, "--record-user")?;
+    let admin = other(admin, Beside::Admin, "--admin-user")?;
+    if parsed.uid == recorder.uid || parsed.uid == admin.uid || recorder.uid == admin.uid {
+        return Err(Failure::cannot(
+            "--user, --record-user and --admin-user: each is to be somebody else: there would be nothing to gain",
+        ));
     }
+    Ok((parsed, recorder, admin))
 }
 
 /// Gives up what this process does not need, while there is one thread. Gives its line to the keeper.

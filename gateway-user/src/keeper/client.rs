@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -162,13 +162,21 @@ impl Client {
         listeners((outbound, inbound), descriptors)
     }
 
-    /// The listener of the admin socket.
+    /// Has the admin socket opened.
     ///
     /// # Errors
     /// As [`Client::listeners`].
-    pub async fn door(&self) -> io::Result<UnixListener> {
-        let (_, mut descriptors) = self.ask(&Request::Door).await?;
-        descriptors.pop().map(UnixListener::from).ok_or_else(misunderstood)
+    pub async fn door(&self) -> io::Result<()> {
+        self.ask(&Request::Door).await.map(drop)
+    }
+
+    /// A line to admin.
+    ///
+    /// # Errors
+    /// As [`Client::listeners`].
+    pub async fn admin(&self) -> io::Result<UnixStream> {
+        let (_, mut descriptors) = self.ask(&Request::Admin).await?;
+        descriptors.pop().map(UnixStream::from).ok_or_else(misunderstood)
     }
 
     /// A line to the recorder.

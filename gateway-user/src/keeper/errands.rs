@@ -1,4 +1,4 @@
-//! The recorder's side of its line to the keeper.
+//! The side of recorder and admin of their lines to the keeper.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Counted;
+use crate::admin::Peer;
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
@@ -28,8 +29,10 @@ pub enum Request {
     IsOwn(u64, IpAddr),
     /// The gate's listeners. Until it asks, every connect is refused.
     Listeners,
-    /// The listener of the admin socket.
+    /// Open the admin socket: somebody enforces.
     Door,
+    /// A line to admin.
+    Admin,
     /// The policy directory has changed: read it, and bring the kernel's tables up to date.
     Publish,
     /// What was cut because it is older than its protection, and is not recorded yet.
@@ -44,11 +47,15 @@ pub enum Request {
     Record,
 }
 
-/// What the keeper brings the recorder, with one descriptor each.
+/// What the keeper brings recorder and admin, with one descriptor each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Errand {
     /// An enforcer's end of a line.
     Enforcer,
+    /// To admin: one end of a line to the recorder; to the recorder: the other.
+    Warrants,
+    /// Somebody at the admin socket, and who that is.
+    Caller(Box<Peer>),
     /// Somebody at the recorder's socket, and whether the keeper lets him give orders: his name, or why not.
     Operator(Result<String, String>),
 }

@@ -1,10 +1,11 @@
 //! The keeper: the one process with privilege. Loads the programs, opens the doors, makes sockets that are let out, and
 //! says which process is which; parses no byte that came over a network. What does, the enforcer, is its child: another
-//! user, no capability, asking for each of these things by a message and getting it or a refusal. Its other child, the
-//! recorder, is a third user, and writes what the enforcer hands it.
+//! user, no capability, asking for each of these things by a message and getting it or a refusal. Its other children are users of
+//! their own, too: the recorder writes what the enforcer hands it, admin talks to operators.
 //!
 //! Refuses a socket to a place that no policy file declares, whoever asks for it.
 
+mod aide;
 mod allowed;
 mod child;
 mod client;
@@ -14,7 +15,6 @@ mod errands;
 mod link;
 pub mod message;
 pub mod older;
-mod recorder;
 mod serve;
 mod spaces;
 mod standing;
@@ -34,7 +34,7 @@ pub use serve::{Keeper, KeeperError, Parts};
 pub use spaces::{Change, Counted, Spaces};
 pub use standing::Standing;
 pub use tables::Tables;
-pub use user::{NoUser, User};
+pub use user::{Beside, NoUser, User};
 
 /// The enforcer's own directory below the state directory, where it is another user.
 pub const ENFORCER: &str = "enforcer";

@@ -13,15 +13,15 @@ use futures_util::FutureExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 
+use super::aide::{self, Aide};
 use super::child::{self, Pause};
 use super::link::{self, Link};
 use super::message::{Answer, Came, News, Request, pack, unpack};
-use super::recorder::Recorder;
 use super::{Change, Spaces, Standing, Tables, User, allowed, state};
-use crate::admin::{Named, Socket};
+use crate::admin;
 use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
 use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX, SPACES_NEWS_TIMEOUT};
@@ -65,6 +65,8 @@ pub struct Parts {
     pub user: User,
     /// Whom the recorder runs as.
     pub recorder: User,
+    /// Whom admin runs as.
+    pub admin: User,
     /// Its state directory.
     pub state: PathBuf,
     /// Where operators knock.
@@ -87,13 +89,15 @@ struct Inner {
     spaces: Arc<Spaces>,
     processes: Arc<Processes>,
     user: User,
-    recorder: Arc<Recorder>,
+    recorder: Arc<Aide>,
+    admin: Arc<Aide>,
+    /// Told when one of the two was started.
+    started: Arc<Notify>,
     state: PathBuf,
-    admin_socket: PathBuf,
     arguments: Vec<OsString>,
     rooms: Arc<Semaphore>,
-    /// The name of the enforcer's admin socket, taken away when that enforcer ends.
-    door: Lock<Option<Named>>,
+    /// The admin socket, which goes when the enforcer ends: nobody is told that all is well then.
+    door: Lock<Option<JoinHandle<()>>>,
     /// The words of listeners that were left, until an enforcer asks.
     left: Lock<Option<String>>,
     /// The gate, as long as it stands open.
@@ -112,9 +116,14 @@ impl Keeper {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let recorder = Arc::new(Recorder::of(&parts));
+        let started = Arc::new(Notify::new());
+        let orders = admin::record_socket(&parts.admin_socket);
+        let recorder = Aide::of(&parts, aide::RECORDER, parts.recorder, orders, &started);
+        let admin = Aide::of(&parts, aide::ADMIN, parts.admin, parts.admin_socket.clone(), &started);
         Self(Arc::new(Inner {
-            recorder,
+            recorder: Arc::new(recorder),
+            admin: Arc::new(admin),
+            started,
             shelf: parts.shelf,
             gate: parts.gate,
             tables: Mutex::new(parts.tables),
@@ -122,7 +131,6 @@ impl Keeper {
             processes: Arc::new(Processes::new(&parts.cgroups)),
             user: parts.user,
             state: parts.state,
-            admin_socket: parts.admin_socket,
             arguments: parts.arguments,
             rooms: Arc::new(Semaphore::new(KEEPER_ASKED_MAX)),
             door: Lock::default(),
@@ -143,15 +151,22 @@ impl Keeper {
         state::give(&self.0.state, users).map_err(failed("cannot give the state directory away"))?;
         let door = self.0.recorder.open().map_err(failed("the recorder's socket"))?;
         let recorder = self.0.recorder.start().map_err(failed("cannot start the recorder"))?;
-        let (end, told) = oneshot::channel();
+        let admin = self.0.admin.start().map_err(failed("cannot start admin"))?;
+        let ((end, told), (end_admin, told_admin)) = (oneshot::channel(), oneshot::channel());
         let recording = tokio::spawn(self.0.recorder.clone().keep(recorder, told));
+        let admitting = tokio::spawn(self.0.admin.clone().keep(admin, told_admin));
         let receiving = tokio::spawn(self.0.recorder.clone().receive(door));
+        let (theirs, started) = ((self.0.admin.clone(), self.0.recorder.clone()), self.0.started.clone());
+        let introducing = tokio::spawn(aide::introduce(theirs.0, theirs.1, started));
         let following = tokio::spawn(self.0.clone().follow());
         let watching = tokio::spawn(self.0.spaces.clone().watch());
         let outcome = self.keep(&mut signs).await;
         following.abort();
         watching.abort();
         receiving.abort();
+        introducing.abort();
+        drop(end_admin);
+        drop(admitting.await);
         // Last: the enforcer has handed over all it had.
         drop(end);
         drop(recording.await);
@@ -213,8 +228,14 @@ impl Keeper {
         };
         serving.abort();
         self.0.recorder.hang_up();
+        self.0.admin.hang_up();
         self.0.spaces.shut();
-        drop((taken(&self.0.door), taken(&self.0.standing)));
+        drop(taken(&self.0.standing));
+        if let Some(door) = taken(&self.0.door) {
+            door.abort();
+            // Its name is gone when this is over, so the next one finds none.
+            drop(door.await);
+        }
         Ok(ended)
     }
 
@@ -358,7 +379,10 @@ impl Inner {
                 return given(self.recorder.line().await.map(|line| (Answer::Done, vec![line])));
             }
             Request::Listeners => return given(self.listeners()),
-            Request::Door => return given(self.open_door()),
+            Request::Door => self.open_door(),
+            Request::Admin => {
+                return given(self.admin.line().await.map(|line| (Answer::Done, vec![line])));
+            }
             Request::Publish => self.publish().await,
             Request::Cut => Ok(Answer::Cut(self.tables.lock().await.take_cut())),
             Request::Counters => {
@@ -425,14 +449,13 @@ impl Inner {
         Ok((Answer::Listeners { outbound, inbound }, descriptors(listeners)))
     }
 
-    fn open_door(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let taken = self.door.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if taken {
-            return Err(io::Error::other("the admin socket is given out already"));
+    fn open_door(&self) -> io::Result<Answer> {
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        if door.is_some() {
+            return Err(io::Error::other("the admin socket is open already"));
         }
-        let (listener, named) = Socket::bind(&self.admin_socket).map_err(io::Error::other)?.into_parts()?;
-        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(named);
-        Ok((Answer::Done, vec![listener.into()]))
+        *door = Some(tokio::spawn(self.admin.clone().receive(self.admin.open()?)));
+        Ok(Answer::Done)
     }
 
     async fn publish(&self) -> io::Result<Answer> {

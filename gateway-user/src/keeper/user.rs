@@ -1,4 +1,4 @@
-//! Whom the enforcer runs as. Refuses root: there would be nothing to gain.
+//! Whom enforcer, recorder and admin run as. Refuses root: there would be nothing to gain.
 
 use std::fs;
 use std::path::Path;
@@ -38,27 +38,45 @@ impl FromStr for User {
     }
 }
 
+/// Which of the gate's processes beside the enforcer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// The one that writes the record.
+    Recorder,
+    /// The one that talks to operators.
+    Admin,
+}
+
 impl User {
-    /// Whom the recorder runs as, beside an enforcer by this name, where nobody says: NAME-record, and for a number the
-    /// next one, if that is no account of the host.
+    /// Whom one of the others runs as, beside an enforcer by this name, where nobody says: NAME-record and NAME-admin, and for a number the
+    /// next one and the one after it, if that is no account of the host.
     ///
     /// # Errors
     /// There is no such account.
-    pub fn recorder_beside(name: &str) -> Result<Self, NoUser> {
+    pub fn beside(name: &str, which: Beside) -> Result<Self, NoUser> {
         let accounts = fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
-        beside(&accounts, name)
+        beside(&accounts, name, which)
     }
 }
 
-fn beside(accounts: &str, name: &str) -> Result<User, NoUser> {
-    let own = format!("{name}-record");
-    let next = name.parse::<u32>().ok().and_then(|uid| uid.checked_add(1));
+fn beside(accounts: &str, name: &str, which: Beside) -> Result<User, NoUser> {
+    let (role, step, why) = match which {
+        Beside::Recorder => (
+            "record",
+            1,
+            "is no user of this host: name another one with --record-user, or `useradd --system --no-create-home` makes it",
+        ),
+        Beside::Admin => (
+            "admin",
+            2,
+            "is no user of this host: name another one with --admin-user, or `useradd --system --no-create-home` makes it",
+        ),
+    };
+    let own = format!("{name}-{role}");
+    let next = name.parse::<u32>().ok().and_then(|uid| uid.checked_add(step));
     let next = next
         .filter(|uid| !accounts.lines().any(|line| line.split(':').nth(2) == Some(uid.to_string().as_str())));
-    find(accounts, &own).or_else(|| next.map(|uid| User { uid, gid: uid })).ok_or(NoUser {
-        name: own,
-        why: "is no user of this host: name another one with --record-user, or `useradd --system --no-create-home` makes it",
-    })
+    find(accounts, &own).or_else(|| next.map(|uid| User { uid, gid: uid })).ok_or(NoUser { name: own, why })
 }
 
 fn find(accounts: &str, name: &str) -> Option<User> {
@@ -89,12 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn the_recorder_is_somebody_else_whom_nobody_is() {
-        let accounts = format!("{ACCOUNTS}tidegate-record:x:996:996::/:/usr/sbin/nologin\n");
-        assert_eq!(beside(&accounts, "tidegate").unwrap(), User { uid: 996, gid: 996 });
-        assert_eq!(beside(&accounts, "61000").unwrap(), User { uid: 61_001, gid: 61_001 });
-        assert!(beside(&accounts, "997").is_err(), "998 is an account");
-        assert!(beside(ACCOUNTS, "tidegate").unwrap_err().to_string().contains("--record-user"));
+    fn recorder_and_admin_are_somebody_else_whom_nobody_is() {
+        let (recorder, admin) = (Beside::Recorder, Beside::Admin);
+        let accounts = format!(
+            "{ACCOUNTS}tidegate-record:x:996:996::/:/usr/sbin/nologin\ntidegate-admin:x:995:994::/:/usr/sbin/nologin\n"
+        );
+        assert_eq!(beside(&accounts, "tidegate", recorder).unwrap(), User { uid: 996, gid: 996 });
+        assert_eq!(beside(&accounts, "tidegate", admin).unwrap(), User { uid: 995, gid: 994 });
+        assert_eq!(beside(&accounts, "61000", recorder).unwrap(), User { uid: 61_001, gid: 61_001 });
+        assert_eq!(beside(&accounts, "61000", admin).unwrap(), User { uid: 61_002, gid: 61_002 });
+        assert!(beside(&accounts, "997", recorder).is_err(), "998 is an account");
+        assert!(beside(&accounts, "996", admin).is_err(), "998 is an account");
+        assert!(beside(ACCOUNTS, "tidegate", recorder).unwrap_err().to_string().contains("--record-user"));
+        assert!(beside(ACCOUNTS, "tidegate", admin).unwrap_err().to_string().contains("--admin-user"));
     }
 
     #[test]

@@ -24,8 +24,10 @@ pub struct Reach {
     pub read: Vec<PathBuf>,
     /// To read, write, make and remove, with all that is below.
     pub write: Vec<PathBuf>,
-    /// Whether it may make sockets of the network at all. What may not outlives its parent, to put in order what it has.
+    /// Whether it may make sockets of the network at all.
     pub network: bool,
+    /// Whether it lives on where its parent, the keeper, ends, to put in order what it has.
+    pub outlives: bool,
 }
 
 /// How far it could be confined.
@@ -50,12 +52,12 @@ const CLONE_NEW: u64 = (libc::CLONE_NEWCGROUP
 /// `PR_SET_VMA`, by which allocators name what they map.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Confines this process. One that may use the network dies with its parent, the keeper, from here on.
+/// Confines this process.
 ///
 /// # Errors
 /// The kernel refuses; then the caller must not go on.
 pub fn confine(reach: &Reach, keeper: Pid) -> io::Result<Confined> {
-    if reach.network {
+    if !reach.outlives {
         set_parent_process_death_signal(Some(Signal::KILL))?;
     }
     if rustix::process::getppid() != Some(keeper) {

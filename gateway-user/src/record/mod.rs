@@ -30,6 +30,7 @@ mod tests;
 pub mod tree;
 pub mod verify;
 pub mod walk;
+pub mod warrant;
 pub mod witness;
 mod writer;
 
@@ -53,6 +54,7 @@ pub use self::journal::StateOp;
 pub use self::line::Connect;
 use self::line::Line;
 pub use self::retention::{Marks, Pressure, Removed, Retention, Spare, Wanted};
+use self::warrant::Warrants;
 use self::writer::Writer;
 use crate::limits;
 pub use crate::store::Row;
@@ -322,12 +324,13 @@ impl Recorder {
         Ok(Self(Arc::new(Hand::Far(Line::open(connect)?)), None))
     }
 
-    /// Takes what an enforcer hands over on this line, until that is gone. Blocks.
+    /// Takes what an enforcer hands over on this line, until that is gone; that a human did something only where there is a
+    /// warrant for it. Blocks.
     ///
     /// # Errors
     /// The line broke, or carried something that is no message.
-    pub fn serve(&self, line: &UnixStream) -> io::Result<()> {
-        line::serve(self, line)
+    pub fn serve(&self, line: &UnixStream, warrants: &Arc<Warrants>) -> io::Result<()> {
+        line::serve(self, line, warrants)
     }
 
     /// With the keys of tests.

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::form::{encode, key_of};
 use super::{Desk, DeskError};
 use crate::approval::book::Word;
@@ -14,7 +16,7 @@ use crate::approval::quorum::{
 use crate::operation::DemandId;
 
 /// Who takes a demand, a grant or a window back.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Its effective user id.
     pub uid: u32,

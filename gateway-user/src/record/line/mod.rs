@@ -1,6 +1,7 @@
 //! The line between the process that enforces and the one that writes the record, where they are two: a stream of
 //! frames, each a length and a message. What the enforcer can ask is to append, and to read what it needs to go on; it
-//! cannot change or remove what is written, nor say what is the writer's own to say.
+//! cannot change or remove what is written, nor say what is the writer's own to say, nor that a human did something for
+//! which there is no warrant (`vouch`).
 //!
 //! Appends are answered in the order they were sent, as they become durable; one answer stands for all that one commit
 //! took. When the line breaks, whoever waits is refused, and what an enforcer left open is closed in the record.
@@ -10,6 +11,7 @@ mod server;
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod vouch;
 
 use std::sync::Arc;
 

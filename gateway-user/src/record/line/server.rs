@@ -14,6 +14,7 @@ use crate::limits;
 use crate::record::desk::{now, weigh};
 use crate::record::entry::{Event, Intent, Micros, SessionOpened};
 use crate::record::operations::{Look, Looked};
+use crate::record::warrant::Warrants;
 use crate::record::{Durable, Health, RecordError, Recorder, Row};
 
 /// Bytes of one read: what a busy enforcer hands over at once.
@@ -28,14 +29,20 @@ const VITALS_EVERY: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The line broke, or carried something that is no message.
-pub(in crate::record) fn serve(recorder: &Recorder, stream: &UnixStream) -> io::Result<()> {
+pub(in crate::record) fn serve(
+    recorder: &Recorder,
+    stream: &UnixStream,
+    warrants: &Arc<Warrants>,
+) -> io::Result<()> {
     let mouth = Arc::new(Mouth(Mutex::new(stream.try_clone()?)));
     mouth.say(&Said::Opened)?;
     let (taken, answering) = mpsc::sync_channel(limits::JOURNAL_QUEUE_MAX);
     let (answered, says) = (recorder.clone(), Arc::clone(&mouth));
     let answers = thread::Builder::new().name("record-answer".to_owned());
     let answers = answers.spawn(move || answer(&answered, &says, &answering))?;
-    let heard = Ear { recorder: recorder.clone(), mouth, looking: Arc::default(), taken }.listen(stream);
+    let warrants = Arc::clone(warrants);
+    let ear = Ear { recorder: recorder.clone(), mouth, looking: Arc::default(), taken, warrants };
+    let heard = ear.listen(stream);
     // All that was handed over is answered, or nobody hears it any more.
     drop(answers.join());
     heard
@@ -161,6 +168,8 @@ struct Ear {
     /// Whether a look at operations is under way.
     looking: Arc<AtomicBool>,
     taken: SyncSender<Taken>,
+    /// What humans had done.
+    warrants: Arc<Warrants>,
 }
 
 impl Ear {
@@ -187,6 +196,9 @@ impl Ear {
                 let patience = Duration::from_micros(patience.into()).min(limits::COMMIT_PATIENCE);
                 let taken = match unfit(&events) {
                     Some(why) => Err(RecordError::Unavailable(why.into())),
+                    None if !self.warrants.cover(&events) => {
+                        Err(RecordError::Unavailable("no human was heard to have this done".into()))
+                    }
                     None => self.recorder.append_within(state, events, patience),
                 };
                 // Nobody answers any more: nobody hears either.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::limits::COMMIT_PATIENCE;
-use crate::record::entry::{Ending, Interrupted, Started, Verdict};
+use crate::record::entry::{Ending, Interrupted, Started, Unblocked, Verdict};
 use crate::record::operations::Look;
 use crate::record::read::Reader;
 use crate::record::tests::{
     body, entry_closed, entry_id, intent, now, opened, responded, session_closed, session_id,
 };
-use crate::record::{Health, Order, Recorder, Tuning};
+use crate::record::warrant::{Deed, Warrants};
+use crate::record::{Health, Order, Recorder, StateOp, Tuning};
 use crate::store::disk::{Disk, Folder};
 
 /// A recorder over one disk, and how to get a line to it.
@@ -43,7 +44,7 @@ impl Bench {
             thread::spawn(move || {
                 let _turn = turn.lock().unwrap();
                 let recorder = Recorder::open_on(disk, Tuning::default()).unwrap();
-                drop(recorder.serve(&theirs));
+                drop(recorder.serve(&theirs, &Arc::default()));
                 recorder.close();
             });
             Ok(ours)
@@ -125,6 +126,40 @@ fn what_is_the_writers_own_to_say_and_to_do_is_refused() {
     assert!(recorder.order(Order::Rekey { by: "agent".into() }).is_err());
     let told = bench.reader().last(100).unwrap();
     assert!(!told.iter().any(|line| format!("{:?}", line.frame).contains("forged")));
+}
+
+#[test]
+fn that_a_human_did_something_is_believed_with_a_warrant_and_once() {
+    let bench = Bench::new();
+    let warrants: Arc<Warrants> = Arc::default();
+    let (disk, known) = (Arc::clone(&bench.disk), Arc::clone(&warrants));
+    let recorder = Recorder::through(Box::new(move || {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (disk, known) = (Arc::clone(&disk), Arc::clone(&known));
+        thread::spawn(move || {
+            let recorder = Recorder::open_on(disk, Tuning::default()).unwrap();
+            drop(recorder.serve(&theirs, &known));
+            recorder.close();
+        });
+        Ok(ours)
+    }))
+    .unwrap();
+    let lifted = |by: &str| Event::Unblocked(Unblocked { at: now(), subject: "uid:7".into(), by: by.into() });
+    let told = |event: Event| recorder.append(event).unwrap().wait();
+    assert!(told(lifted("ann")).is_err(), "nobody was heard");
+    warrants.deposit(1, Deed::of(&lifted("ann")).unwrap()).unwrap();
+    assert!(told(lifted("bob")).is_err(), "somebody else was");
+    told(lifted("ann")).unwrap();
+    assert!(told(lifted("ann")).is_err(), "once");
+    told(lifted("")).unwrap();
+    // With state beside it, none of it is kept.
+    let with = recorder.append_with(vec![StateOp::Put(b"x".to_vec(), Vec::new())], vec![lifted("ann")]);
+    assert!(with.unwrap().wait().is_err());
+    assert!(recorder.scan(b"x").unwrap().is_empty());
+    recorder.close();
+    let lines = bench.reader().last(100).unwrap();
+    let lifts = lines.iter().filter(|line| format!("{:?}", line.frame).contains("Unblocked"));
+    assert_eq!(lifts.count(), 2);
 }
 
 #[test]

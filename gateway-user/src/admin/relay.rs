@@ -1,0 +1,241 @@
+//! The line between admin, the process that operators talk to, and the enforcer: verbs one way, what became of them the
+//! other. A frame is its length, four bytes, and the message. Neither end waits for ever, and what is no message ends the line.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::verb::{
+    Doing, Gate, OUTCOME_BYTES_MAX, Outcome, Refusal, Verb, pack_outcome, pack_verb, unpack_outcome,
+    unpack_verb,
+};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, VERB_BYTES_MAX, VERB_TIMEOUT};
+use crate::record::line::vouch::Voucher;
+use crate::record::warrant::Deed;
+
+/// How long a verb waits for an enforcer, or a recorder, that is being started.
+const LINE_AWAITED: Duration = Duration::from_secs(5);
+
+/// Does the verbs that come over this line, until its other end is gone.
+///
+/// # Errors
+/// The line broke, or carried something that is no verb.
+pub async fn serve(line: UnixStream, gate: Arc<dyn Gate>) -> io::Result<()> {
+    let (mut reading, writing) = line.into_split();
+    let writing = Arc::new(tokio::sync::Mutex::new(writing));
+    let rooms = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    // What still runs when the line is gone is not told to anybody; what it does goes on to its end.
+    let mut doing = JoinSet::new();
+    loop {
+        while doing.try_join_next().is_some() {}
+        let room = Arc::clone(&rooms).acquire_owned().await.map_err(io::Error::other)?;
+        let Some(bytes) = frame(&mut reading, VERB_BYTES_MAX).await? else { return Ok(()) };
+        let garbled = || io::Error::new(io::ErrorKind::InvalidData, "admin said something that is no verb");
+        let (number, verb) = unpack_verb(&bytes).ok_or_else(garbled)?;
+        let (gate, writing) = (Arc::clone(&gate), Arc::clone(&writing));
+        doing.spawn(async move {
+            let outcome = gate.perform(verb).await;
+            let packed = pack_outcome(number, &outcome).or_else(|error| {
+                let too_long = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+                pack_outcome(number, &Err(too_long))
+            });
+            if let Ok(packed) = packed
+                && let Err(error) = send(&mut *writing.lock().await, &packed).await
+            {
+                tracing::debug!(%error, "an answer did not reach admin");
+            }
+            drop(room);
+        });
+    }
+}
+
+/// The next frame; `None` where the other end is gone.
+async fn frame(reading: &mut OwnedReadHalf, max: usize) -> io::Result<Option<Vec<u8>>> {
+    let length = match reading.read_u32_le().await {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if length as usize > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is longer than any may be"));
+    }
+    let mut bytes = Vec::new();
+    // Room is made as it comes: a length is only a claim.
+    reading.take(length.into()).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() == length as usize).then_some(bytes))
+}
+
+async fn send(writing: &mut OwnedWriteHalf, message: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(message.len()).map_err(io::Error::other)?;
+    writing.write_all(&length.to_le_bytes()).await?;
+    writing.write_all(message).await
+}
+
+/// The gate behind lines to enforcer and recorder, which come and go.
+#[derive(Debug, Clone)]
+pub struct Relay(Arc<Lines>);
+
+#[derive(Debug)]
+struct Lines {
+    enforcer: watch::Sender<Option<Arc<Far>>>,
+    recorder: watch::Sender<Option<Arc<Voucher>>>,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self(Arc::new(Lines { enforcer: watch::Sender::new(None), recorder: watch::Sender::new(None) }))
+    }
+}
+
+impl Relay {
+    /// From here on that is the enforcer; `None` until it is gone. Needs a tokio runtime.
+    pub fn enforcer(&self, line: UnixStream) {
+        let (reading, writing) = line.into_split();
+        let (out, to_send) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
+        let far = Arc::new(Far { out, waiting: Mutex::default(), next: AtomicU64::new(1), gone: CancellationToken::new() });
+        tokio::spawn(send_all(writing, to_send));
+        let (hearing, relay) = (Arc::clone(&far), self.clone());
+        // In its place before it is heard: it may end at once.
+        self.0.enforcer.send_replace(Some(far));
+        tokio::spawn(async move {
+            hearing.hear(reading).await;
+            relay.0.enforcer.send_if_modified(|now| {
+                let ended = now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &hearing));
+                if ended {
+                    *now = None;
+                }
+                ended
+            });
+            hearing.gone.cancel();
+        });
+    }
+
+    /// From here on warrants go there.
+    pub fn recorder(&self, line: Voucher) {
+        self.0.recorder.send_replace(Some(Arc::new(line)));
+    }
+
+    async fn perform(self, verb: Verb) -> Outcome {
+        let nobody = "no enforcer runs just now; nothing was done, ask again in a moment";
+        let far = there(&self.0.enforcer).await.ok_or_else(|| unavailable(nobody))?;
+        let warrant = match verb.deed() {
+            Some(deed) => Some(self.vouch(deed).await?),
+            None => None,
+        };
+        let outcome = far.ask(&verb).await;
+        if let Some((recorder, number)) = warrant {
+            // Used or not: from here on the enforcer has nothing to show for it.
+            drop(tokio::task::spawn_blocking(move || recorder.lapse(number)).await);
+        }
+        outcome
+    }
+
+    /// Tells the recorder what the enforcer is about to be asked for.
+    async fn vouch(&self, deed: Deed) -> Result<(Arc<Voucher>, u64), Refusal> {
+        let failed = |why: String| {
+            unavailable(format!("the recorder cannot be told of it ({why}); nothing was done, ask again"))
+        };
+        let recorder = there(&self.0.recorder).await.ok_or_else(|| failed("there is none".into()))?;
+        let telling = Arc::clone(&recorder);
+        let told = tokio::task::spawn_blocking(move || telling.deposit(deed)).await;
+        let number = told.map_err(io::Error::other).flatten().map_err(|error| failed(error.to_string()))?;
+        Ok((recorder, number))
+    }
+}
+
+impl Gate for Relay {
+    fn perform(self: Arc<Self>, verb: Verb) -> Doing {
+        let relay = Self::clone(&self);
+        Box::pin(async move {
+            // Goes on to its end also when the caller leaves: a warrant lapses when its verb is done.
+            let done = tokio::spawn(relay.perform(verb)).await;
+            done.unwrap_or_else(|error| Err(unavailable(error.to_string())))
+        })
+    }
+}
+
+fn unavailable(why: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+/// What is there, or comes in time.
+async fn there<T>(line: &watch::Sender<Option<Arc<T>>>) -> Option<Arc<T>> {
+    let mut now = line.subscribe();
+    let come = tokio::time::timeout(LINE_AWAITED, now.wait_for(Option::is_some)).await;
+    come.ok()?.ok()?.clone()
+}
+
+/// One enforcer, at the other end.
+#[derive(Debug)]
+struct Far {
+    out: mpsc::Sender<Vec<u8>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    next: AtomicU64,
+    gone: CancellationToken,
+}
+
+impl Far {
+    async fn ask(&self, verb: &Verb) -> Outcome {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let too_long = |error: super::verb::TooLong| {
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
+        };
+        let packed = pack_verb(number, verb).map_err(too_long)?;
+        let (answer, answered) = oneshot::channel();
+        self.waiting().insert(number, answer);
+        let asked = async {
+            self.out.send(packed).await.ok()?;
+            tokio::select! {
+                answered = answered => answered.ok(),
+                () = self.gone.cancelled() => None,
+            }
+        };
+        let outcome = tokio::time::timeout(VERB_TIMEOUT, asked).await;
+        self.waiting().remove(&number);
+        match outcome {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(unavailable("the enforcer ended before it answered; see what it did, then ask again")),
+            Err(_) => Err(unavailable(format!("the enforcer has not answered for {VERB_TIMEOUT:?}"))),
+        }
+    }
+
+    /// Hands outcomes to those who asked, until the enforcer is gone.
+    async fn hear(&self, mut reading: OwnedReadHalf) {
+        loop {
+            let outcome = match frame(&mut reading, OUTCOME_BYTES_MAX).await {
+                Ok(Some(bytes)) => unpack_outcome(&bytes),
+                Ok(None) => return,
+                Err(error) => return tracing::error!(%error, "the line to the enforcer"),
+            };
+            let Some((number, outcome)) = outcome else {
+                return tracing::error!("the enforcer said something that is no answer; nothing more is asked");
+            };
+            let asked = self.waiting().remove(&number);
+            // Who no longer waits has dropped the other end.
+            drop(asked.map(|asked| asked.send(outcome)));
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends one message after the other, each whole, until nobody has any or nobody hears.
+async fn send_all(mut writing: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<u8>>) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = send(&mut writing, &message).await {
+            return tracing::debug!(%error, "a verb did not reach the enforcer");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The line over which admin, the process that operators talk to, tells the recorder what humans are about to have done. Nothing
+//! else can be said there, and nothing be asked.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Frames, pack};
+use crate::record::warrant::{Deed, Warrants};
+
+/// Bytes of one read. A deed has a comment at most, or a reason.
+const READ_BYTES: usize = 16 * 1024;
+/// How long the recorder may take to answer: it does nothing for it but remember.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What admin says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Vouch {
+    /// A human is about to have this done.
+    Deposit(u64, Deed),
+    /// It was done, or will not be.
+    Lapse(u64),
+}
+
+/// What the recorder answers to a [`Vouch::Deposit`]: its number, and why it was not taken.
+pub type Vouched = (u64, Result<(), String>);
+
+/// Takes warrants until the other end is gone, or says something that is none; then none of them counts any more. Blocks.
+///
+/// # Errors
+/// The line broke, or carried something that is no message.
+pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
+    let mut frames = Frames::default();
+    let mut bytes = vec![0; READ_BYTES];
+    let taken = loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => break Ok(()),
+            Ok(read) => frames.push(&bytes[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break Err(error),
+        }
+        let heard = loop {
+            match frames.message::<Vouch>() {
+                Ok(None) => break Ok(()),
+                Ok(Some(Vouch::Lapse(number))) => warrants.lapse(number),
+                Ok(Some(Vouch::Deposit(number, deed))) => {
+                    let taken = warrants.deposit(number, deed).map_err(|full| full.to_string());
+                    let said = pack(&(number, taken)).map_err(io::Error::other);
+                    if let Err(error) = said.and_then(|said| stream.write_all(&said)) {
+                        break Err(error);
+                    }
+                }
+                Err(garbled) => break Err(io::Error::other(garbled)),
+            }
+        };
+        if heard.is_err() {
+            break heard;
+        }
+    };
+    warrants.clear();
+    taken
+}
+
+/// Admin's end.
+#[derive(Debug)]
+pub struct Voucher {
+    /// One at a time.
+    line: Mutex<(UnixStream, Frames)>,
+    next: AtomicU64,
+}
+
+impl Voucher {
+    /// Over a line to the recorder.
+    ///
+    /// # Errors
+    /// It cannot be waited on.
+    pub fn over(stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { line: Mutex::new((stream, Frames::default())), next: AtomicU64::new(1) })
+    }
+
+    /// Has the recorder believe this once. Gives the number to take it back by. Blocks.
+    ///
+    /// # Errors
+    /// It did not take it, or did not answer in time.
+    pub fn deposit(&self, deed: Deed) -> io::Result<u64> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let frame = pack(&Vouch::Deposit(number, deed)).map_err(io::Error::other)?;
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stream, frames) = &mut *line;
+        stream.write_all(&frame)?;
+        let begun = Instant::now();
+        let mut bytes = vec![0; READ_BYTES];
+        loop {
+            match frames.message::<Vouched>().map_err(io::Error::other)? {
+                Some((answered, taken)) if answered == number => {
+                    return taken.map(|()| number).map_err(io::Error::other);
+                }
+                // Of one that was given up.
+                Some(_) => continue,
+                None if begun.elapsed() > PATIENCE => return Err(io::ErrorKind::TimedOut.into()),
+                None => {}
+            }
+            match stream.read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Ok(read) => frames.push(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes one back, whether it was used or not. Blocks.
+    pub fn lapse(&self, number: u64) {
+        if let Ok(frame) = pack(&Vouch::Lapse(number)) {
+            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            // A recorder that is gone has none.
+            drop(line.0.write_all(&frame));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::record::entry::{Event, Unblocked};
+
+    #[test]
+    fn a_deed_counts_once_it_is_vouched_for_until_it_lapses_or_the_line_ends() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let warrants = Arc::new(Warrants::default());
+        let known = Arc::clone(&warrants);
+        let taking = std::thread::spawn(move || take(&theirs, &known));
+        let voucher = Voucher::over(ours).unwrap();
+        let event = Event::Unblocked(Unblocked { at: 1, subject: "uid:7".into(), by: "root".into() });
+        let deed = Deed::of(&event).unwrap();
+        let first = voucher.deposit(deed.clone()).unwrap();
+        assert!(warrants.cover(std::slice::from_ref(&event)));
+        voucher.lapse(first);
+        let second = voucher.deposit(deed.clone()).unwrap();
+        voucher.lapse(second);
+        voucher.deposit(Deed::Unblocked { subject: "uid:8".into(), by: "root".into() }).unwrap();
+        assert!(!warrants.cover(std::slice::from_ref(&event)), "lapsed");
+        voucher.deposit(deed).unwrap();
+        drop(voucher);
+        taking.join().unwrap().unwrap();
+        assert!(!warrants.cover(&[event]), "nobody stands for it any more");
+    }
+
+    #[test]
+    fn a_recorder_that_is_gone_or_says_something_else_takes_nothing() {
+        let deed = || Deed::Unblocked { subject: "uid:8".into(), by: "root".into() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let voucher = Voucher::over(ours).unwrap();
+        (&theirs).write_all(&[0xff; 64]).unwrap();
+        assert!(voucher.deposit(deed()).is_err());
+        drop(theirs);
+        assert!(voucher.deposit(deed()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_line() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&ours).write_all(&[1, 0, 0, 0, 0xff]).unwrap();
+        assert!(take(&theirs, &Warrants::default()).is_err());
+    }
+}

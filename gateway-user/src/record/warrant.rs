@@ -1,0 +1,230 @@
+//! What humans had done, as their own process (admin) says it to the recorder just before it asks the enforcer for it. Where the two
+//! are processes, the enforcer's word that a human did something is not believed without. Each counts once, and not for
+//! long.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Event, Micros};
+use crate::limits::WARRANTS_MAX;
+use crate::operation::DemandId;
+
+/// How long a warrant counts, if nobody takes it back: longer than any verb may take.
+const COUNTS_FOR: Duration = Duration::from_secs(60);
+
+/// What a human did, in all that an event says of it but when, and on which entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deed {
+    /// Voted.
+    Voted {
+        /// On what.
+        demand: DemandId,
+        /// The `[[person]]`.
+        person: String,
+        /// For or against.
+        approve: bool,
+        /// What they said, masked.
+        comment: Option<String>,
+    },
+    /// Took back a demand, a grant or a window.
+    CalledOff {
+        /// Which.
+        demand: DemandId,
+        /// Who.
+        by: String,
+    },
+    /// Blocked.
+    Blocked {
+        /// Whom or what.
+        subject: String,
+        /// Who.
+        by: String,
+        /// Why, masked.
+        reason: String,
+        /// When it ends by itself.
+        until: Option<Micros>,
+    },
+    /// Lifted a block.
+    Unblocked {
+        /// Of whom or what.
+        subject: String,
+        /// Who.
+        by: String,
+    },
+    /// Read the record.
+    Read {
+        /// The effective user id.
+        uid: u32,
+        /// The user id of the login.
+        login_uid: Option<u32>,
+        /// The `[[person]]`.
+        person: Option<String>,
+        /// The command.
+        command: String,
+        /// What of it, masked.
+        about: String,
+    },
+}
+
+impl Deed {
+    /// What a human did, where an event says that one did something.
+    #[must_use]
+    pub fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Voted(event) => Some(Self::Voted {
+                demand: event.demand,
+                person: event.person.clone(),
+                approve: event.approve,
+                comment: event.comment.clone(),
+            }),
+            Event::CalledOff(event) => Some(Self::CalledOff { demand: event.demand, by: event.by.clone() }),
+            Event::Blocked(event) => Some(Self::Blocked {
+                subject: event.subject.clone(),
+                by: event.by.clone(),
+                reason: event.reason.clone(),
+                until: event.until,
+            }),
+            // Its time ran out: nobody is named.
+            Event::Unblocked(event) if event.by.is_empty() => None,
+            Event::Unblocked(event) => {
+                Some(Self::Unblocked { subject: event.subject.clone(), by: event.by.clone() })
+            }
+            Event::RecordRead(event) => Some(Self::Read {
+                uid: event.uid,
+                login_uid: event.login_uid,
+                person: event.person.clone(),
+                command: event.command.clone(),
+                about: event.about.clone(),
+            }),
+            Event::SessionOpened(_)
+            | Event::Intent(_)
+            | Event::Decided(_)
+            | Event::Responded(_)
+            | Event::Body(_)
+            | Event::EntryClosed(_)
+            | Event::SessionClosed(_)
+            | Event::PolicyChanged(_)
+            | Event::Started(_)
+            | Event::Interrupted(_)
+            | Event::Demanded(_)
+            | Event::PolicyWeighed(_)
+            | Event::Kept(_)
+            | Event::Surged(_)
+            | Event::SocketsDestroyed(_) => None,
+        }
+    }
+}
+
+/// As many wait as may.
+#[derive(Debug, thiserror::Error)]
+#[error("{WARRANTS_MAX} warrants wait already")]
+pub struct Full;
+
+/// The warrants that nobody has used yet, by the number that whoever gave it knows it by.
+#[derive(Debug, Default)]
+pub struct Warrants(Mutex<HashMap<u64, (Instant, Deed)>>);
+
+impl Warrants {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// Too many wait.
+    pub fn deposit(&self, number: u64, deed: Deed) -> Result<(), Full> {
+        let mut waiting = self.waiting();
+        waiting.retain(|_, (since, _)| since.elapsed() < COUNTS_FOR);
+        if waiting.len() >= WARRANTS_MAX {
+            return Err(Full);
+        }
+        waiting.insert(number, (Instant::now(), deed));
+        Ok(())
+    }
+
+    /// It is not to be used any more.
+    pub fn lapse(&self, number: u64) {
+        self.waiting().remove(&number);
+    }
+
+    /// None is.
+    pub fn clear(&self) {
+        self.waiting().clear();
+    }
+
+    /// Uses up a warrant for each thing that these events say a human did. False: one is missing, and none is used.
+    #[must_use]
+    pub fn cover(&self, events: &[Event]) -> bool {
+        let deeds: Vec<Deed> = events.iter().filter_map(Deed::of).collect();
+        if deeds.is_empty() {
+            return true;
+        }
+        let mut waiting = self.waiting();
+        waiting.retain(|_, (since, _)| since.elapsed() < COUNTS_FOR);
+        let mut used = Vec::new();
+        for deed in &deeds {
+            let found = waiting.iter().find(|(number, (_, known))| known == deed && !used.contains(*number));
+            let Some((number, _)) = found else { return false };
+            used.push(*number);
+        }
+        used.iter().for_each(|number| drop(waiting.remove(number)));
+        true
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Deed)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::EntryId;
+    use crate::record::entry::{Blocked, Unblocked, Voted};
+
+    fn voted(person: &str, demand: DemandId) -> Event {
+        let (person, comment) = (person.to_owned(), Some("fine".to_owned()));
+        Event::Voted(Voted { demand, entry: EntryId::now(), at: 1, person, approve: true, comment })
+    }
+
+    #[test]
+    fn a_warrant_counts_once_and_for_exactly_what_was_done() {
+        let (warrants, demand) = (Warrants::default(), DemandId::now());
+        let deed = Deed::of(&voted("ann", demand)).unwrap();
+        assert!(!warrants.cover(&[voted("ann", demand)]), "none yet");
+        warrants.deposit(1, deed.clone()).unwrap();
+        assert!(!warrants.cover(&[voted("bob", demand)]), "another person");
+        assert!(!warrants.cover(&[voted("ann", DemandId::now())]), "another demand");
+        let Event::Voted(vote) = voted("ann", demand) else { panic!() };
+        assert!(!warrants.cover(&[Event::Voted(Voted { approve: false, ..vote.clone() })]), "the other vote");
+        assert!(!warrants.cover(&[Event::Voted(Voted { comment: None, ..vote })]), "other words");
+        assert!(!warrants.cover(&[voted("ann", demand), voted("ann", demand)]), "two for one");
+        assert!(warrants.cover(&[voted("ann", demand)]));
+        assert!(!warrants.cover(&[voted("ann", demand)]), "twice");
+        warrants.deposit(2, deed).unwrap();
+        warrants.lapse(2);
+        assert!(!warrants.cover(&[voted("ann", demand)]), "taken back");
+    }
+
+    #[test]
+    fn what_no_human_did_needs_none() {
+        let warrants = Warrants::default();
+        let ran_out = |by: &str| Event::Unblocked(Unblocked { at: 1, subject: "uid:7".into(), by: by.into() });
+        assert!(warrants.cover(&[ran_out("")]) && !warrants.cover(&[ran_out("root")]));
+        let block =
+            Blocked { at: 1, subject: "uid:7".into(), by: String::new(), reason: String::new(), until: None };
+        assert!(!warrants.cover(&[Event::Blocked(block)]), "whoever it was");
+    }
+
+    #[test]
+    fn so_many_wait_and_not_one_more() {
+        let warrants = Warrants::default();
+        let deed = |uid: usize| Deed::Unblocked { subject: format!("uid:{uid}"), by: "root".into() };
+        for number in 0..WARRANTS_MAX {
+            warrants.deposit(number as u64, deed(number)).unwrap();
+        }
+        assert!(warrants.deposit(u64::MAX, deed(WARRANTS_MAX)).is_err());
+        warrants.lapse(0);
+        warrants.deposit(u64::MAX, deed(WARRANTS_MAX)).unwrap();
+    }
+}
