@@ -1,6 +1,7 @@
 //! An enforcer that somebody has taken over: started by the real keeper in the place of the real one, confined as that
 //! confines itself, it then tries what an attacker would. One line of JSON for each attempt, in `captive.jsonl` in its
-//! state directory: what it tried, and what the system said.
+//! state directory: what it tried, and what the system said. At last it does what operators want by way of admin, and more than they
+//! want.
 //!
 //! The first time it runs it becomes itself again, as the keeper: `tidegate-captive tidegate OPTIONS run --user NAME`.
 
@@ -11,15 +12,19 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getppid, kill_process};
 use serde_json::json;
+use tidegate::admin::verb::{Answer, Doing, Gate, Refusal, Verb};
+use tidegate::admin::view::BlockView;
 use tidegate::config::Settings;
 use tidegate::keeper::Client;
-use tidegate::record::entry::{Event, RecordRead, Started};
+use tidegate::operation::{DemandId, EntryId};
+use tidegate::record::entry::{Blocked, CalledOff, Event, RecordRead, Started, Surged, Unblocked, Voted};
 use tidegate::record::{Durable, Order, Recorder};
-use tidegate::{app, cli, kernel};
+use tidegate::{admin, app, cli, kernel};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -50,11 +55,13 @@ fn captive(words: &[String]) -> io::Result<()> {
     let settings = Settings { state: state.clone(), policies: policies.clone(), ..Settings::default() };
     let keeper = getppid().expect("the keeper started it");
     // What it holds before: the control.
-    let mut said = File::create(state.join("enforcer/captive.jsonl"))?;
-    let mut tell = |attempt: &str, outcome: io::Result<()>| {
+    let said = Arc::new(Mutex::new(File::create(state.join("enforcer/captive.jsonl"))?));
+    let tell = move |attempt: &str, outcome: io::Result<()>| {
         let error = outcome.err().map(|error| error.to_string());
-        writeln!(said, "{}", json!({"attempt": attempt, "error": error})).expect("its own file");
+        let line = json!({"attempt": attempt, "error": error});
+        writeln!(said.lock().expect("one at a time"), "{line}").expect("its own file");
     };
+    let admin_socket = option(words, "--admin-socket");
     tell("call unshare(2) before it is confined", unshare(libc::CLONE_FS));
     kernel::confine(&app::reach(&settings), keeper)?;
 
@@ -70,6 +77,9 @@ fn captive(words: &[String]) -> io::Result<()> {
     tell("read /root", fs::read_dir("/root").map(drop));
     tell("read a file in /tmp beside its own", fs::read_dir("/tmp").map(drop));
     tell("write the policy", fs::write(policies.join("open.cedar"), "permit (principal, action, resource);"));
+    tell("take the admin socket away", fs::remove_file(&admin_socket));
+    let beside = admin_socket.with_extension("mine");
+    tell("listen beside the admin socket", std::os::unix::net::UnixListener::bind(beside).map(drop));
     tell("take a map by its pin", kernel::Gate::adopt(&pins).map(drop).map_err(io::Error::other));
     tell("start a program", Command::new("/bin/true").status().map(drop));
     tell("look into the keeper's memory", memory(keeper.as_raw_nonzero().get()));
@@ -86,14 +96,17 @@ fn captive(words: &[String]) -> io::Result<()> {
     tell("call bpf(2)", bpf());
     tell("connect a socket of its own", reach(TARGET));
     tell("connect a socket of its own to what is no target", reach(ELSEWHERE));
-    with_keeper(line, &mut tell)
+    with_keeper(line, Arc::new(tell))
 }
 
 /// Network namespaces that it tries.
 const NAMESPACES: u64 = 1000;
 
+/// Writes down what was tried, and what the system said.
+type Tell = Arc<dyn Fn(&str, io::Result<()>) + Send + Sync>;
+
 /// What it can get of the keeper.
-fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result<()> {
+fn with_keeper(line: std::os::fd::OwnedFd, tell: Tell) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = Client::over(line)?;
@@ -126,14 +139,25 @@ fn with_keeper(line: std::os::fd::OwnedFd, tell: &mut impl FnMut(&str, io::Resul
         tell("be told the counters", client.count().await);
         let recorder = record(client.clone()).await?;
         let event = |what: Event| recorder.append(what).map_err(io::Error::other);
-        tell("have something recorded", written(event(Event::RecordRead(read()))).await);
+        tell("have something recorded", written(event(Event::Surged(surged()))).await);
+        for (attempt, forged) in in_human_names() {
+            tell(attempt, written(event(forged)).await);
+        }
         let started = Started { at: 0, version: "captive".into(), recovered: 0 };
         tell("say what is the recorder's own", written(event(Event::Started(started))).await);
         let order = Order::Rekey { by: "captive".into() };
         tell("give the recorder an order", recorder.order(order).map(drop).map_err(io::Error::other));
-        drop(listening);
+        client.door().await?;
+        tell("open the admin socket once more", client.door().await);
+        let line = tokio::net::UnixStream::from_std({
+            let line = admin_line(&client).await?;
+            line.set_nonblocking(true)?;
+            line
+        })?;
         tell("the end", Ok(()));
-        // Else the keeper starts the next one at once.
+        // Until the test is over: else the keeper starts the next one at once.
+        admin::serve(line, Arc::new(Puppet { recorder, tell })).await?;
+        drop(listening);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         Ok(())
     })
@@ -150,11 +174,84 @@ async fn written(durable: io::Result<Durable>) -> io::Result<()> {
     durable?.await.map_err(io::Error::other)
 }
 
-fn read() -> RecordRead {
+/// A line to admin, which may yet be starting.
+async fn admin_line(keeper: &Client) -> io::Result<std::os::unix::net::UnixStream> {
+    for _ in 0..100 {
+        match keeper.admin().await {
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            line => return line,
+        }
+    }
+    keeper.admin().await
+}
+
+/// What an operator wants, done as he wants it, and in other ways.
+struct Puppet {
+    recorder: Recorder,
+    tell: Tell,
+}
+
+impl Gate for Puppet {
+    fn perform(self: Arc<Self>, verb: Verb) -> Doing {
+        Box::pin(async move {
+            let Verb::Block { subject, by, reason, until } = verb else {
+                return Err(Refusal::unavailable("this enforcer was taken over"));
+            };
+            let until_micros = until.map(|until| until.as_microsecond());
+            let wanted = Blocked {
+                at: now(),
+                subject: subject.to_string(),
+                by: by.clone(),
+                reason,
+                until: until_micros,
+            };
+            let record = async |blocked: &Blocked| {
+                written(self.recorder.append(Event::Blocked(blocked.clone())).map_err(io::Error::other)).await
+            };
+            let other = Blocked { subject: "uid:1".into(), ..wanted.clone() };
+            (self.tell)("block somebody else than the operator wants", record(&other).await);
+            let other = Blocked { by: "somebody".into(), ..wanted.clone() };
+            (self.tell)("block as somebody else than the operator", record(&other).await);
+            (self.tell)("block as the operator wants", record(&wanted).await);
+            (self.tell)("block so once more", record(&wanted).await);
+            let (subject, reason) = (wanted.subject, wanted.reason);
+            let since = jiff::Timestamp::from_microsecond(wanted.at).expect("a time of this age");
+            Ok(Answer::Block(BlockView { subject, since, by, reason, until, note: None }))
+        })
+    }
+}
+
+/// Events that say that a human did something.
+fn in_human_names() -> Vec<(&'static str, Event)> {
+    let (demand, entry, at, by) = (DemandId::now(), EntryId::now(), now(), || "ann".to_owned());
+    let subject = || "uid:1".to_owned();
+    let voted = |approve| Voted { demand, entry, at, person: by(), approve, comment: None };
     let (command, about) = ("captive".to_owned(), "captive".to_owned());
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_micros();
-    let at = i64::try_from(now).expect("a clock of this age");
-    RecordRead { at, uid: 0, login_uid: None, person: None, command, about }
+    vec![
+        ("approve as a person", Event::Voted(voted(true))),
+        ("reject as a person", Event::Voted(voted(false))),
+        ("withdraw as a person", Event::CalledOff(CalledOff { demand, entry, at, by: by(), revoked: false })),
+        ("revoke as a person", Event::CalledOff(CalledOff { demand, entry, at, by: by(), revoked: true })),
+        (
+            "block as a person",
+            Event::Blocked(Blocked { at, subject: subject(), by: by(), reason: String::new(), until: None }),
+        ),
+        ("lift a block as a person", Event::Unblocked(Unblocked { at, subject: subject(), by: by() })),
+        (
+            "read the record as a person",
+            Event::RecordRead(RecordRead { at, uid: 0, login_uid: None, person: Some(by()), command, about }),
+        ),
+    ]
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// Something that no human did.
+fn surged() -> Surged {
+    let (what, target, name) = ("sessions".to_owned(), "-".to_owned(), "captive".to_owned());
+    Surged { at: now(), what, target, name, subject: None, count: 1, expected: 1.0 }
 }
 
 fn memory(pid: i32) -> io::Result<()> {

@@ -30,11 +30,13 @@ forbid (principal, action == Action::"http", resource == Target::"api") when { c
 const HOST: &str = "127.0.0.1:7001";
 /// An account that nobody else has. It needs no name.
 const USER: u32 = 61_234;
-/// The one beside it, which the recorder gets.
+/// The ones beside it, which recorder and admin get.
 const RECORDER: u32 = 61_235;
+const ADMIN: u32 = 61_236;
 /// What the keeper's children are called on their command lines.
 const ENFORCER: &str = "--kept";
 const RECORDING: &str = "--recording";
+const ADMITTING: &str = "--admitting";
 
 fn gate_on(host: &Host) -> Builder {
     Gate::on(host).policy("a.toml", NOUNS).policy("a.cedar", RULES).option_of_run("--user=61234")
@@ -52,10 +54,10 @@ fn status(pid: u32, name: &str) -> String {
 }
 
 #[test]
-fn enforcer_and_recorder_have_users_of_their_own_and_no_capability() {
+fn the_keepers_children_have_users_of_their_own_and_no_capability() {
     let host = Host::new();
     let gate = gate_on(&host).start();
-    for (role, user) in [(ENFORCER, USER), (RECORDING, RECORDER)] {
+    for (role, user) in [(ENFORCER, USER), (RECORDING, RECORDER), (ADMITTING, ADMIN)] {
         let child = gate.child(role);
         assert_eq!(status(child, "Uid"), format!("{user} {user} {user} {user}"));
         assert_eq!(status(child, "Gid"), format!("{user} {user} {user} {user}"));
@@ -197,15 +199,20 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     let captive = built("tidegate-captive");
     let mut gate = gate_on(&host).run_through(&[captive.to_str().unwrap()]).build();
     gate.begin();
-    let said = eventually("the captive's report", || {
-        let text = fs::read_to_string(gate.state().join("enforcer/captive.jsonl")).ok()?;
-        text.contains("the end").then_some(text)
-    });
-    let said: BTreeMap<String, Option<String>> = said
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .map(|line| (line["attempt"].as_str().unwrap().to_owned(), line["error"].as_str().map(str::to_owned)))
-        .collect();
+    let report = |until: &str| -> BTreeMap<String, Option<String>> {
+        let said = eventually("the captive's report", || {
+            let text = fs::read_to_string(gate.state().join("enforcer/captive.jsonl")).ok()?;
+            text.contains(until).then_some(text)
+        });
+        let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        lines.map(|line| (text(&line["attempt"]).unwrap(), text(&line["error"]))).collect()
+    };
+    drop(report("the end"));
+    // Now a human does want something.
+    let wanted = gate.admin("POST", "/v1/blocks", r#"{"subject":"uid:61999"}"#);
+    assert_eq!(wanted.status, 200, "{}", wanted.text());
+    let said = report("block so once more");
     // What it can do is what it is there for; these are the controls.
     let possible = [
         "write its own state",
@@ -213,14 +220,26 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
         "be told the counters",
         "have something recorded",
         "call unshare(2) before it is confined",
+        "block as the operator wants",
         "the end",
     ];
     for (attempt, error) in &said {
         assert_eq!(error.is_none(), possible.contains(&attempt.as_str()), "{attempt}: {error:?}");
     }
-    assert!(said.len() >= 27, "{said:#?}");
+    assert!(said.len() >= 41, "{said:#?}");
+    for (attempt, error) in said.iter().filter(|(attempt, _)| attempt.contains(" a person")) {
+        let error = error.as_deref().unwrap_or_default();
+        assert!(error.contains("no human was heard to have this done"), "{attempt}: {error}");
+    }
     assert!(elsewhere.requests().is_empty() && elsewhere.connections() == 0, "nothing came there");
     assert!(target.requests().is_empty(), "no request came to the target");
+    // What it could have recorded is what the operator did, once, and nothing in any other name.
+    let told = gate.record().last(1000).unwrap().into_iter();
+    let told: Vec<String> = told.map(|line| format!("{:?}", line.frame)).collect();
+    let told: Vec<_> =
+        told.iter().filter(|line| line.contains("Blocked") || line.contains("\"ann\"")).collect();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("uid:61999") && told[0].contains("\"root\""), "{told:#?}");
 }
 
 #[test]
@@ -325,6 +344,149 @@ fn orders_to_the_record_are_taken_from_root_at_its_own_socket_and_from_nobody_el
     assert!(post(&admin, "0").contains("at its own socket"), "{}", post(&admin, "0"));
     assert!(post(&recorders, "61234").is_empty(), "the enforcer's user may not even connect");
     assert!(post(&recorders, "0").contains("rekeyed"), "root may: {}", post(&recorders, "0"));
+}
+
+/// People who may approve, and a rule that asks them: `POST` is held.
+const PEOPLE: &str = r#"
+[[person]]
+name = "ann"
+subject = "corp/ann"
+uid = 61301
+roles = ["lead"]
+
+[[role]]
+name = "lead"
+
+[[approval]]
+name = "leads"
+approvers = ["lead"]
+needed = 1
+hold = "retry"
+
+[[operation]]
+name = "change"
+target = "api"
+methods = ["POST"]
+paths = ["/**"]
+
+[[operation]]
+name = "read"
+target = "api"
+methods = ["GET"]
+paths = ["/**"]
+
+[[identity_provider]]
+name = "corp"
+issuer = "https://id.example"
+audience = ["tidegate"]
+algorithms = ["ES256"]
+jwks = "/nonexistent/jwks.json"
+"#;
+const HOLD: &str = r#"
+permit (principal, action in Action::"request", resource == Target::"api");
+forbid (principal, action in Action::"request", resource == Target::"api") when { context.segments.contains("denied") };
+@id("change") @approval("leads")
+forbid (principal, action == Action::"change", resource == Target::"api");
+"#;
+const ANN: u32 = 61_301;
+
+/// Has an operation held, approved by ann, and done.
+fn held_approved_and_done(host: &Host, gate: &Gate, path: &str) {
+    let post = || dial(host).and_then(|mut client| client.post(HOST, path, "x")).ok();
+    let held =
+        eventually("a demand", || post().filter(|answer| answer.status == 503 || answer.status == 202));
+    let demands = || gate.admin("GET", "/v1/approvals", "").json();
+    let demand = eventually("the demand in the list", || {
+        let id =
+            demands().as_array()?.iter().find(|demand| demand["operation"]["path"] == path)?["id"].clone();
+        id.as_str().map(str::to_owned)
+    });
+    let voted = gate.tidegate_as(ANN, &["approvals", "approve", &demand, "--comment", "fine"]);
+    assert!(voted.status.success(), "{} {} (held with {})", voted.text(), voted.errors(), held.status);
+    drop(eventually("the operation", || post().filter(|answer| answer.status == 200)));
+    let votes = gate.record().last(1000).unwrap().into_iter();
+    let votes = votes.map(|line| format!("{:?}", line.frame)).filter(|line| line.contains(&demand));
+    assert_eq!(votes.filter(|line| line.contains("Voted") && line.contains("\"ann\"")).count(), 1);
+}
+
+#[test]
+fn without_admin_the_gate_goes_on_and_the_next_one_takes_votes() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).policy("b.toml", PEOPLE).policy("a.cedar", HOLD).start();
+    held_approved_and_done(&host, &gate, "/held/0");
+    let (enforcer, recorder) = (gate.child(ENFORCER), gate.child(RECORDING));
+    for round in 1..4 {
+        let admin = gate.child(ADMITTING);
+        kill(admin, rustix::process::Signal::KILL);
+        assert_eq!(dial(&host).unwrap().get(HOST, &format!("/meanwhile/{round}")).unwrap().status, 200);
+        assert_eq!(dial(&host).unwrap().get(HOST, &format!("/denied/{round}")).unwrap().status, 403);
+        // Whoever knocks meanwhile waits, or has to knock again.
+        eventually("the next one", || gate.try_admin("GET", "/v1/status", "").filter(|a| a.status == 200));
+        assert_ne!(gate.child(ADMITTING), admin);
+        held_approved_and_done(&host, &gate, &format!("/held/{round}"));
+    }
+    assert_eq!((gate.child(ENFORCER), gate.child(RECORDING)), (enforcer, recorder), "they live on");
+    let admin = gate.child(ADMITTING);
+    kill(admin, rustix::process::Signal::STOP);
+    let resumed = Resumed(admin);
+    assert_eq!(dial(&host).unwrap().get(HOST, "/hanging").unwrap().status, 200);
+    assert_eq!(dial(&host).unwrap().get(HOST, "/denied/hanging").unwrap().status, 403);
+    drop(resumed);
+    held_approved_and_done(&host, &gate, "/held/again");
+    // So it does when the recorder, to which it vouches, is another one.
+    kill(gate.child(RECORDING), rustix::process::Signal::KILL);
+    eventually("the next recorder", || {
+        dial(&host).and_then(|mut client| client.get(HOST, "/x")).ok().filter(|answer| answer.status == 200)
+    });
+    held_approved_and_done(&host, &gate, "/held/recorded");
+    assert!(upstream.requests().iter().all(|request| !request.target.starts_with("/denied")));
+    drop(gate.tidegate(&["record", "verify"]).success());
+}
+
+#[test]
+fn what_cannot_be_recorded_in_a_humans_name_is_not_done() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), HOST);
+    let gate = gate_on(&host).start();
+    let recorder = gate.child(RECORDING);
+    kill(recorder, rustix::process::Signal::STOP);
+    let resumed = Resumed(recorder);
+    let blocked = gate.admin("POST", "/v1/blocks", r#"{"subject":"uid:61999"}"#);
+    assert_eq!(blocked.status, 503, "{}", blocked.text());
+    assert!(blocked.text().contains("nothing was done"), "{}", blocked.text());
+    drop(resumed);
+    assert_eq!(gate.admin("GET", "/v1/blocks", "").json().as_array().map(Vec::len), Some(0));
+    eventually("a block", || {
+        let blocked = gate.admin("POST", "/v1/blocks", r#"{"subject":"uid:61999"}"#);
+        (blocked.status == 200).then_some(())
+    });
+    assert_eq!(gate.admin("GET", "/v1/blocks", "").json()[0]["by"], "root");
+}
+
+#[test]
+fn a_process_of_the_gates_own_users_is_nobody_at_the_admin_socket() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), HOST);
+    // As the package has it: the socket is for a group that the enforcer is in.
+    std::os::unix::fs::chown(host.folder(), None, Some(USER)).unwrap();
+    fs::set_permissions(host.folder(), std::os::unix::fs::PermissionsExt::from_mode(0o751)).unwrap();
+    let gate = gate_on(&host).start();
+    let ask = |uid: u32, words: &[&str]| {
+        let (uid, gid, socket) = (uid.to_string(), USER.to_string(), gate.admin_socket());
+        let as_user = ["--reuid", &uid, "--regid", &gid, "--clear-groups", "curl", "-s"];
+        let socket = ["--unix-socket", socket.to_str().unwrap()];
+        host.client().run("setpriv", &[&as_user[..], &socket, words].concat()).text()
+    };
+    let block = ["-d", r#"{"subject":"uid:61999"}"#, "http://gate/v1/blocks"];
+    for user in [USER, RECORDER, ADMIN] {
+        for words in [&["http://gate/v1/status"][..], &["http://gate/v1/approvals"], &block] {
+            let said = ask(user, words);
+            assert!(said.contains("\"status\":403"), "uid {user}: {said}");
+        }
+    }
+    assert!(ask(0, &["http://gate/v1/status"]).contains("uptime_seconds"));
+    assert!(ask(0, &block).contains("\"by\":\"root\""));
 }
 
 fn kill(pid: u32, signal: rustix::process::Signal) {

@@ -22,7 +22,6 @@ use crate::operation::DemandId;
 use crate::record::Done;
 use crate::tally::Account;
 
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {

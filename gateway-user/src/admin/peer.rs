@@ -103,9 +103,7 @@ impl Peer {
     /// Why it may not do this, for the caller.
     pub(super) fn outside(&self, what: &str) -> Result<Account, String> {
         match (&self.bound, self.account) {
-            (Some(Bound::Guard(name)), _) => {
-                Err(format!("a process that guard {name} holds may not {what}"))
-            }
+            (Some(Bound::Guard(name)), _) => Err(format!("a process that guard {name} holds may not {what}")),
             (None, Some(account)) => Ok(account),
             _ => Err(UNKNOWN.into()),
         }

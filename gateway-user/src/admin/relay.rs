@@ -102,7 +102,12 @@ impl Relay {
     pub fn enforcer(&self, line: UnixStream) {
         let (reading, writing) = line.into_split();
         let (out, to_send) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
-        let far = Arc::new(Far { out, waiting: Mutex::default(), next: AtomicU64::new(1), gone: CancellationToken::new() });
+        let far = Arc::new(Far {
+            out,
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            gone: CancellationToken::new(),
+        });
         tokio::spawn(send_all(writing, to_send));
         let (hearing, relay) = (Arc::clone(&far), self.clone());
         // In its place before it is heard: it may end at once.
@@ -127,7 +132,7 @@ impl Relay {
 
     async fn perform(self, verb: Verb) -> Outcome {
         let nobody = "no enforcer runs just now; nothing was done, ask again in a moment";
-        let far = there(&self.0.enforcer).await.ok_or_else(|| unavailable(nobody))?;
+        let far = there(&self.0.enforcer).await.ok_or_else(|| Refusal::unavailable(nobody))?;
         let warrant = match verb.deed() {
             Some(deed) => Some(self.vouch(deed).await?),
             None => None,
@@ -143,7 +148,9 @@ impl Relay {
     /// Tells the recorder what the enforcer is about to be asked for.
     async fn vouch(&self, deed: Deed) -> Result<(Arc<Voucher>, u64), Refusal> {
         let failed = |why: String| {
-            unavailable(format!("the recorder cannot be told of it ({why}); nothing was done, ask again"))
+            Refusal::unavailable(format!(
+                "the recorder cannot be told of it ({why}); nothing was done, ask again"
+            ))
         };
         let recorder = there(&self.0.recorder).await.ok_or_else(|| failed("there is none".into()))?;
         let telling = Arc::clone(&recorder);
@@ -159,13 +166,9 @@ impl Gate for Relay {
         Box::pin(async move {
             // Goes on to its end also when the caller leaves: a warrant lapses when its verb is done.
             let done = tokio::spawn(relay.perform(verb)).await;
-            done.unwrap_or_else(|error| Err(unavailable(error.to_string())))
+            done.unwrap_or_else(|error| Err(Refusal::unavailable(error.to_string())))
         })
     }
-}
-
-fn unavailable(why: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// What is there, or comes in time.
@@ -187,9 +190,8 @@ struct Far {
 impl Far {
     async fn ask(&self, verb: &Verb) -> Outcome {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let too_long = |error: super::verb::TooLong| {
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
-        };
+        let too_long =
+            |error: super::verb::TooLong| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
         let packed = pack_verb(number, verb).map_err(too_long)?;
         let (answer, answered) = oneshot::channel();
         self.waiting().insert(number, answer);
@@ -204,8 +206,12 @@ impl Far {
         self.waiting().remove(&number);
         match outcome {
             Ok(Some(outcome)) => outcome,
-            Ok(None) => Err(unavailable("the enforcer ended before it answered; see what it did, then ask again")),
-            Err(_) => Err(unavailable(format!("the enforcer has not answered for {VERB_TIMEOUT:?}"))),
+            Ok(None) => Err(Refusal::unavailable(
+                "the enforcer ended before it answered; see what it did, then ask again",
+            )),
+            Err(_) => {
+                Err(Refusal::unavailable(format!("the enforcer has not answered for {VERB_TIMEOUT:?}")))
+            }
         }
     }
 
@@ -218,7 +224,9 @@ impl Far {
                 Err(error) => return tracing::error!(%error, "the line to the enforcer"),
             };
             let Some((number, outcome)) = outcome else {
-                return tracing::error!("the enforcer said something that is no answer; nothing more is asked");
+                return tracing::error!(
+                    "the enforcer said something that is no answer; nothing more is asked"
+                );
             };
             let asked = self.waiting().remove(&number);
             // Who no longer waits has dropped the other end.

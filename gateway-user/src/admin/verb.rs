@@ -250,6 +250,12 @@ impl Refusal {
         Self { status: status.as_u16(), detail: detail.into() }
     }
 
+    /// Not now.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
     pub(super) fn is(&self, status: StatusCode) -> bool {
         self.status == status.as_u16()
     }
@@ -370,10 +376,7 @@ mod tests {
             until: None,
             note: None,
         };
-        let signals = SignalsView {
-            signals: crate::signals::Signals::new(0).0.view(1),
-            unused: Vec::new(),
-        };
+        let signals = SignalsView { signals: crate::signals::Signals::new(0).0.view(1), unused: Vec::new() };
         for answer in [Answer::Block(block), Answer::Signals(Box::new(signals)), Answer::Prior(None)] {
             let as_json = serde_json::to_value(&answer).unwrap();
             let (number, outcome) = unpack_outcome(&pack_outcome(3, &Ok(answer)).unwrap()).unwrap();

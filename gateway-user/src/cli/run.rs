@@ -185,11 +185,7 @@ fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failu
 }
 
 /// Whom enforcer, recorder and admin run as.
-fn users(
-    enforcer: &str,
-    recorder: Option<&str>,
-    admin: Option<&str>,
-) -> Result<(User, User, User), Failure> {
+fn users(enforcer: &str, recorder: Option<&str>, admin: Option<&str>) -> Result<(User, User, User), Failure> {
     let parsed = enforcer.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
     let other = |named: Option<&str>, which, option| {
         let user = named.map_or_else(|| User::beside(enforcer, which), str::parse);

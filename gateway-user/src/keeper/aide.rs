@@ -185,7 +185,9 @@ impl Aide {
             };
             match (self.role.knock)(&stream, &self.shelf.current(), &self.own) {
                 Some(errand) => self.bring(&errand, &stream).await,
-                None => tracing::warn!("closed a connection of an operator: the kernel does not say who it is"),
+                None => {
+                    tracing::warn!("closed a connection of an operator: the kernel does not say who it is")
+                }
             }
         }
     }

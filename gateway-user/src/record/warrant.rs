@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn what_no_human_did_needs_none() {
         let warrants = Warrants::default();
-        let ran_out = |by: &str| Event::Unblocked(Unblocked { at: 1, subject: "uid:7".into(), by: by.into() });
+        let ran_out =
+            |by: &str| Event::Unblocked(Unblocked { at: 1, subject: "uid:7".into(), by: by.into() });
         assert!(warrants.cover(&[ran_out("")]) && !warrants.cover(&[ran_out("root")]));
         let block =
             Blocked { at: 1, subject: "uid:7".into(), by: String::new(), reason: String::new(), until: None };
