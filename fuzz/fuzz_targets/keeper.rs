@@ -1,8 +1,8 @@
-//! Whatever comes over the line between keeper and enforcer, it is a message or none; what is one is packed the same again.
+//! Whatever comes over the lines between the keeper and its children, it is a message or none; what is one is packed the same again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::keeper::message::{Answer, Request, pack, unpack};
+use tidegate::keeper::message::{Answer, Errand, Request, pack, unpack};
 
 fuzz_target!(|data: &[u8]| {
     if let Some((number, request)) = unpack::<Request>(data) {
@@ -12,5 +12,9 @@ fuzz_target!(|data: &[u8]| {
     if let Some((number, answer)) = unpack::<Answer>(data) {
         let again = pack(number, &answer).expect("it came in one message");
         assert_eq!(unpack::<Answer>(&again), Some((number, answer)));
+    }
+    if let Some((number, errand)) = unpack::<Errand>(data) {
+        let again = pack(number, &errand).expect("it came in one message");
+        assert_eq!(unpack::<Errand>(&again), Some((number, errand)));
     }
 });

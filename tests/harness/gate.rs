@@ -46,7 +46,7 @@ struct Settings {
     through: Vec<String>,
 }
 
-/// The variable that has every gate run in three processes, the enforcer as this user and the recorder as the next one.
+/// The variable that has every gate run in four processes, the enforcer as this user, recorder and admin as the next ones.
 const USER: &str = "TIDEGATE_TEST_USER";
 
 /// Gives a file that a test made to the enforcer's user, where that is another one.
@@ -106,7 +106,7 @@ impl Gate {
         if enforcers.exists() { enforcers } else { self.state().join("spool") }
     }
 
-    /// The keeper's child in this role: `--kept` is the enforcer, `--recording` the recorder.
+    /// The keeper's child in this role: `--kept` is the enforcer, `--recording` the recorder, `--admitting` admin.
     #[must_use]
     pub fn child(&self, role: &str) -> u32 {
         let keeper = self.pid();

@@ -1,5 +1,5 @@
 //! Whatever becomes of its processes, its disk, its files and its clock: nothing gets past the gate, nothing is done or
-//! answered without a record, and it works again by itself. Each under load, in three processes.
+//! answered without a record, and it works again by itself. Each under load, in four processes.
 
 mod chaos_support;
 
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chaos_support::{Disk, ENFORCER, GUARDED, HOST, Memory, RECORDER, World, moment, signal};
+use chaos_support::{ADMIN, Disk, ENFORCER, GUARDED, HOST, Memory, RECORDER, World, moment, signal};
 use rustix::process::Signal;
 use tidegate_tests::{Gate, eventually};
 
@@ -23,7 +23,7 @@ fn kills_of_each_process_at_random_moments() {
     let mut world = World::new();
     world.survives(|gate, _, heard| {
         for _ in 0..rounds {
-            for role in [ENFORCER, RECORDER] {
+            for role in [ENFORCER, RECORDER, ADMIN] {
                 let before = heard.answers();
                 eventually("answers", || (heard.answers() > before).then_some(()));
                 std::thread::sleep(moment(300));
@@ -80,6 +80,7 @@ fn the_kernel_runs_out_of_memory_and_takes_each_process_in_turn() {
     world.survives(|gate, _, _| {
         memory.exhaust(gate.child(ENFORCER));
         memory.exhaust(gate.child(RECORDER));
+        memory.exhaust(gate.child(ADMIN));
         memory.exhaust(gate.pid());
         gate.kill();
         gate.start();
@@ -93,7 +94,7 @@ fn restarts_one_after_the_other() {
     let mut world = World::new();
     world.survives(|gate, _, _| {
         for restart in 0..restarts {
-            let role = if restart % 2 == 0 { ENFORCER } else { RECORDER };
+            let role = [ENFORCER, RECORDER, ADMIN][restart % 3];
             let (before, asked) = (gate.child(role), Instant::now());
             signal(before, Signal::KILL);
             // Also those that did not get as far as being open.
@@ -215,7 +216,7 @@ fn the_policy_directory_is_deleted_and_comes_back() {
         let _ = gate.await_status("the fault", |status| status["policy"]["fault"].is_string());
         let before = heard.answers();
         eventually("the last good policy goes on", || (heard.answers() > before + 20).then_some(()));
-        for role in [ENFORCER, RECORDER] {
+        for role in [ENFORCER, RECORDER, ADMIN] {
             signal(gate.child(role), Signal::KILL);
             let before = heard.answers();
             eventually("also in a new process", || (heard.answers() > before + 20).then_some(()));

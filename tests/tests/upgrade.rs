@@ -2,7 +2,7 @@
 //! a program that would not do is never begun.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -122,6 +122,33 @@ fn upgrades_of_keeper_and_enforcer_refuse_nobody_and_let_nobody_past() {
     let upstream = Upstream::start(&host.client(), HOST);
     let gate = gate_on(&host).option_of_run(USER).start();
     upgrades_under_load(&host, &gate, &upstream);
+}
+
+#[test]
+fn an_upgrade_starts_each_process_anew_with_the_new_program() {
+    let host = Host::new();
+    let _upstream = Upstream::start(&host.client(), HOST);
+    let program = host.folder().join("installed");
+    let gate = gate_on(&host).option_of_run(USER).program(&program).start();
+    let roles = ["--kept", "--recording", "--admitting"];
+    let runs = |pid: u32| fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
+    let before = roles.map(|role| gate.child(role));
+    let next = host.folder().join("next");
+    fs::copy(&program, &next).unwrap();
+    fs::rename(&next, &program).unwrap();
+    let new = fs::metadata(&program).unwrap().ino();
+    assert!(before.iter().all(|pid| runs(*pid) != new));
+    drop(gate.tidegate(&["upgrade"]).success());
+    for (role, before) in roles.into_iter().zip(before) {
+        let now = gate.child(role);
+        assert!(now != before && runs(now) == new, "{role}");
+    }
+    assert_eq!(runs(gate.pid()), new);
+    assert_eq!(
+        gate.admin("POST", "/v1/blocks", r#"{"subject":"uid:61999"}"#).status,
+        200,
+        "it still takes orders"
+    );
 }
 
 #[test]

@@ -182,7 +182,7 @@ async fn there<T>(line: &watch::Sender<Option<Arc<T>>>) -> Option<Arc<T>> {
 #[derive(Debug)]
 struct Far {
     out: mpsc::Sender<Vec<u8>>,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Box<Outcome>>>>,
     next: AtomicU64,
     gone: CancellationToken,
 }
@@ -205,7 +205,7 @@ impl Far {
         let outcome = tokio::time::timeout(VERB_TIMEOUT, asked).await;
         self.waiting().remove(&number);
         match outcome {
-            Ok(Some(outcome)) => outcome,
+            Ok(Some(outcome)) => *outcome,
             Ok(None) => Err(Refusal::unavailable(
                 "the enforcer ended before it answered; see what it did, then ask again",
             )),
@@ -230,11 +230,11 @@ impl Far {
             };
             let asked = self.waiting().remove(&number);
             // Who no longer waits has dropped the other end.
-            drop(asked.map(|asked| asked.send(outcome)));
+            drop(asked.map(|asked| asked.send(Box::new(outcome))));
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Box<Outcome>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -59,8 +59,6 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
         let (open, warrants) = (open.clone(), warrants.clone());
         tokio::task::spawn_blocking(move || serve(&settings, &options, waiting, (&open, &warrants)))
     };
-    // The line to admin that warrants come over; the one before it is no longer anybody's.
-    let mut vouching: Option<UnixStream> = None;
     let broken = |error: tokio::task::JoinError| AppError::io("the record")(std::io::Error::other(error));
     let rooms = Arc::new(Semaphore::new(RECORD_ORDERS_MAX));
     loop {
@@ -77,10 +75,7 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
                 }
             }
             Errand::Warrants => {
-                let line = UnixStream::from(with);
-                let before = vouching.replace(line.try_clone().map_err(AppError::io("the line to admin"))?);
-                before.into_iter().for_each(|line| drop(line.shutdown(Shutdown::Both)));
-                take_warrants(line, warrants.clone()).map_err(AppError::io("the line to admin"))?;
+                take_warrants(with.into(), warrants.clone()).map_err(AppError::io("the line to admin"))?;
             }
             Errand::Operator(asked) => operator(asked, with, &open, &state, &rooms),
             Errand::Caller(_) => tracing::error!("the keeper brought somebody who is not for the recorder"),
@@ -141,7 +136,8 @@ fn serve(
     }
 }
 
-/// Takes what admin says humans are about to have done, on a thread of its own: nothing waits for its end.
+/// Takes what admin says humans are about to have done, on a thread of its own: nothing waits for its end. There is one line for
+/// each start of either, and admin lets go of the one before.
 fn take_warrants(line: UnixStream, warrants: Arc<Warrants>) -> std::io::Result<()> {
     let taking = std::thread::Builder::new().name("record-warrants".to_owned());
     let taking = taking.spawn(move || {

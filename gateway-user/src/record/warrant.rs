@@ -3,13 +3,14 @@
 //! long.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Event, Micros};
-use crate::limits::WARRANTS_MAX;
+use crate::limits::{VERB_BYTES_MAX, WARRANTS_MAX};
 use crate::operation::DemandId;
 
 /// How long a warrant counts, if nobody takes it back: longer than any verb may take.
@@ -70,6 +71,19 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// Bytes of its texts.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Voted { person, comment, .. } => person.len() + comment.as_ref().map_or(0, String::len),
+            Self::CalledOff { by, .. } => by.len(),
+            Self::Blocked { subject, by, reason, .. } => subject.len() + by.len() + reason.len(),
+            Self::Unblocked { subject, by } => subject.len() + by.len(),
+            Self::Read { person, command, about, .. } => {
+                person.as_ref().map_or(0, String::len) + command.len() + about.len()
+            }
+        }
+    }
+
     /// What a human did, where an event says that one did something.
     #[must_use]
     pub fn of(event: &Event) -> Option<Self> {
@@ -118,38 +132,55 @@ impl Deed {
     }
 }
 
-/// As many wait as may.
+/// Why a warrant is not taken.
 #[derive(Debug, thiserror::Error)]
-#[error("{WARRANTS_MAX} warrants wait already")]
-pub struct Full;
+pub enum NotTaken {
+    /// As many wait as may.
+    #[error("{WARRANTS_MAX} warrants wait already")]
+    Full,
+    /// No human says so much.
+    #[error("a warrant has at most {VERB_BYTES_MAX} bytes")]
+    TooLong,
+}
 
-/// The warrants that nobody has used yet, by the number that whoever gave it knows it by.
+/// The warrants that nobody has used yet, by the line each came over, and the number it has there.
 #[derive(Debug, Default)]
-pub struct Warrants(Mutex<HashMap<u64, (Instant, Deed)>>);
+pub struct Warrants {
+    waiting: Mutex<HashMap<(u64, u64), (Instant, Deed)>>,
+    lines: AtomicU64,
+}
 
 impl Warrants {
+    /// The number of a new line that warrants come over.
+    pub fn line(&self) -> u64 {
+        self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Takes one.
     ///
     /// # Errors
-    /// Too many wait.
-    pub fn deposit(&self, number: u64, deed: Deed) -> Result<(), Full> {
+    /// Too many wait, or it is too long.
+    pub fn deposit(&self, key: (u64, u64), deed: Deed) -> Result<(), NotTaken> {
+        if deed.weight() > VERB_BYTES_MAX {
+            return Err(NotTaken::TooLong);
+        }
         let mut waiting = self.waiting();
         waiting.retain(|_, (since, _)| since.elapsed() < COUNTS_FOR);
         if waiting.len() >= WARRANTS_MAX {
-            return Err(Full);
+            return Err(NotTaken::Full);
         }
-        waiting.insert(number, (Instant::now(), deed));
+        waiting.insert(key, (Instant::now(), deed));
         Ok(())
     }
 
     /// It is not to be used any more.
-    pub fn lapse(&self, number: u64) {
-        self.waiting().remove(&number);
+    pub fn lapse(&self, key: (u64, u64)) {
+        self.waiting().remove(&key);
     }
 
-    /// None is.
-    pub fn clear(&self) {
-        self.waiting().clear();
+    /// None of this line is.
+    pub fn end(&self, line: u64) {
+        self.waiting().retain(|(of, _), _| *of != line);
     }
 
     /// Uses up a warrant for each thing that these events say a human did. False: one is missing, and none is used.
@@ -163,16 +194,16 @@ impl Warrants {
         waiting.retain(|_, (since, _)| since.elapsed() < COUNTS_FOR);
         let mut used = Vec::new();
         for deed in &deeds {
-            let found = waiting.iter().find(|(number, (_, known))| known == deed && !used.contains(*number));
-            let Some((number, _)) = found else { return false };
-            used.push(*number);
+            let found = waiting.iter().find(|(key, (_, known))| known == deed && !used.contains(*key));
+            let Some((key, _)) = found else { return false };
+            used.push(*key);
         }
-        used.iter().for_each(|number| drop(waiting.remove(number)));
+        used.iter().for_each(|key| drop(waiting.remove(key)));
         true
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Deed)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, HashMap<(u64, u64), (Instant, Deed)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,7 +223,7 @@ mod tests {
         let (warrants, demand) = (Warrants::default(), DemandId::now());
         let deed = Deed::of(&voted("ann", demand)).unwrap();
         assert!(!warrants.cover(&[voted("ann", demand)]), "none yet");
-        warrants.deposit(1, deed.clone()).unwrap();
+        warrants.deposit((0, 1), deed.clone()).unwrap();
         assert!(!warrants.cover(&[voted("bob", demand)]), "another person");
         assert!(!warrants.cover(&[voted("ann", DemandId::now())]), "another demand");
         let Event::Voted(vote) = voted("ann", demand) else { panic!() };
@@ -201,9 +232,12 @@ mod tests {
         assert!(!warrants.cover(&[voted("ann", demand), voted("ann", demand)]), "two for one");
         assert!(warrants.cover(&[voted("ann", demand)]));
         assert!(!warrants.cover(&[voted("ann", demand)]), "twice");
-        warrants.deposit(2, deed).unwrap();
-        warrants.lapse(2);
+        warrants.deposit((0, 2), deed.clone()).unwrap();
+        warrants.lapse((0, 2));
         assert!(!warrants.cover(&[voted("ann", demand)]), "taken back");
+        warrants.deposit((1, 2), deed).unwrap();
+        warrants.end(0);
+        assert!(warrants.cover(&[voted("ann", demand)]), "another line's");
     }
 
     #[test]
@@ -222,10 +256,14 @@ mod tests {
         let warrants = Warrants::default();
         let deed = |uid: usize| Deed::Unblocked { subject: format!("uid:{uid}"), by: "root".into() };
         for number in 0..WARRANTS_MAX {
-            warrants.deposit(number as u64, deed(number)).unwrap();
+            warrants.deposit((0, number as u64), deed(number)).unwrap();
         }
-        assert!(warrants.deposit(u64::MAX, deed(WARRANTS_MAX)).is_err());
-        warrants.lapse(0);
-        warrants.deposit(u64::MAX, deed(WARRANTS_MAX)).unwrap();
+        assert!(warrants.deposit((1, 0), deed(WARRANTS_MAX)).is_err());
+        warrants.lapse((0, 0));
+        warrants.deposit((1, 0), deed(WARRANTS_MAX)).unwrap();
+        warrants.lapse((1, 0));
+        let long = |bytes: usize| Deed::Unblocked { subject: "x".repeat(bytes), by: String::new() };
+        assert!(warrants.deposit((1, 0), long(VERB_BYTES_MAX + 1)).is_err());
+        warrants.deposit((1, 0), long(VERB_BYTES_MAX)).unwrap();
     }
 }

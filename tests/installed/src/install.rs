@@ -66,7 +66,7 @@ fn modes() {
     ] {
         assert_eq!(about(path), expected, "{path}");
     }
-    for name in ["tidegate", "tidegate-record"] {
+    for name in ["tidegate", "tidegate-record", "tidegate-admin"] {
         let account = read(&format!("getent passwd {name}"));
         assert!(account.ends_with("nologin"), "{account}");
     }

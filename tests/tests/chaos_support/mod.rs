@@ -1,4 +1,4 @@
-//! A gate in three processes under load, and what must hold whatever becomes of it.
+//! A gate in four processes under load, and what must hold whatever becomes of it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -33,6 +33,7 @@ pub(super) const GUARDED: &str = "61777";
 /// What the keeper's children are called on their command lines.
 pub(super) const ENFORCER: &str = "--kept";
 pub(super) const RECORDER: &str = "--recording";
+pub(super) const ADMIN: &str = "--admitting";
 
 /// How long a gate may take to be itself again. The slowest is a hung recorder that was given up.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);

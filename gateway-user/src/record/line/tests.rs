@@ -147,7 +147,7 @@ fn that_a_human_did_something_is_believed_with_a_warrant_and_once() {
     let lifted = |by: &str| Event::Unblocked(Unblocked { at: now(), subject: "uid:7".into(), by: by.into() });
     let told = |event: Event| recorder.append(event).unwrap().wait();
     assert!(told(lifted("ann")).is_err(), "nobody was heard");
-    warrants.deposit(1, Deed::of(&lifted("ann")).unwrap()).unwrap();
+    warrants.deposit((0, 1), Deed::of(&lifted("ann")).unwrap()).unwrap();
     assert!(told(lifted("bob")).is_err(), "somebody else was");
     told(lifted("ann")).unwrap();
     assert!(told(lifted("ann")).is_err(), "once");

@@ -29,13 +29,14 @@ pub enum Vouch {
 /// What the recorder answers to a [`Vouch::Deposit`]: its number, and why it was not taken.
 pub type Vouched = (u64, Result<(), String>);
 
-/// Takes warrants until the other end is gone, or says something that is none; then none of them counts any more. Blocks.
+/// Takes warrants until the other end is gone, or says something that is none; then none of its own counts any more. Blocks.
 ///
 /// # Errors
 /// The line broke, or carried something that is no message.
 pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
     let mut frames = Frames::default();
     let mut bytes = vec![0; READ_BYTES];
+    let line = warrants.line();
     let taken = loop {
         match stream.read(&mut bytes) {
             Ok(0) => break Ok(()),
@@ -46,9 +47,9 @@ pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
         let heard = loop {
             match frames.message::<Vouch>() {
                 Ok(None) => break Ok(()),
-                Ok(Some(Vouch::Lapse(number))) => warrants.lapse(number),
+                Ok(Some(Vouch::Lapse(number))) => warrants.lapse((line, number)),
                 Ok(Some(Vouch::Deposit(number, deed))) => {
-                    let taken = warrants.deposit(number, deed).map_err(|full| full.to_string());
+                    let taken = warrants.deposit((line, number), deed).map_err(|why| why.to_string());
                     let said = pack(&(number, taken)).map_err(io::Error::other);
                     if let Err(error) = said.and_then(|said| stream.write_all(&said)) {
                         break Err(error);
@@ -61,7 +62,7 @@ pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
             break heard;
         }
     };
-    warrants.clear();
+    warrants.end(line);
     taken
 }
 
