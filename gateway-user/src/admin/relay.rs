@@ -247,3 +247,116 @@ async fn send_all(mut writing: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::verb::Answer;
+    use crate::record::line::vouch;
+    use crate::record::warrant::Warrants;
+
+    /// Answers with what it was asked, as text; remembers it.
+    #[derive(Default)]
+    struct Echo(Mutex<Vec<Verb>>);
+
+    impl Gate for Echo {
+        fn perform(self: Arc<Self>, verb: Verb) -> Doing {
+            let said = format!("{verb:?}");
+            self.0.lock().unwrap().push(verb);
+            Box::pin(std::future::ready(Ok(Answer::Metrics(said))))
+        }
+    }
+
+    fn text(outcome: Outcome) -> String {
+        match outcome {
+            Ok(Answer::Metrics(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ask(relay: &Relay, verb: Verb) -> Outcome {
+        Gate::perform(Arc::new(relay.clone()), verb).await
+    }
+
+    fn lift() -> Verb {
+        Verb::Lift { subject: "uid:7".parse().unwrap(), by: "root".into() }
+    }
+
+    #[tokio::test]
+    async fn each_verb_gets_its_own_answer_also_by_way_of_the_next_enforcer() {
+        let (relay, gate) = (Relay::default(), Arc::new(Echo::default()));
+        for _ in 0..2 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let serving = tokio::spawn(serve(theirs, gate.clone()));
+            relay.enforcer(ours);
+            let asked = (0..40).map(|n| {
+                let relay = relay.clone();
+                tokio::spawn(async move { (n, text(ask(&relay, Verb::Test(format!("c{n}"))).await)) })
+            });
+            for asked in asked.collect::<Vec<_>>() {
+                let (n, said) = asked.await.unwrap();
+                assert_eq!(said, format!("Test(\"c{n}\")"));
+            }
+            serving.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_enforcer_that_goes_or_says_something_else_leaves_nobody_waiting() {
+        let relay = Relay::default();
+        for garbage in [&[0xff; 64][..], &[9, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, b'x'], &[]] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            relay.enforcer(ours);
+            let (relay, begun) = (relay.clone(), std::time::Instant::now());
+            let asked = tokio::spawn(async move { ask(&relay, Verb::Status).await });
+            // It has been asked.
+            theirs.read_u32_le().await.unwrap();
+            theirs.write_all(garbage).await.unwrap();
+            if garbage.is_empty() {
+                drop(theirs);
+            }
+            let refusal = asked.await.unwrap().unwrap_err();
+            assert!(refusal.is(StatusCode::SERVICE_UNAVAILABLE) && begun.elapsed() < VERB_TIMEOUT);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_verb_ends_the_line_and_nothing_is_done() {
+        for garbage in [&[0xff; 64][..], &[9, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0xff]] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let gate = Arc::new(Echo::default());
+            ours.write_all(garbage).await.unwrap();
+            assert!(serve(theirs, gate.clone()).await.is_err());
+            assert!(gate.0.lock().unwrap().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_human_does_is_vouched_for_first_or_not_done() {
+        let (relay, gate) = (Relay::default(), Arc::new(Echo::default()));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let serving = tokio::spawn(serve(theirs, gate.clone()));
+        relay.enforcer(ours);
+        // A recorder that is gone.
+        let (line, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        relay.recorder(Voucher::over(line).unwrap());
+        let refusal = ask(&relay, lift()).await.unwrap_err();
+        assert!(refusal.is(StatusCode::SERVICE_UNAVAILABLE), "{refusal:?}");
+        assert!(gate.0.lock().unwrap().is_empty(), "the enforcer was not asked");
+        // What no human is named for is none of its business.
+        assert_eq!(text(ask(&relay, Verb::Blocks).await), "Blocks");
+        let (line, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let warrants = Arc::new(Warrants::default());
+        let known = Arc::clone(&warrants);
+        let taking = std::thread::spawn(move || vouch::take(&theirs, &known));
+        relay.recorder(Voucher::over(line).unwrap());
+        assert!(text(ask(&relay, lift()).await).starts_with("Lift"));
+        serving.abort();
+        drop(relay);
+        tokio::task::spawn_blocking(move || taking.join()).await.unwrap().unwrap().unwrap();
+        let at = 1;
+        let lifted = crate::record::entry::Unblocked { at, subject: "uid:7".into(), by: "root".into() };
+        let lifted = crate::record::entry::Event::Unblocked(lifted);
+        assert!(!warrants.cover(&[lifted]), "it lapsed with its verb");
+    }
+}
