@@ -3,6 +3,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -31,7 +32,8 @@ pub fn reach_of_admin() -> kernel::Reach {
 /// The line to the keeper is of no use.
 pub async fn admit_kept(line: std::os::fd::OwnedFd) -> Result<Ended, AppError> {
     leave_signals_to_the_keeper()?;
-    let keeper = Errands::over(line).map_err(AppError::io("the line to the keeper"))?;
+    let keeper = Arc::new(Errands::over(line).map_err(AppError::io("the line to the keeper"))?);
+    let beating = tokio::spawn(keeper.clone().beat());
     let relay = Relay::default();
     let (callers, waiting) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
     let answering = tokio::spawn(admin::receive(waiting, relay.clone()));
@@ -54,6 +56,7 @@ pub async fn admit_kept(line: std::os::fd::OwnedFd) -> Result<Ended, AppError> {
             Errand::Operator(_) => tracing::error!("the keeper brought somebody who is not for admin"),
         }
     }
+    beating.abort();
     answering.abort();
     Ok(Ended::Stopped)
 }

@@ -25,6 +25,9 @@ use crate::policy::{Set, Shelf};
 /// How long one that knocks waits for a helper that is being started, or does not take him.
 const BROUGHT_WITHIN: Duration = Duration::from_secs(5);
 
+/// One that beats and is not heard of for so long hangs: nobody could vote, or block.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
 /// What kind of helper it is.
 #[derive(Debug)]
 pub(super) struct Role {
@@ -34,6 +37,8 @@ pub(super) struct Role {
     missed: &'static str,
     /// How long it may take to end when told to.
     drain: Duration,
+    /// Whether it says all the time that it lives, and is killed where it does not.
+    beats: bool,
     /// What it is told of one who knocks; `None` where nobody knows who that is. `own` are the users of the gate's children.
     knock: fn(&tokio::net::UnixStream, &Set, own: &[u32]) -> Option<Errand>,
 }
@@ -45,6 +50,7 @@ pub(super) const RECORDER: Role = Role {
     missed: "nothing is forwarded until the next one is there",
     // It writes what it has.
     drain: DRAIN_TIMEOUT.saturating_mul(2),
+    beats: false,
     knock: |stream, set, _| Some(Errand::Operator(admin::may_order(stream, set))),
 };
 
@@ -54,6 +60,7 @@ pub(super) const ADMIN: Role = Role {
     option: "--admitting",
     missed: "the gate goes on; operators wait for the next one",
     drain: Duration::from_secs(2),
+    beats: true,
     knock: |stream, set, own| Some(Errand::Caller(Box::new(admin::caller(stream, set, own)?))),
 };
 
@@ -109,6 +116,11 @@ impl Aide {
         loop {
             tokio::select! {
                 _ = &mut end => return self.end(child).await,
+                () = self.silence(), if self.role.beats => {
+                    tracing::error!("{} has not been heard of for {SILENCE_MAX:?}; it is killed", self.role.name);
+                    drop(child.start_kill());
+                    drop(child.wait().await);
+                }
                 status = child.wait() => {
                     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                     tracing::error!(%status, "{} ended; {}", self.role.name, self.role.missed);
@@ -126,6 +138,20 @@ impl Aide {
                     Err(error) => tracing::error!(%error, "{} cannot be started", self.role.name),
                 }
             };
+        }
+    }
+
+    /// Returns when it has said nothing for too long.
+    async fn silence(&self) {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(link) = link else { return std::future::pending().await };
+        loop {
+            match tokio::time::timeout(SILENCE_MAX, link.receive()).await {
+                Ok(Ok(Some(_))) => {}
+                // It is gone, which is heard of otherwise.
+                Ok(_) => return std::future::pending().await,
+                Err(_) => return,
+            }
         }
     }
 

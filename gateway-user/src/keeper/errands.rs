@@ -2,9 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::Link;
 use super::message::{Errand, unpack};
+
+/// How often a process says that it lives, where the keeper wants to hear it.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the keeper brings.
 #[derive(Debug)]
@@ -17,6 +22,13 @@ impl Errands {
     /// It is no such line.
     pub fn over(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self(Link::over(socket)?))
+    }
+
+    /// Says that this process lives, until the keeper is gone.
+    pub async fn beat(self: Arc<Self>) {
+        while self.0.send(&[0], &[]).await.is_ok() {
+            tokio::time::sleep(BEAT_EVERY).await;
+        }
     }
 
     /// The next errand, with what it is about. `None` when the keeper is gone, or wants this process to end.

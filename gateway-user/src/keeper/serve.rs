@@ -156,8 +156,8 @@ impl Keeper {
         let recording = tokio::spawn(self.0.recorder.clone().keep(recorder, told));
         let admitting = tokio::spawn(self.0.admin.clone().keep(admin, told_admin));
         let receiving = tokio::spawn(self.0.recorder.clone().receive(door));
-        let (theirs, started) = ((self.0.admin.clone(), self.0.recorder.clone()), self.0.started.clone());
-        let introducing = tokio::spawn(aide::introduce(theirs.0, theirs.1, started));
+        let (from, to, started) = (self.0.admin.clone(), self.0.recorder.clone(), self.0.started.clone());
+        let introducing = tokio::spawn(aide::introduce(from, to, started));
         let following = tokio::spawn(self.0.clone().follow());
         let watching = tokio::spawn(self.0.spaces.clone().watch());
         let outcome = self.keep(&mut signs).await;

@@ -53,7 +53,7 @@ pub(super) enum Way {
     Gate,
     /// The gate, each request for another account: none looks like one before it.
     Varied,
-    /// A gate in three processes, as another user each.
+    /// A gate in four processes, as another user each.
     Apart,
 }
 

@@ -9,7 +9,7 @@ use super::parts::{WAYS, Way};
 
 /// The most CPU per request the gate may take, in those of nginx: now, and later.
 const CPU_AIMS: [f64; 2] = [3.0, 1.75];
-/// The most CPU per request that three processes may take, in that of one.
+/// The most CPU per request that four processes may take, in that of one.
 const APART_AIM: f64 = 1.15;
 /// The least durable records a second, in those of naive rows.
 const RECORD_AIM: f64 = 1.5;
@@ -139,7 +139,7 @@ impl Report {
             CPU_AIMS.map(|aim| (format!("CPU per request at most {aim}x nginx: {cpu:.2}x"), cpu <= aim));
         let apart = self.ratios()[3].1;
         let of_apart = (
-            format!("CPU per request of three processes at most {APART_AIM}x that of one: {apart:.2}x"),
+            format!("CPU per request of four processes at most {APART_AIM}x that of one: {apart:.2}x"),
             apart <= APART_AIM,
         );
         let of_record = self.records.iter().flat_map(|records| {
