@@ -164,7 +164,7 @@ impl Tally {
     fn on_kernels(&mut self, kernels: &[Kernel], programs: &[PathBuf], filter: &[String]) -> Result<()> {
         for kernel in kernels {
             eprintln!("\n=== interception on the kernel {kernel:?}");
-            let outcome = kernel.run(programs, filter)?;
+            let outcome = kernel.run(programs, filter, None)?;
             outcome.lines.iter().for_each(|line| self.count(line));
             self.broken.extend(outcome.broken.into_iter().map(|what| format!("{kernel:?}: {what}")));
         }
