@@ -285,7 +285,6 @@ require = "peer"
 "#;
 const SERVICE_RULES: &str = r#"
 permit (principal, action == Action::"http", resource == Target::"react");
-permit (principal, action == Action::"http", resource == Target::"later");
 "#;
 const LATER_NOUNS: &str = r#"
 [[target]]
@@ -293,6 +292,9 @@ name = "later"
 direction = "outbound"
 addresses = ["127.0.0.1"]
 ports = [7003]
+"#;
+const LATER_RULES: &str = r#"
+permit (principal, action == Action::"http", resource == Target::"later");
 "#;
 
 #[test]
@@ -339,6 +341,7 @@ fn every_map_is_filled() {
         let junk: Vec<Filled> =
             ["TARGETS", "SERVICES"].map(|name| Filled::by_junk(&gate.pins().join("maps").join(name))).into();
         gate.write_policy("c.toml", LATER_NOUNS);
+        gate.write_policy("c.cedar", LATER_RULES);
         eventually("the new target's answer by the gate", || {
             let answered = ask(host, LATER).is_ok_and(|answer| answer.status == 200);
             (answered && !gate.sessions_to(LATER).is_empty()).then_some(())
