@@ -16,8 +16,8 @@ use crate::packages::{self, Need};
 use crate::place;
 use crate::ramdisk::Ramdisk;
 
-/// Boot and all tests; four times of what it takes on two busy cores.
-const PATIENCE: Duration = Duration::from_mins(40);
+/// Boot and all tests; twice of what it takes on two busy cores.
+const PATIENCE: Duration = Duration::from_mins(80);
 /// What the first process says when everything has run.
 const END: &str = "tidegate: all programs have run";
 
