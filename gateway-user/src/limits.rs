@@ -161,7 +161,7 @@ pub const LIST_PATIENCE: Duration = Duration::from_secs(2);
 pub const LIST_ROWS_MIN: u64 = 1024;
 /// Sessions that one search or export goes through: 16 MiB of their ids. More takes a narrower filter.
 pub const SESSIONS_WALKED_MAX: usize = 1024 * 1024;
-/// Requests on the admin socket at once. More wait their turn in the listen queue.
+/// Requests on the admin socket at once. More wait their turn in the listen queue; where admin is a process of its own they are closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Of them, those of one user. A quarter: nobody keeps the others out alone.
 pub const ADMIN_CONNECTIONS_PER_USER_MAX: usize = 16;

@@ -9,9 +9,10 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use chaos_support::maps::Filled;
 use chaos_support::{ADMIN, Disk, ENFORCER, GUARDED, HOST, Memory, RECORDER, World, moment, signal};
 use rustix::process::Signal;
-use tidegate_tests::{Gate, eventually};
+use tidegate_tests::{Gate, Host, Upstream, eventually};
 
 fn full() -> bool {
     std::env::var_os("TIDEGATE_FULL").is_some()
@@ -274,6 +275,84 @@ fn a_whole_record_that_is_moved_away_under_it_shuts_the_gate() {
 }
 
 /// The library of libfaketime(1) for programs with threads.
+const SERVICE: &str = "127.0.0.1:7002";
+const LATER: &str = "127.0.0.1:7003";
+const SERVICE_NOUNS: &str = r#"
+[[target]]
+name = "react"
+direction = "inbound"
+ports = [7002]
+require = "peer"
+"#;
+const SERVICE_RULES: &str = r#"
+permit (principal, action == Action::"http", resource == Target::"react");
+"#;
+const LATER_NOUNS: &str = r#"
+[[target]]
+name = "later"
+direction = "outbound"
+addresses = ["127.0.0.1"]
+ports = [7003]
+"#;
+const LATER_RULES: &str = r#"
+permit (principal, action == Action::"http", resource == Target::"later");
+"#;
+
+#[test]
+fn every_map_is_filled() {
+    let mut world =
+        World::with(|builder, _| builder.policy("b.toml", SERVICE_NOUNS).policy("b.cedar", SERVICE_RULES));
+    let (service, later) =
+        (Upstream::start(&world.host.client(), SERVICE), Upstream::start(&world.host.client(), LATER));
+    let ask = |host: &Host, place: &str| {
+        host.client().connect(place.parse().unwrap()).and_then(|mut client| client.get(place, "/load/asked"))
+    };
+    let served = |host: &Host| ask(host, SERVICE).is_ok_and(|answer| answer.status == 200);
+    let mut filled = Vec::new();
+    world.survives(|gate, host, heard| {
+        assert!(served(host), "a control");
+        for map in Filled::can_be(gate.pins()) {
+            let junk = Filled::by_junk(&map);
+            // What forgets by itself is filled all the while.
+            for _ in 0..if junk.forgets() { 5 } else { 0 } {
+                junk.again();
+            }
+            if map.ends_with("ALLOWED") {
+                let before = service.requests().len();
+                let answer = ask(host, SERVICE).map(|answer| answer.status);
+                assert!(!answer.as_ref().is_ok_and(|status| *status < 500), "{answer:?}");
+                assert_eq!(service.requests().len(), before);
+            } else {
+                eventually("an answer of the service", || served(host).then_some(()));
+            }
+            // Who is guarded gets nowhere, whatever is full.
+            let past = host
+                .client()
+                .run("setpriv", &["--reuid", GUARDED, "curl", "-sS", "-m2", "http://127.0.0.1:7003/past"]);
+            assert_ne!(past.code(), Some(0), "{}: {}", map.display(), past.text());
+            let before = heard.answers() + heard.refused.load(Ordering::Relaxed);
+            eventually("somebody who asks", || {
+                (heard.answers() + heard.refused.load(Ordering::Relaxed) > before + 4).then_some(())
+            });
+            drop(junk);
+            eventually("an answer of the service", || served(host).then_some(()));
+            filled.push(map);
+        }
+        // Rows that no policy wants make room for those that one does.
+        let junk: Vec<Filled> =
+            ["TARGETS", "SERVICES"].map(|name| Filled::by_junk(&gate.pins().join("maps").join(name))).into();
+        gate.write_policy("c.toml", LATER_NOUNS);
+        gate.write_policy("c.cedar", LATER_RULES);
+        eventually("the new target's answer by the gate", || {
+            let answered = ask(host, LATER).is_ok_and(|answer| answer.status == 200);
+            (answered && !gate.sessions_to(LATER).is_empty()).then_some(())
+        });
+        drop(junk);
+    });
+    assert!(filled.len() >= 13, "{filled:?}");
+    assert!(later.requests().iter().all(|request| request.target != "/past"));
+}
+
 fn faketime() -> PathBuf {
     let triples = fs::read_dir("/usr/lib").unwrap().flatten();
     let library =

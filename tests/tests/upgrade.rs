@@ -50,12 +50,16 @@ struct Met {
     stop: AtomicBool,
 }
 
-/// At most 125 connections a second, each with one request.
+/// Between two connects of one client.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Four connections a second, each with one request; more where it is late, until it is no longer.
 fn load(host: &Host, met: &Met, name: usize) {
     let seat = host.client();
-    let mut number = 0;
+    let (mut number, mut due) = (0, Instant::now());
     while !met.stop.load(Ordering::Relaxed) {
         number += 1;
+        due += EVERY;
         let path = format!("/load/{name}/{number}");
         let asked = seat.connect(HOST.parse().unwrap()).and_then(|mut client| client.get(HOST, &path));
         match asked {
@@ -65,12 +69,12 @@ fn load(host: &Host, met: &Met, name: usize) {
             }
             Err(error) => met.failed.lock().unwrap().push(format!("{path}: {error}")),
         }
-        thread::sleep(Duration::from_millis(8));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }
 
 fn upgrades_under_load(host: &Host, gate: &Gate, upstream: &Upstream) {
-    let (rounds, clients) = if std::env::var_os("TIDEGATE_FULL").is_some() { (20, 16) } else { (4, 4) };
+    let (rounds, clients) = if std::env::var_os("TIDEGATE_FULL").is_some() { (20, 125) } else { (4, 25) };
     let (met, pid, begun) = (Met::default(), gate.pid(), Instant::now());
     thread::scope(|scope| {
         let stop = StopOnDrop(&met.stop);

@@ -16,8 +16,8 @@ use crate::packages::{self, Need};
 use crate::place;
 use crate::ramdisk::Ramdisk;
 
-/// Boot and all tests; four times of what it takes on two busy cores.
-const PATIENCE: Duration = Duration::from_mins(40);
+/// Boot and all tests; twice of what it takes on two busy cores.
+const PATIENCE: Duration = Duration::from_mins(80);
 /// What the first process says when everything has run.
 const END: &str = "tidegate: all programs have run";
 
@@ -56,12 +56,12 @@ impl Kernel {
         }
     }
 
-    /// Boots it, runs the tests, shows what they say. The programs must be built.
-    pub(crate) fn run(self, tests: &[PathBuf], filter: &[String]) -> Result<Outcome> {
+    /// Boots it, runs the tests with this setting, shows what they say. The programs must be built.
+    pub(crate) fn run(self, tests: &[PathBuf], filter: &[String], setting: Option<&str>) -> Result<Outcome> {
         packages::bring("tests on another kernel", &[&NEEDS[..], &emulator::NEEDS].concat())?;
         let image = Image::of(self)?;
         let (ramdisk, log) = (image.folder().join("ramdisk.cpio"), image.folder().join("serial.log"));
-        pack(&image, tests, filter)?.write(&ramdisk)?;
+        pack(&image, &first_process(tests, filter, setting), tests)?.write(&ramdisk)?;
         let machine =
             Machine { kernel: &image.kernel(), ramdisk: &ramdisk, disk: None, words: "", patience: PATIENCE };
         let said = machine.run(&log);
@@ -91,7 +91,7 @@ pub(crate) fn programs(sh: &Shell) -> Result<Vec<PathBuf>> {
     in_order.collect()
 }
 
-fn pack(image: &Image, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> {
+fn pack(image: &Image, init: &str, tests: &[PathBuf]) -> Result<Ramdisk> {
     let mut disk = Ramdisk::new()?;
     for name in ["/proc", "/sys", "/tmp", "/run", "/dev/pts", "/dev/shm"] {
         disk.folder(name)?;
@@ -114,19 +114,19 @@ fn pack(image: &Image, tests: &[PathBuf], filter: &[String]) -> Result<Ramdisk> 
         }
     }
     disk.text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
-    disk.text("/init", &first_process(tests, filter))?;
+    disk.text("/init", init)?;
     Ok(disk)
 }
 
 /// The script that the kernel starts.
-fn first_process(tests: &[PathBuf], filter: &[String]) -> String {
+fn first_process(tests: &[PathBuf], filter: &[String], setting: Option<&str>) -> String {
     let modules = NETWORK.join(" ");
     let tidegate = place::cargo_target().join("debug/tidegate");
     let mut script = format!(
         "#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /usr/bin /usr/sbin /sbin
 /bin/busybox --install -s /bin
-export PATH=/sbin:/usr/sbin:/usr/bin:/bin HOME=/ RUST_BACKTRACE=0
+export PATH=/sbin:/usr/sbin:/usr/bin:/bin HOME=/ RUST_BACKTRACE=0 {}
 ulimit -n 1048576
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -146,14 +146,17 @@ ip link set lo up
 cat /proc/version
 {} doctor | cat
 ",
+        setting.unwrap_or_default(),
         tidegate.display()
     );
     // Filters come from a command line; in a script a quote would end the word.
     let filter: Vec<String> = filter.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
+    // What was set for is of use when it is seen.
+    let shown = if setting.is_some() { "--nocapture " } else { "" };
     for test in tests {
         let (path, filter) = (test.display(), filter.join(" "));
         script.push_str(&format!(
-            "echo \"=== {path}\"\n{path} --test-threads=2 {filter}\necho \"ended: $? {path}\"\n"
+            "echo \"=== {path}\"\n{path} --test-threads=2 {shown}{filter}\necho \"ended: $? {path}\"\n"
         ));
     }
     script.push_str(&format!("echo '{END}'\nsync\npoweroff -f\n"));
@@ -189,7 +192,7 @@ mod tests {
     #[test]
     fn the_first_process_runs_every_program_and_takes_no_quote_from_a_filter() {
         let script =
-            first_process(&[PathBuf::from("/t/one"), PathBuf::from("/t/two")], &["a'; b".to_owned()]);
+            first_process(&[PathBuf::from("/t/one"), PathBuf::from("/t/two")], &["a'; b".to_owned()], None);
         assert!(script.contains("/t/one --test-threads=2 'a; b'\n") && script.contains("/t/two --test"));
         assert!(script.ends_with("poweroff -f\n"));
     }

@@ -80,6 +80,8 @@ impl Test {
             tally.add(run)?;
         }
         if self.full && self.filter.is_empty() {
+            build::cargo(&sh, &["build", "--package", "tidegate", "--bin", "tidegate"], true)?;
+            tally.add(self.upgrades())?;
             tally.fuzz();
             tally.on_kernels(&Kernel::ALL, &kernel::programs(&sh)?, &[])?;
             tally.on_a_machine()?;
@@ -98,6 +100,17 @@ impl Test {
             self.cargo_test("examples in the documentation", &["--workspace", "--doc"], false),
             self.cargo_test("end to end", &["--workspace", "--test", "*"], true),
         ]
+    }
+
+    /// Upgrades once more, of the program as it is shipped: only that keeps up with their 500 connects a second.
+    fn upgrades(&self) -> Run {
+        let mut run = self.cargo_test(
+            "upgrades under full load",
+            &["--workspace", "--test", "upgrade", "upgrades_"],
+            true,
+        );
+        run.command.env("TIDEGATE_BIN", place::cargo_target().join("release/tidegate"));
+        run
     }
 
     fn cargo_test(&self, title: &'static str, selection: &[&str], privileged: bool) -> Run {
@@ -164,7 +177,7 @@ impl Tally {
     fn on_kernels(&mut self, kernels: &[Kernel], programs: &[PathBuf], filter: &[String]) -> Result<()> {
         for kernel in kernels {
             eprintln!("\n=== interception on the kernel {kernel:?}");
-            let outcome = kernel.run(programs, filter)?;
+            let outcome = kernel.run(programs, filter, None)?;
             outcome.lines.iter().for_each(|line| self.count(line));
             self.broken.extend(outcome.broken.into_iter().map(|what| format!("{kernel:?}: {what}")));
         }

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,7 @@ use super::verb::{
     unpack_verb,
 };
 use crate::limits::{ADMIN_CONNECTIONS_MAX, VERB_BYTES_MAX, VERB_TIMEOUT};
-use crate::record::line::vouch::Voucher;
+use crate::record::line::vouch::{NotVouched, Voucher};
 use crate::record::warrant::Deed;
 
 /// How long a verb waits for an enforcer, or a recorder, that is being started.
@@ -89,11 +89,20 @@ pub struct Relay(Arc<Lines>);
 struct Lines {
     enforcer: watch::Sender<Option<Arc<Far>>>,
     recorder: watch::Sender<Option<Arc<Voucher>>>,
+    /// The line to the recorder is of no use any more.
+    broken: Arc<Notify>,
+    /// Verbs under way, also of callers that have left.
+    rooms: Arc<Semaphore>,
 }
 
 impl Default for Relay {
     fn default() -> Self {
-        Self(Arc::new(Lines { enforcer: watch::Sender::new(None), recorder: watch::Sender::new(None) }))
+        Self(Arc::new(Lines {
+            enforcer: watch::Sender::new(None),
+            recorder: watch::Sender::new(None),
+            broken: Arc::default(),
+            rooms: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
+        }))
     }
 }
 
@@ -130,33 +139,61 @@ impl Relay {
         self.0.recorder.send_replace(Some(Arc::new(line)));
     }
 
+    /// Told when another line to the recorder is needed.
+    #[must_use]
+    pub fn broken(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.broken)
+    }
+
     async fn perform(self, verb: Verb) -> Outcome {
+        let until = Instant::now() + VERB_TIMEOUT;
         let nobody = "no enforcer runs just now; nothing was done, ask again in a moment";
         let far = there(&self.0.enforcer).await.ok_or_else(|| Refusal::unavailable(nobody))?;
         let warrant = match verb.deed() {
-            Some(deed) => Some(self.vouch(deed).await?),
+            Some(deed) => Some(self.vouch(deed, until).await?),
             None => None,
         };
-        let outcome = far.ask(&verb).await;
+        let outcome = far.ask(&verb, until).await;
         if let Some((recorder, number)) = warrant {
-            // Used or not: from here on the enforcer has nothing to show for it.
-            drop(tokio::task::spawn_blocking(move || recorder.lapse(number)).await);
+            // Used or not: from here on the enforcer has nothing to show for it. Whoever asked need not wait for that.
+            tokio::task::spawn_blocking(move || recorder.lapse(number));
         }
         outcome
     }
 
-    /// Tells the recorder what the enforcer is about to be asked for.
-    async fn vouch(&self, deed: Deed) -> Result<(Arc<Voucher>, u64), Refusal> {
-        let failed = |why: String| {
+    /// Tells the recorder what the enforcer is about to be asked for; the next one, where this one is gone.
+    async fn vouch(&self, deed: Deed, until: Instant) -> Result<(Arc<Voucher>, u64), Refusal> {
+        let failed = |why: &str| {
             Refusal::unavailable(format!(
                 "the recorder cannot be told of it ({why}); nothing was done, ask again"
             ))
         };
-        let recorder = there(&self.0.recorder).await.ok_or_else(|| failed("there is none".into()))?;
-        let telling = Arc::clone(&recorder);
-        let told = tokio::task::spawn_blocking(move || telling.deposit(deed)).await;
-        let number = told.map_err(io::Error::other).flatten().map_err(|error| failed(error.to_string()))?;
-        Ok((recorder, number))
+        let mut why = "there is none".to_owned();
+        for _ in 0..2 {
+            let recorder = there(&self.0.recorder).await.ok_or_else(|| failed(&why))?;
+            let (telling, deed) = (Arc::clone(&recorder), deed.clone());
+            let told = tokio::task::spawn_blocking(move || telling.deposit(deed, until)).await;
+            match told.map_err(|error| failed(&error.to_string()))? {
+                Ok(number) => return Ok((recorder, number)),
+                Err(NotVouched::Refused(refused)) => return Err(failed(&refused)),
+                Err(NotVouched::Broken(error)) => {
+                    why = error.to_string();
+                    self.forget(&recorder);
+                }
+            }
+        }
+        Err(failed(&why))
+    }
+
+    /// That line to the recorder is of no use any more: another one is to come.
+    fn forget(&self, recorder: &Arc<Voucher>) {
+        self.0.recorder.send_if_modified(|now| {
+            let was = now.take_if(|now| Arc::ptr_eq(now, recorder)).is_some();
+            if was {
+                self.0.broken.notify_one();
+            }
+            was
+        });
     }
 }
 
@@ -164,8 +201,17 @@ impl Gate for Relay {
     fn perform(self: Arc<Self>, verb: Verb) -> Doing {
         let relay = Self::clone(&self);
         Box::pin(async move {
+            let rooms = Arc::clone(&relay.0.rooms);
+            let Ok(room) = rooms.try_acquire_owned() else {
+                return Err(Refusal::unavailable("too much is asked at once; ask again in a moment"));
+            };
             // Goes on to its end also when the caller leaves: a warrant lapses when its verb is done.
-            let done = tokio::spawn(relay.perform(verb)).await;
+            let done = tokio::spawn(async move {
+                let outcome = relay.perform(verb).await;
+                drop(room);
+                outcome
+            })
+            .await;
             done.unwrap_or_else(|error| Err(Refusal::unavailable(error.to_string())))
         })
     }
@@ -188,7 +234,7 @@ struct Far {
 }
 
 impl Far {
-    async fn ask(&self, verb: &Verb) -> Outcome {
+    async fn ask(&self, verb: &Verb, until: Instant) -> Outcome {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let too_long =
             |error: super::verb::TooLong| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
@@ -202,7 +248,7 @@ impl Far {
                 () = self.gone.cancelled() => None,
             }
         };
-        let outcome = tokio::time::timeout(VERB_TIMEOUT, asked).await;
+        let outcome = tokio::time::timeout_at(until.into(), asked).await;
         self.waiting().remove(&number);
         match outcome {
             Ok(Some(outcome)) => *outcome,
@@ -210,7 +256,9 @@ impl Far {
                 "the enforcer ended before it answered; see what it did, then ask again",
             )),
             Err(_) => {
-                Err(Refusal::unavailable(format!("the enforcer has not answered for {VERB_TIMEOUT:?}")))
+                let late =
+                    "the enforcer has not answered in time; it may yet do it: look, before you ask again";
+                Err(Refusal::unavailable(late))
             }
         }
     }

@@ -33,8 +33,8 @@ pub fn reach_of_admin() -> kernel::Reach {
 pub async fn admit_kept(line: std::os::fd::OwnedFd) -> Result<Ended, AppError> {
     leave_signals_to_the_keeper()?;
     let keeper = Arc::new(Errands::over(line).map_err(AppError::io("the line to the keeper"))?);
-    let beating = tokio::spawn(keeper.clone().beat());
     let relay = Relay::default();
+    let beating = tokio::spawn(keeper.clone().beat(relay.broken()));
     let (callers, waiting) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
     let answering = tokio::spawn(admin::receive(waiting, relay.clone()));
     while let Some((errand, with)) = keeper.next().await.map_err(AppError::io("the line to the keeper"))? {

@@ -19,10 +19,8 @@ use tokio::sync::watch;
 pub use self::subject::{Asking, Misnamed, Subject};
 use crate::limits::{BLOCK_REASON_BYTES_MAX, BLOCKS_MAX};
 use crate::record::entry::{Blocked, Event, Unblocked};
+use crate::record::warrant::BLOCKS;
 use crate::record::{RecordError, Recorder, StateOp};
-
-/// Where blocks are in the record's small state.
-const PREFIX: &str = "block/";
 
 /// First byte of a kept block: the form of the rest.
 const FORM: u8 = 1;
@@ -116,9 +114,9 @@ impl Blocks {
     /// The record cannot be read.
     pub fn open(recorder: Recorder) -> Result<Self, RecordError> {
         let mut table = Table::new();
-        for (key, bytes) in recorder.scan(PREFIX.as_bytes())? {
+        for (key, bytes) in recorder.scan(BLOCKS.as_bytes())? {
             let key = String::from_utf8_lossy(&key).into_owned();
-            match key.strip_prefix(PREFIX).map(str::parse::<Subject>) {
+            match key.strip_prefix(BLOCKS).map(str::parse::<Subject>) {
                 Some(Ok(subject)) => {
                     let block = decode(&bytes, &subject).unwrap_or_else(|why| {
                         tracing::error!(%subject, %why, "a kept block cannot be read; it stays in force");
@@ -280,7 +278,7 @@ impl Blocks {
 }
 
 fn key_of(subject: &Subject) -> Vec<u8> {
-    format!("{PREFIX}{subject}").into_bytes()
+    format!("{BLOCKS}{subject}").into_bytes()
 }
 
 /// What is kept of a block. Times are microseconds.

@@ -174,7 +174,7 @@ async fn a_block_ends_when_it_said_and_is_swept_away() {
     tokio::time::sleep(std::time::Duration::from_millis(350)).await;
     assert_eq!((blocks.meets(&asking), blocks.len()), (None, 0));
     blocks.sweep().await;
-    assert!(recorder.scan(PREFIX.as_bytes()).unwrap().is_empty());
+    assert!(recorder.scan(BLOCKS.as_bytes()).unwrap().is_empty());
     let past = blocks.block(block("target:crm", Some(Timestamp::UNIX_EPOCH))).await;
     assert!(matches!(past, Err(BlockError::Past(_))), "{past:?}");
     recorder.close();

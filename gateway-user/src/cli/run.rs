@@ -137,10 +137,22 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     telemetry::log(context.settings.log.as_deref()).map_err(|error| Failure::cannot(error.to_string()))?;
     let program = super::upgrade::Program::of_this_process();
     args.listeners.iter().for_each(|words| kernel::keep_to_this_process(words));
+    let left = args.listeners.is_some() && !args.kept && !args.recording && !args.admitting;
+    let outcome = work(args, context);
+    if left && outcome.is_err() {
+        // The program before this one left the gate standing for it: nobody will serve it now.
+        drop(kernel::Gate::adopt(&context.settings.pins).and_then(|gate| gate.heartbeat()));
+    }
+    match outcome? {
+        app::Ended::Stopped => Ok(()),
+        app::Ended::Upgrade(listeners) => program.go_on(listeners),
+    }
+}
+
+/// Does this process's part of the gate until it ends.
+fn work(args: Args, context: &Context) -> Result<app::Ended, Failure> {
     let (user, others) = (args.user.clone(), (args.record_user.clone(), args.admin_user.clone()));
     let (kept, recording, admitting) = (args.kept, args.recording, args.admitting);
-    let left = args.listeners.is_some() && !kept && !recording && !admitting;
-    let pins = context.settings.pins.clone();
     let settings = context.settings.clone();
     let options = args.options()?;
     let outcome = match user {
@@ -163,14 +175,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
             on(Builder::new_current_thread(), app::keep(settings, options, users, arguments))?
         }
     };
-    if left && outcome.is_err() {
-        // The program before this one left the gate standing for it: nobody will serve it now.
-        drop(kernel::Gate::adopt(&pins).and_then(|gate| gate.heartbeat()));
-    }
-    match outcome.map_err(|error| Failure::cannot(error.to_string()))? {
-        app::Ended::Stopped => Ok(()),
-        app::Ended::Upgrade(listeners) => program.go_on(listeners),
-    }
+    outcome.map_err(|error| Failure::cannot(error.to_string()))
 }
 
 /// Runs this on a runtime of its own. Flows that outlived the drain end with it, and close their entries.
@@ -185,7 +190,11 @@ fn on<T>(mut runtime: Builder, what: impl Future<Output = T>) -> Result<T, Failu
 }
 
 /// Whom enforcer, recorder and admin run as.
-fn users(enforcer: &str, recorder: Option<&str>, admin: Option<&str>) -> Result<(User, User, User), Failure> {
+pub(super) fn users(
+    enforcer: &str,
+    recorder: Option<&str>,
+    admin: Option<&str>,
+) -> Result<(User, User, User), Failure> {
     let parsed = enforcer.parse::<User>().map_err(|error| Failure::cannot(format!("--user: {error}")))?;
     let other = |named: Option<&str>, which, option| {
         let user = named.map_or_else(|| User::beside(enforcer, which), str::parse);

@@ -77,6 +77,9 @@ pub(super) fn run(_: &Args, context: &Context) -> Result<(), Failure> {
     let gate = gate.pid;
     let program = program_of(gate).map_err(cannot("the gate's program"))?;
     roots_alone(&program)?;
+    let gates =
+        std::fs::read(format!("/proc/{}/cmdline", gate.as_raw_nonzero())).map_err(cannot("the gate"))?;
+    accounts(&gates)?;
     try_out(&program, context)?;
     let begun = Instant::now();
     kill_process(gate, Signal::USR2).map_err(|error| cannot("the gate cannot be told")(error.into()))?;
@@ -129,6 +132,19 @@ fn roots_alone(program: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Whether the accounts are there that the gate's processes would run as, by the words it was started with: each ends in a NUL.
+fn accounts(words: &[u8]) -> Result<(), Failure> {
+    let words: Vec<_> = words.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let value = |option: &str| {
+        words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(option)?.strip_prefix('=') {
+            Some(value) => Some(value),
+            None => words.get(at + 1).filter(|_| word == option).map(AsRef::as_ref),
+        })
+    };
+    let Some(user) = value("--user") else { return Ok(()) };
+    super::run::users(user, value("--record-user"), value("--admin-user")).map(drop)
+}
+
 /// Whether that program runs at all, takes the policy that is there, and can adopt the kernel programs that are loaded.
 fn try_out(program: &Path, context: &Context) -> Result<(), Failure> {
     let tell = |words: &[&str], directory: &Path| {
@@ -155,5 +171,26 @@ fn try_out(program: &Path, context: &Context) -> Result<(), Failure> {
     match String::from_utf8_lossy(&said).contains("cannot be adopted") {
         false => Ok(()),
         true => Err(would_not("adopt the kernel programs that are loaded", &loaded)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_whose_accounts_are_missing_is_not_told_to_go() {
+        for words in ["tidegate\0run\0", "run\0--user=61234\0", "run\0--user\x0061234\0--admin-user=61299\0"]
+        {
+            assert!(accounts(words.as_bytes()).is_ok(), "{words:?}");
+        }
+        for words in [
+            "run\0--user=no-such-account\0",
+            "run\0--user\0no-such-account\0",
+            "run\0--user\x0061234\0--admin-user\0no-such-account\0",
+            "run\0--user=61234\0--admin-user=61234\0",
+        ] {
+            assert!(accounts(words.as_bytes()).is_err(), "{words:?}");
+        }
     }
 }

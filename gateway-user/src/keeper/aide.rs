@@ -12,18 +12,22 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::process::Child;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::child::{self, Pause};
+use super::errands::INTRODUCE;
 use super::link::{self, Link};
 use super::message::{Errand, pack};
 use super::{Parts, User};
 use crate::admin::{self, Named, Socket};
-use crate::limits::DRAIN_TIMEOUT;
+use crate::limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::policy::{Set, Shelf};
 
 /// How long one that knocks waits for a helper that is being started, or does not take him.
 const BROUGHT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two tries to give admin and recorder a line to each other.
+const INTRODUCED_EVERY: Duration = Duration::from_millis(200);
 
 /// One that beats and is not heard of for so long hangs: nobody could vote, or block.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -76,6 +80,10 @@ pub(super) struct Aide {
     link: Mutex<Option<Arc<Link>>>,
     /// The enforcer's line. Whoever got hold of it, it ends with that enforcer.
     line: Mutex<Option<UnixStream>>,
+    /// One line after the other: the last one given is the one that is kept.
+    giving: tokio::sync::Mutex<()>,
+    /// Those that knock and are not brought in yet.
+    rooms: Arc<Semaphore>,
     /// Told at each start.
     started: Arc<Notify>,
 }
@@ -91,6 +99,8 @@ impl Aide {
             own: [parts.user.uid, parts.recorder.uid, parts.admin.uid],
             link: Mutex::default(),
             line: Mutex::default(),
+            giving: tokio::sync::Mutex::default(),
+            rooms: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
             started: Arc::clone(started),
         }
     }
@@ -147,7 +157,11 @@ impl Aide {
         let Some(link) = link else { return std::future::pending().await };
         loop {
             match tokio::time::timeout(SILENCE_MAX, link.receive()).await {
-                Ok(Ok(Some(_))) => {}
+                Ok(Ok(Some((said, _)))) => {
+                    if said == INTRODUCE {
+                        self.started.notify_one();
+                    }
+                }
                 // It is gone, which is heard of otherwise.
                 Ok(_) => return std::future::pending().await,
                 Err(_) => return,
@@ -171,6 +185,7 @@ impl Aide {
 
     /// A line to it, for the enforcer.
     pub(super) async fn line(&self) -> io::Result<OwnedFd> {
+        let _one = self.giving.lock().await;
         let (ours, theirs) = UnixStream::pair()?;
         self.hang_up();
         *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours.try_clone()?);
@@ -209,12 +224,20 @@ impl Aide {
                     continue;
                 }
             };
-            match (self.role.knock)(&stream, &self.shelf.current(), &self.own) {
-                Some(errand) => self.bring(&errand, &stream).await,
-                None => {
-                    tracing::warn!("closed a connection of an operator: the kernel does not say who it is")
-                }
-            }
+            // At once, also where nobody takes him now: later his process id may be another's.
+            let Some(errand) = (self.role.knock)(&stream, &self.shelf.current(), &self.own) else {
+                tracing::warn!("closed a connection of an operator: the kernel does not say who it is");
+                continue;
+            };
+            let Ok(room) = Arc::clone(&self.rooms).try_acquire_owned() else {
+                tracing::warn!("too many wait for {}; one was closed", self.role.name);
+                continue;
+            };
+            let aide = Arc::clone(&self);
+            tokio::spawn(async move {
+                aide.bring(&errand, &stream).await;
+                drop(room);
+            });
         }
     }
 
@@ -230,18 +253,23 @@ impl Aide {
     }
 }
 
-/// Gives admin and recorder a line to each other whenever one of them was started, until dropped.
+/// Gives admin and recorder a line to each other whenever one of them was started, or admin asks for another one, until dropped.
 pub(super) async fn introduce(admin: Arc<Aide>, recorder: Arc<Aide>, started: Arc<Notify>) {
+    let mut before: Option<UnixStream> = None;
     loop {
         started.notified().await;
+        // Whoever kept an end of it: there is one line at a time.
+        before.take().into_iter().for_each(|line| drop(line.shutdown(Shutdown::Both)));
         let introduced = async {
             let (asks, hears) = UnixStream::pair()?;
+            before = Some(asks.try_clone()?);
             recorder.send(&Errand::Warrants, hears.as_fd()).await?;
             admin.send(&Errand::Warrants, asks.as_fd()).await
         };
-        // Where the other one is not there: its start comes.
         if let Err(error) = introduced.await {
             tracing::debug!(%error, "admin and recorder are not both there");
+            started.notify_one();
         }
+        tokio::time::sleep(INTRODUCED_EVERY).await;
     }
 }

@@ -5,11 +5,18 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::link::Link;
 use super::message::{Errand, unpack};
 
 /// How often a process says that it lives, where the keeper wants to hear it.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a process says to the keeper: that it lives.
+pub(super) const ALIVE: &[u8] = &[0];
+/// The same, and that it needs another line to the recorder.
+pub(super) const INTRODUCE: &[u8] = &[1];
 
 /// What the keeper brings.
 #[derive(Debug)]
@@ -24,10 +31,14 @@ impl Errands {
         Ok(Self(Link::over(socket)?))
     }
 
-    /// Says that this process lives, until the keeper is gone.
-    pub async fn beat(self: Arc<Self>) {
-        while self.0.send(&[0], &[]).await.is_ok() {
-            tokio::time::sleep(BEAT_EVERY).await;
+    /// Says that this process lives, and when it needs another line to the recorder, until the keeper is gone.
+    pub async fn beat(self: Arc<Self>, broken: Arc<Notify>) {
+        let mut said = ALIVE;
+        while self.0.send(said, &[]).await.is_ok() {
+            said = match tokio::time::timeout(BEAT_EVERY, broken.notified()).await {
+                Ok(()) => INTRODUCE,
+                Err(_) => ALIVE,
+            };
         }
     }
 

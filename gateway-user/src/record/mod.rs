@@ -103,6 +103,11 @@ pub enum RecordError {
     /// The record is another process's, which takes no such order from this one.
     #[error("the recorder takes orders at its own socket, from root: `sudo tidegate record ...`")]
     Elsewhere,
+    /// It says that a human did something, and admin, which operators talk to, has not said so.
+    #[error(
+        "the recorder was not told by admin that somebody does just this; if the policy is being changed, ask again"
+    )]
+    Unvouched,
     /// Keys cannot be had.
     #[error(transparent)]
     Key(#[from] KeyError),

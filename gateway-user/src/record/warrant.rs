@@ -9,9 +9,25 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::StateOp;
 use super::entry::{Event, Micros};
 use crate::limits::{VERB_BYTES_MAX, WARRANTS_MAX};
 use crate::operation::DemandId;
+
+/// Below this the blocks in force are kept, each under its subject.
+pub const BLOCKS: &str = "block/";
+
+/// Whether each block that is to be kept is said with it: what stands there is in force after the next start.
+#[must_use]
+pub fn says_its_blocks(state: &[StateOp], events: &[Event]) -> bool {
+    let said = |subject: &[u8]| {
+        events.iter().any(|event| matches!(event, Event::Blocked(made) if made.subject.as_bytes() == subject))
+    };
+    state.iter().all(|op| match op {
+        StateOp::Put(key, _) => key.strip_prefix(BLOCKS.as_bytes()).is_none_or(said),
+        StateOp::Remove(_) => true,
+    })
+}
 
 /// How long a warrant counts, if nobody takes it back: longer than any verb may take.
 const COUNTS_FOR: Duration = Duration::from_secs(60);
@@ -249,6 +265,16 @@ mod tests {
         let block =
             Blocked { at: 1, subject: "uid:7".into(), by: String::new(), reason: String::new(), until: None };
         assert!(!warrants.cover(&[Event::Blocked(block)]), "whoever it was");
+    }
+
+    #[test]
+    fn no_block_is_kept_that_is_not_said_with_it() {
+        let keep = |subject: &str| [StateOp::Put(format!("block/{subject}").into_bytes(), vec![1])];
+        let (by, reason) = ("root".to_owned(), "why".to_owned());
+        let block = Event::Blocked(Blocked { at: 1, subject: "uid:7".into(), by, reason, until: None });
+        assert!(says_its_blocks(&keep("uid:7"), std::slice::from_ref(&block)));
+        assert!(!says_its_blocks(&keep("uid:8"), &[block]) && !says_its_blocks(&keep("uid:7"), &[]));
+        assert!(says_its_blocks(&[StateOp::Put(b"approval/x".to_vec(), vec![1])], &[]));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A gate in four processes under load, and what must hold whatever becomes of it.
 
+pub(super) mod maps;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};

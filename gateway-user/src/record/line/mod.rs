@@ -99,6 +99,8 @@ pub enum Refusal {
     Full(u64),
     /// The recorder is stopping.
     Closed,
+    /// No human was heard to do what an event says that one did.
+    Unvouched,
     /// Something else.
     Unavailable(String),
 }
@@ -120,6 +122,7 @@ impl From<RecordError> for Refusal {
             RecordError::NotOpen(NotOpen(what)) => Self::NotOpen(what),
             RecordError::Full { waiting } => Self::Full(waiting as u64),
             RecordError::Closed => Self::Closed,
+            RecordError::Unvouched => Self::Unvouched,
             RecordError::Unavailable(why) => Self::Unavailable(why.to_string()),
             other => Self::Unavailable(other.to_string()),
         }
@@ -132,6 +135,7 @@ impl From<Refusal> for RecordError {
             Refusal::NotOpen(what) => Self::NotOpen(NotOpen(what)),
             Refusal::Full(waiting) => Self::Full { waiting: usize::try_from(waiting).unwrap_or(usize::MAX) },
             Refusal::Closed => Self::Closed,
+            Refusal::Unvouched => Self::Unvouched,
             Refusal::Unavailable(why) => Self::Unavailable(why.into()),
         }
     }

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::record::desk::{now, weigh};
 use crate::record::entry::{Event, Intent, Micros, SessionOpened};
 use crate::record::operations::{Look, Looked};
-use crate::record::warrant::Warrants;
+use crate::record::warrant::{self, Deed, Warrants};
 use crate::record::{Durable, Health, RecordError, Recorder, Row};
 
 /// Bytes of one read: what a busy enforcer hands over at once.
@@ -150,12 +150,20 @@ fn vitals_of(recorder: &Recorder) -> Vitals {
 const AHEAD_MAX: Micros = 24 * 3600 * 1_000_000;
 const BEHIND_MAX: Micros = 400 * AHEAD_MAX;
 
+/// How far the time of what a human did may be from the recorder's own: it was vouched for within the last minute.
+const DEED_WITHIN: Micros = 5 * 60 * 1_000_000;
+
 /// Why an enforcer may not have these recorded, if that is so.
 fn unfit(events: &[Event]) -> Option<&'static str> {
     let now = now();
     let times = now.saturating_sub(BEHIND_MAX)..=now.saturating_add(AHEAD_MAX);
     if events.iter().any(Event::is_writers_own) {
         return Some("this is the recorder's own to say");
+    }
+    let done_now = now.saturating_sub(DEED_WITHIN)..=now.saturating_add(DEED_WITHIN);
+    let mut deeds = events.iter().filter(|event| Deed::of(event).is_some()).filter_map(Event::at);
+    if deeds.any(|at| !done_now.contains(&at)) {
+        return Some("what a human did is of another time");
     }
     let untimely = events.iter().filter_map(Event::at).any(|at| !times.contains(&at));
     untimely.then_some("an event is of another time")
@@ -196,8 +204,11 @@ impl Ear {
                 let patience = Duration::from_micros(patience.into()).min(limits::COMMIT_PATIENCE);
                 let taken = match unfit(&events) {
                     Some(why) => Err(RecordError::Unavailable(why.into())),
-                    None if !self.warrants.cover(&events) => {
-                        Err(RecordError::Unavailable("no human was heard to have this done".into()))
+                    None if !warrant::says_its_blocks(&state, &events) || !self.warrants.cover(&events) => {
+                        tracing::error!(
+                            "the enforcer says that a human did what none was heard to do; it is not recorded"
+                        );
+                        Err(RecordError::Unvouched)
                     }
                     None => self.recorder.append_within(state, events, patience),
                 };

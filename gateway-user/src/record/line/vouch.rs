@@ -2,6 +2,7 @@
 //! else can be said there, and nothing be asked.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -66,6 +67,17 @@ pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
     taken
 }
 
+/// Why a deed is not vouched for.
+#[derive(Debug, thiserror::Error)]
+pub enum NotVouched {
+    /// The recorder would not, or was not asked.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no telling; it takes another line.
+    #[error("it does not answer: {0}")]
+    Broken(io::Error),
+}
+
 /// Admin's end.
 #[derive(Debug)]
 pub struct Voucher {
@@ -85,25 +97,40 @@ impl Voucher {
         Ok(Self { line: Mutex::new((stream, Frames::default())), next: AtomicU64::new(1) })
     }
 
-    /// Has the recorder believe this once. Gives the number to take it back by. Blocks.
+    /// Has the recorder believe this once. Gives the number to take it back by. Blocks; does nothing any more after `until`.
     ///
     /// # Errors
-    /// It did not take it, or did not answer in time.
-    pub fn deposit(&self, deed: Deed) -> io::Result<u64> {
+    /// It did not take it. [`NotVouched::Broken`]: the line is of no use any more, and nothing that was said over it counts.
+    pub fn deposit(&self, deed: Deed, until: Instant) -> Result<u64, NotVouched> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let frame = pack(&Vouch::Deposit(number, deed)).map_err(io::Error::other)?;
+        let frame =
+            pack(&Vouch::Deposit(number, deed)).map_err(|error| NotVouched::Refused(error.to_string()))?;
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stream, frames) = &mut *line;
-        stream.write_all(&frame)?;
+        if Instant::now() >= until {
+            return Err(NotVouched::Refused("others waited for the recorder for too long".to_owned()));
+        }
+        match Self::exchange(&mut line, &frame, number) {
+            Ok(taken) => taken.map(|()| number).map_err(NotVouched::Refused),
+            Err(error) => {
+                // What it may yet read of it is to count for nothing: the end of a line is the end of its warrants.
+                drop(line.0.shutdown(Shutdown::Both));
+                Err(NotVouched::Broken(error))
+            }
+        }
+    }
+
+    fn exchange(
+        (stream, frames): &mut (UnixStream, Frames),
+        frame: &[u8],
+        number: u64,
+    ) -> io::Result<Result<(), String>> {
+        stream.write_all(frame)?;
         let begun = Instant::now();
         let mut bytes = vec![0; READ_BYTES];
         loop {
             match frames.message::<Vouched>().map_err(io::Error::other)? {
-                Some((answered, taken)) if answered == number => {
-                    return taken.map(|()| number).map_err(io::Error::other);
-                }
-                // Of one that was given up.
-                Some(_) => continue,
+                Some((answered, taken)) if answered == number => return Ok(taken),
+                Some(_) => return Err(io::Error::other("the recorder answered what was not asked")),
                 None if begun.elapsed() > PATIENCE => return Err(io::ErrorKind::TimedOut.into()),
                 None => {}
             }
@@ -120,8 +147,10 @@ impl Voucher {
     pub fn lapse(&self, number: u64) {
         if let Ok(frame) = pack(&Vouch::Lapse(number)) {
             let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-            // A recorder that is gone has none.
-            drop(line.0.write_all(&frame));
+            if line.0.write_all(&frame).is_err() {
+                // A recorder that is gone has none; of one that hangs, the line's end is its end.
+                drop(line.0.shutdown(Shutdown::Both));
+            }
         }
     }
 }
@@ -133,6 +162,10 @@ mod tests {
     use super::*;
     use crate::record::entry::{Event, Unblocked};
 
+    fn soon() -> Instant {
+        Instant::now() + PATIENCE
+    }
+
     #[test]
     fn a_deed_counts_once_it_is_vouched_for_until_it_lapses_or_the_line_ends() {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -142,14 +175,14 @@ mod tests {
         let voucher = Voucher::over(ours).unwrap();
         let event = Event::Unblocked(Unblocked { at: 1, subject: "uid:7".into(), by: "root".into() });
         let deed = Deed::of(&event).unwrap();
-        let first = voucher.deposit(deed.clone()).unwrap();
+        let first = voucher.deposit(deed.clone(), soon()).unwrap();
         assert!(warrants.cover(std::slice::from_ref(&event)));
         voucher.lapse(first);
-        let second = voucher.deposit(deed.clone()).unwrap();
+        let second = voucher.deposit(deed.clone(), soon()).unwrap();
         voucher.lapse(second);
-        voucher.deposit(Deed::Unblocked { subject: "uid:8".into(), by: "root".into() }).unwrap();
+        voucher.deposit(Deed::Unblocked { subject: "uid:8".into(), by: "root".into() }, soon()).unwrap();
         assert!(!warrants.cover(std::slice::from_ref(&event)), "lapsed");
-        voucher.deposit(deed).unwrap();
+        voucher.deposit(deed, soon()).unwrap();
         drop(voucher);
         taking.join().unwrap().unwrap();
         assert!(!warrants.cover(&[event]), "nobody stands for it any more");
@@ -161,9 +194,25 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let voucher = Voucher::over(ours).unwrap();
         (&theirs).write_all(&[0xff; 64]).unwrap();
-        assert!(voucher.deposit(deed()).is_err());
+        assert!(voucher.deposit(deed(), soon()).is_err());
         drop(theirs);
-        assert!(voucher.deposit(deed()).is_err());
+        assert!(voucher.deposit(deed(), soon()).is_err());
+    }
+
+    #[test]
+    fn a_recorder_that_hangs_believes_nothing_of_what_it_reads_later() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let voucher = Voucher::over(ours).unwrap();
+        voucher.line.lock().unwrap().0.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let event = Event::Unblocked(Unblocked { at: 1, subject: "uid:8".into(), by: "root".into() });
+        let deed = Deed::of(&event).unwrap();
+        assert!(matches!(voucher.deposit(deed.clone(), soon()), Err(NotVouched::Broken(_))));
+        // It wakes up while admin still has the line.
+        let warrants = Warrants::default();
+        drop(take(&theirs, &warrants));
+        assert!(!warrants.cover(&[event]));
+        assert!(matches!(voucher.deposit(deed.clone(), soon()), Err(NotVouched::Broken(_))));
+        assert!(matches!(voucher.deposit(deed, Instant::now()), Err(NotVouched::Refused(_))), "too late");
     }
 
     #[test]
