@@ -33,7 +33,7 @@ pub(super) struct Parts {
 /// The gates, each with a cgroup and files of its own.
 const GATES: [Gate; 2] = [
     Gate { name: "gated", protected: PORTS[2], own: 15001, run: &[] },
-    // A user that no account has, and the one after it.
+    // A user that no account has, and the two after it.
     Gate { name: "apart", protected: PORTS[3], own: 15002, run: &["--user=61234"] },
 ];
 
