@@ -1,7 +1,7 @@
 //! Programs that tests start: awaited with a bound, killed when dropped, their output shown when the test fails. Never
 //! a signal to a process that is not our own child.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +46,15 @@ impl Process {
     #[must_use]
     pub fn start(mut command: Command) -> Self {
         let title = title(&command);
-        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (begun, mut spawned) = (Instant::now(), command.spawn());
+        // A copy of a program that was just written: for a moment another test's child has the descriptor, until it is replaced
+        // by its own program.
+        let is_busy = |error: &std::io::Error| error.kind() == ErrorKind::ExecutableFileBusy;
+        while spawned.as_ref().is_err_and(is_busy) && begun.elapsed() < crate::PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+            spawned = command.spawn();
+        }
         let mut child = spawned.unwrap_or_else(|error| panic!("cannot start `{title}`: {error}"));
         let output = Output::of(child.stdout.take().expect("it was piped"));
         let errors = Output::of(child.stderr.take().expect("it was piped"));

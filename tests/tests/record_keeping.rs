@@ -276,6 +276,7 @@ fn cut_end(database: &Path, commits: u64) {
     let end = head.number - commits;
     let (mut link, mut ledger, mut tree) = (base.link, base.ledger, Frontier::default());
     let (mut keys, mut nodes, mut point) = (Vec::new(), Vec::new(), None);
+    let mut lateness = base.lateness;
     while link.number < head.number {
         let number = link.number;
         let mut blob = Vec::new();
@@ -283,6 +284,10 @@ fn cut_end(database: &Path, commits: u64) {
             blob.extend_from_slice(part.unwrap().1.value());
         }
         let (frames, next) = examine(&blob, &link, &mut |_: Problem| {}).unwrap();
+        let times = frames.iter().filter_map(|examined| examined.frame.as_ref()?.at());
+        if let Some(first) = times.min().filter(|_| number < end) {
+            lateness = lateness.max(next.written.saturating_sub(first));
+        }
         let (mut rows, mut places) = (Rows::default(), Vec::new());
         for (examined, position) in frames.iter().zip(0..) {
             ledger.admit(examined.frame.as_ref().unwrap(), &mut places).unwrap();
@@ -311,6 +316,7 @@ fn cut_end(database: &Path, commits: u64) {
         nodes.iter().for_each(|at| drop(tree.remove(at).unwrap()));
         let mut meta = write.open_table(META).unwrap();
         meta.insert("head", postcard::to_allocvec(&point.link).unwrap().as_slice()).unwrap();
+        meta.insert("lateness", postcard::to_allocvec(&lateness).unwrap().as_slice()).unwrap();
         meta.insert("checkpoint", postcard::to_allocvec(&point).unwrap().as_slice()).unwrap();
     }
     write.commit().unwrap();
