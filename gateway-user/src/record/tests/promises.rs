@@ -1,7 +1,6 @@
 //! The record's promises on real files.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::*;
 use crate::limits;
