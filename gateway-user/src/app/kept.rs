@@ -28,7 +28,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Runs the enforcer that a keeper started, over the line it gave.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`super::run`].
 pub async fn enforce_kept(settings: Settings, line: OwnedFd) -> Result<Ended, AppError> {
     let settings = own(settings);
     let keeper = Client::over(line).map_err(AppError::io("the line to the keeper"))?;
