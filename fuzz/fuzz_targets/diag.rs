@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tidegate::kernel::diag::unix::Listing;
 use tidegate::kernel::diag::{destroy_request, take};
 
 fuzz_target!(|datagram: &[u8]| {
@@ -11,5 +12,12 @@ fuzz_target!(|datagram: &[u8]| {
     for socket in &sockets {
         assert!(socket.storages.iter().map(|(_, value)| value.len()).sum::<usize>() <= datagram.len());
         assert_eq!(destroy_request(6, socket).len(), 72);
+    }
+    let mut listing = Listing::default();
+    let _ = listing.take(datagram);
+    assert!(listing.sockets.len() <= datagram.len() / 32);
+    for name in listing.sockets.iter().filter_map(|socket| socket.name.as_ref()) {
+        // A byte is three at most as a replacement character, and what is escaped is longer.
+        assert!(name.to_string().len() <= 1 + 109 * 10);
     }
 });

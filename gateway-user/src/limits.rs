@@ -237,6 +237,12 @@ pub const KERNEL_REFUSED_EVERY: Duration = Duration::from_secs(1);
 pub const KERNEL_REFUSED_TOLD_MAX: usize = 64;
 /// Bytes of one text in it. Longer than any address and most paths; all texts of all refusals are one message of the keeper's.
 pub const KERNEL_REFUSED_TEXT_BYTES_MAX: usize = 256;
+/// Descriptors of guarded processes looked at in one go for the Unix sockets among them: a few microseconds each.
+pub const GUARDED_DESCRIPTORS_MAX: usize = 64 * 1024;
+/// Network namespaces of guarded processes whose Unix sockets are listed in one go.
+pub const UNIX_SPACES_MAX: usize = 64;
+/// Pairs of a process and a Unix socket outside of its guard that were told, and are not told again.
+pub const HELPERS_TOLD_MAX: usize = 4096;
 /// Operations named in the entry of what a change of policy widens. More are counted.
 pub const WIDENED_TOLD_MAX: usize = 50;
 /// Different recorded operations that a change of policy is weighed by.

@@ -45,7 +45,7 @@ use crate::config::Settings;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::keeper::{self, Keeper, KeeperError, Refusals, Spaces, Tables, User, denials, table};
+use crate::keeper::{self, Keeper, KeeperError, Refusals, Spaces, Tables, User, denials, helpers, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
@@ -184,6 +184,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
     work.spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     work.spawn(spaces.clone().watch());
+    work.spawn(watch_helpers((&spaces, &refusals), &cgroups));
     let door = Operators::Own(Socket::bind(&settings.admin_socket)?);
     enforce(
         &settings,
@@ -208,6 +209,14 @@ async fn tell_denials(
     }
 }
 
+/// Tells to which helpers outside of their guard guarded processes are connected, until the task is dropped.
+fn watch_helpers(
+    (spaces, refusals): (&Arc<Spaces>, &Arc<Refusals>),
+    cgroups: &Path,
+) -> impl Future<Output = ()> + Send + use<> {
+    helpers::watch(spaces.clone(), refusals.clone(), cgroups.to_owned(), |_| Vec::new())
+}
+
 /// Runs the keeper, and through it enforcer, recorder and admin as other users, until it is told to stop.
 ///
 /// # Errors
@@ -227,6 +236,7 @@ pub async fn keep(
     let spaces = Arc::new(Spaces::new(gate.clone()));
     let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
     let telling = tokio::spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
+    let watching = tokio::spawn(watch_helpers((&spaces, &refusals), &cgroups));
     let kernel = (gate.clone(), spaces.clone());
     let keeper = Keeper::new(keeper::Parts {
         tables: Tables::new(kernel, (cgroups.clone(), place(&settings)), Some(user)),
@@ -244,6 +254,7 @@ pub async fn keep(
         listeners: options.listeners,
     });
     let outcome = keeper.run().await;
+    watching.abort();
     telling.abort();
     Ok(outcome?.map_or(Ended::Stopped, Ended::Upgrade))
 }

@@ -42,6 +42,29 @@ pub fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Holder> {
     found
 }
 
+/// A process, and the sockets it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its name, not escaped.
+    pub command: String,
+    /// When it started, in clock ticks since boot: with its number it means this process and no other.
+    pub started: u64,
+    /// The inodes of its sockets' files.
+    pub sockets: Vec<u64>,
+}
+
+/// The sockets that a process holds, looked for among at most so many descriptors. `None`: it is gone.
+#[must_use]
+pub fn held_by(pid: u32, room: &mut usize) -> Option<Held> {
+    let stat = Process::open(pid)?.stat()?;
+    let mut sockets = Vec::new();
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().take(*room) {
+        *room -= 1;
+        sockets.extend(fs::read_link(descriptor.path()).ok().as_deref().and_then(socket_inode));
+    }
+    Some(Held { command: stat.command, started: stat.started, sockets })
+}
+
 /// The program of a process that had started by then, in nanoseconds since boot; `None`: it is gone, its number means another
 /// by now, or its program's path leads elsewhere. It may have become another program since.
 #[must_use]
@@ -90,6 +113,10 @@ mod tests {
         let inode = rustix::fs::fstat(socket.as_fd()).unwrap().st_ino;
         let wanted = HashSet::from([inode]);
         assert_eq!(holders(&wanted).get(&inode).map(|holder| holder.pid), Some(std::process::id()));
+        let (mut plenty, mut none) = (usize::MAX, 0);
+        let held = held_by(std::process::id(), &mut plenty).unwrap();
+        assert!(held.sockets.contains(&inode) && held.started > 0);
+        assert!(held_by(std::process::id(), &mut none).unwrap().sockets.is_empty());
         drop(socket);
         assert_eq!(holders(&wanted), HashMap::new());
     }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::guarded::{self, everybody, real_uid};
 use crate::kernel::Table;
 use crate::limits::SPACE_PROCESSES_MAX;
 
@@ -64,38 +65,25 @@ impl Search {
         dweller.services |= services;
     }
 
-    /// The processes of a cgroup and of every one below it. What is gone meanwhile is passed over.
     fn below(&mut self, cgroup: &Path, services: bool) {
-        let mut open: Vec<PathBuf> = vec![cgroup.to_owned()];
-        while let Some(directory) = open.pop() {
-            let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            for pid in processes.lines().filter_map(|line| line.parse().ok()) {
+        guarded::below(
+            cgroup,
+            |_| true,
+            |pid| {
                 if self.left == 0 {
-                    return;
+                    return false;
                 }
                 self.left -= 1;
                 self.meet(pid, services);
-            }
-            let below = fs::read_dir(&directory).into_iter().flatten().flatten();
-            let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            open.extend(below.map(|entry| entry.path()));
-        }
+                true
+            },
+        );
     }
 }
 
 /// The inode of a process's network namespace; `None`: it is gone, or dead and not buried yet.
-fn namespace(pid: u32) -> Option<u64> {
+pub(super) fn namespace(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|about| about.ino())
-}
-
-fn everybody() -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn real_uid(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// The open network namespace of a process, if it is the one that was found.
@@ -109,6 +97,8 @@ pub(super) fn open(pid: u32, inode: u64) -> io::Result<fs::File> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::kernel::GuardRow;
 

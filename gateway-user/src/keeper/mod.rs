@@ -12,6 +12,8 @@ mod client;
 pub mod denials;
 mod dwellers;
 mod errands;
+mod guarded;
+pub mod helpers;
 mod link;
 pub mod message;
 pub mod older;

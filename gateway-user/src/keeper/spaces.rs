@@ -108,6 +108,11 @@ impl Spaces {
         self.wanted.notify_one();
     }
 
+    /// Whose processes are looked for.
+    pub(super) fn table(&self) -> Option<Arc<Table>> {
+        self.state().table.clone()
+    }
+
     /// Somebody was refused for want of a listener: looks at once.
     pub fn hurry(&self) {
         self.wanted.notify_one();

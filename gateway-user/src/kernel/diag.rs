@@ -2,6 +2,8 @@
 //!
 //! Nothing is read beyond the message that says it; what is cut short or of another shape is refused, never guessed.
 
+pub mod unix;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -130,7 +132,15 @@ fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// It is cut short or of another shape, or the list would grow beyond [`LISTED_MAX`].
-pub fn take(mut datagram: &[u8], into: &mut Vec<Listed>) -> Result<Step, Broken> {
+pub fn take(datagram: &[u8], into: &mut Vec<Listed>) -> Result<Step, Broken> {
+    walk(datagram, |body| {
+        (into.len() < LISTED_MAX).then_some(())?;
+        socket(body).map(|socket| into.push(socket))
+    })
+}
+
+/// Shows each socket of one datagram to somebody who takes it or, with `None`, does not.
+fn walk(mut datagram: &[u8], mut take: impl FnMut(&[u8]) -> Option<()>) -> Result<Step, Broken> {
     while !datagram.is_empty() {
         let length = word(datagram, 0).ok_or(Broken)? as usize;
         let message = datagram.get(..length).ok_or(Broken)?;
@@ -143,8 +153,7 @@ pub fn take(mut datagram: &[u8], into: &mut Vec<Listed>) -> Result<Step, Broken>
                     number => Ok(Step::Refused(number.saturating_neg())),
                 };
             }
-            BY_FAMILY if into.len() < LISTED_MAX => into.push(socket(body).ok_or(Broken)?),
-            BY_FAMILY => return Err(Broken),
+            BY_FAMILY => take(body).ok_or(Broken)?,
             _ => {}
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();

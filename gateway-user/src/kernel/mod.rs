@@ -21,6 +21,7 @@ mod own;
 mod pins;
 mod probe;
 mod raw;
+mod sock_diag;
 mod sockets;
 mod spaces;
 mod status;
@@ -28,7 +29,7 @@ mod tables;
 mod uplinks;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use confine::{Confined, Reach, confine};
 pub use error::KernelError;
@@ -41,11 +42,20 @@ pub use load::{KernelLog, LoadReport, Options, UnloadReport, load, load_with, un
 pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, attached, probe, spaces_check};
+pub use raw::since_boot;
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
 pub use tables::{Missing, Published, row_names};
 pub use uplinks::Uplink;
+
+/// The Unix sockets of the network namespace at this path, as many as are looked at.
+///
+/// # Errors
+/// It cannot be entered, or the kernel not be asked.
+pub fn unix_sockets(netns: &Path) -> Result<diag::unix::Listing, KernelError> {
+    sockets::inside(netns, || sock_diag::Link::open()?.list_unix())
+}
 
 /// The kernel programs, as `cargo xtask build` made them.
 pub static OBJECT: &[u8] = include_bytes!(env!("TIDEGATE_BPF_OBJECT"));

@@ -9,28 +9,23 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use gateway_ebpf::abi::{
     self, ACCEPTED_VETTED, Address, BLOCK_BITS, BlockData, BlockKey, Config, Counter, DnsKey, ExemptKey,
     Mark, Plain, Record, STATE_LOCAL, STATE_LOST, STATE_REDIRECTED,
 };
 use gateway_ebpf::choose::{self, Packet};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
 use super::KernelError;
-use super::diag::{self, FAMILY_V4, FAMILY_V6, Listed, Step};
+use super::diag::{self, FAMILY_V4, FAMILY_V6, Listed};
 use super::pins::{self, cgroup2_root, map_path};
 use super::raw::RawMap;
+use super::sock_diag::Link;
 use super::sockets;
 
-/// The kernel answers from memory; a list of all sockets of a busy host takes a fraction of this.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The kernel packs no list into larger datagrams.
-const DATAGRAM_BYTES: usize = 64 * 1024;
 /// Directories of the cgroup tree looked at. The tree of a busy host has a few thousand.
 const CGROUPS_MAX: usize = 100_000;
 const UDPLITE: u32 = 136;
@@ -380,42 +375,4 @@ fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
     let mut value = T::ZERO;
     (bytes.len() == size_of::<T>()).then(|| value.bytes_mut().copy_from_slice(bytes))?;
     Some(value)
-}
-
-/// A netlink socket to sock_diag.
-struct Link(OwnedFd);
-
-impl Link {
-    fn open() -> io::Result<Self> {
-        let kind = (AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC);
-        let socket = rustix::net::socket_with(kind.0, kind.1, kind.2, Some(netlink::SOCK_DIAG))?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-        Ok(Self(socket))
-    }
-
-    fn list(&self, request: &[u8]) -> io::Result<Vec<Listed>> {
-        let mut sockets = Vec::new();
-        self.ask(request, &mut sockets).map(|()| sockets)
-    }
-
-    fn order(&self, request: &[u8]) -> io::Result<()> {
-        self.ask(request, &mut Vec::new())
-    }
-
-    fn ask(&self, request: &[u8], sockets: &mut Vec<Listed>) -> io::Result<()> {
-        rustix::net::send(&self.0, request, SendFlags::empty())?;
-        let mut datagram = vec![0; DATAGRAM_BYTES];
-        loop {
-            let (_, length) = match rustix::net::recv(&self.0, &mut datagram[..], RecvFlags::TRUNC) {
-                Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                other => other?,
-            };
-            let whole = datagram.get(..length).ok_or(io::ErrorKind::InvalidData)?;
-            match diag::take(whole, sockets).map_err(io::Error::other)? {
-                Step::More => {}
-                Step::Done => return Ok(()),
-                Step::Refused(number) => return Err(io::Error::from_raw_os_error(number)),
-            }
-        }
-    }
 }

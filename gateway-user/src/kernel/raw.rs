@@ -284,7 +284,8 @@ pub(super) fn monotonic() -> u64 {
 }
 
 /// CLOCK_BOOTTIME in nanoseconds: the time of what the kernel programs tell.
-pub(super) fn since_boot() -> u64 {
+#[must_use]
+pub fn since_boot() -> u64 {
     clock(libc::CLOCK_BOOTTIME)
 }
 
