@@ -154,6 +154,7 @@ pub fn place(settings: &Settings) -> Place {
         port: settings.port,
         only_netns: settings.only_netns,
         uplinks: settings.uplinks.clone(),
+        sealed: vec![settings.policies.clone(), settings.state.clone()],
     }
 }
 

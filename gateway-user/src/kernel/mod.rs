@@ -21,6 +21,7 @@ mod own;
 mod pins;
 mod probe;
 mod raw;
+mod sealed;
 mod sockets;
 mod spaces;
 mod status;
@@ -68,6 +69,8 @@ pub struct Place {
     pub only_netns: bool,
     /// Interfaces at which frames of packet sockets are looked at. Empty: every one that is up, as they come and go.
     pub uplinks: Vec<String>,
+    /// Directories of the gate's own besides the pins: what is guarded changes nothing in them, where this kernel has BPF LSM.
+    pub sealed: Vec<PathBuf>,
 }
 
 impl Place {
@@ -83,6 +86,7 @@ impl Place {
             port: DEFAULT_PORT,
             only_netns: false,
             uplinks: Vec::new(),
+            sealed: Vec::new(),
         })
     }
 }
@@ -129,7 +133,7 @@ pub struct TargetRow {
 }
 
 /// A guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardRow {
     /// Unique name; [`guard_id`] of it is what records carry.
     pub name: String,
@@ -140,6 +144,12 @@ pub struct GuardRow {
     pub uids: Vec<u32>,
     /// DNS servers its processes may ask over UDP and TCP.
     pub dns: Vec<SocketAddr>,
+    /// Unix sockets of processes outside that its processes may connect to besides those where a host takes logs and
+    /// notices, by the name that their server bound: a path, or `@` and an abstract name.
+    pub unix_sockets: Vec<String>,
+    /// It is the guard over the gate's own processes, which get sockets and commands from the keeper: the rules against
+    /// reaching out of a guard are not for them.
+    pub own: bool,
 }
 
 /// An exemption.
