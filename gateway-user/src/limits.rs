@@ -231,6 +231,12 @@ pub const BLOCK_GRACE: Duration = Duration::from_secs(10);
 pub const POLICY_CHANGES_TOLD_MAX: usize = 100;
 /// Sockets named in one entry of what was destroyed. More are counted.
 pub const SOCKETS_DESTROYED_TOLD_MAX: usize = 100;
+/// Between two entries of what the kernel refused: who is refused in a loop adds one a second.
+pub const KERNEL_REFUSED_EVERY: Duration = Duration::from_secs(1);
+/// Different refusals told in one of them. More are counted.
+pub const KERNEL_REFUSED_TOLD_MAX: usize = 64;
+/// Bytes of one text in it. Longer than any address and most paths; all texts of all refusals are one message of the keeper's.
+pub const KERNEL_REFUSED_TEXT_BYTES_MAX: usize = 256;
 /// Operations named in the entry of what a change of policy widens. More are counted.
 pub const WIDENED_TOLD_MAX: usize = 50;
 /// Different recorded operations that a change of policy is weighed by.

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::coverage;
 use crate::admin::coverage::Coverage;
 use crate::identity::process::Processes;
-use crate::keeper::{Change, Client, Counted, Spaces, Standing, Tables};
+use crate::keeper::{Change, Client, Counted, Refusals, Spaces, Standing, Tables};
 use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
-use crate::record::entry::SocketsDestroyed;
+use crate::record::entry::{KernelRefused, SocketsDestroyed};
 use crate::service;
 use crate::tally::Tally;
 
@@ -37,6 +37,8 @@ pub(super) enum Hold {
         place: Place,
         /// The other network namespaces.
         spaces: Arc<Spaces>,
+        /// What the kernel refused.
+        refusals: Arc<Refusals>,
     },
     /// The keeper has it.
     Kept(Client),
@@ -45,13 +47,13 @@ pub(super) enum Hold {
 impl Hold {
     /// Over programs that this process loaded.
     pub(super) fn own(
-        (gate, spaces): (Arc<Gate>, Arc<Spaces>),
+        (gate, spaces, refusals): (Arc<Gate>, Arc<Spaces>, Arc<Refusals>),
         cgroups: PathBuf,
         place: Place,
         left: Option<String>,
     ) -> Self {
         let processes = Arc::new(Processes::new(&cgroups));
-        Self::Own { gate, processes, cgroups, left, standing: Arc::default(), place, spaces }
+        Self::Own { gate, processes, cgroups, left, standing: Arc::default(), place, spaces, refusals }
     }
 
     /// Sockets that the programs let out.
@@ -128,6 +130,14 @@ impl Hold {
         }
     }
 
+    /// What the kernel refused and is not recorded yet, with its number; what came with this number last is recorded.
+    pub(super) async fn denied(&self, recorded: Option<u64>) -> io::Result<Option<(u64, KernelRefused)>> {
+        match self {
+            Self::Own { refusals, .. } => Ok(refusals.next(recorded)),
+            Self::Kept(keeper) => keeper.denied(recorded).await,
+        }
+    }
+
     /// Tells the kernel that the gate lives. False: a newer gate has taken over.
     pub(super) async fn beat(&self) -> io::Result<bool> {
         match self {
@@ -146,6 +156,7 @@ impl Hold {
     /// From here on the gate is shut.
     pub(super) fn shut(&self) {
         if let Self::Own { standing, spaces, .. } = self {
+            service::stopping();
             spaces.shut();
             drop(standing.lock().unwrap_or_else(PoisonError::into_inner).take());
         }

@@ -12,6 +12,7 @@ mod hold;
 mod kept;
 mod ledger;
 mod recording;
+mod refusing;
 mod spaces;
 mod weigh;
 
@@ -35,6 +36,7 @@ use self::ending::{Signs, Told, drain};
 use self::follow::Follower;
 use self::hold::Hold;
 use self::ledger::RecordLedger;
+use self::refusing::Refusing;
 use self::weigh::Weigher;
 use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
@@ -43,7 +45,7 @@ use crate::config::Settings;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::keeper::{self, Keeper, KeeperError, Spaces, Tables, User, denials, table};
+use crate::keeper::{self, Keeper, KeeperError, Refusals, Spaces, Tables, User, denials, table};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
@@ -180,23 +182,28 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let gate = Arc::new(gate);
     let spaces = Arc::new(Spaces::new(gate.clone()));
-    work.spawn(tell_denials(gate.denials()?, told, spaces.clone()));
+    let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
+    work.spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     work.spawn(spaces.clone().watch());
     let door = Operators::Own(Socket::bind(&settings.admin_socket)?);
     enforce(
         &settings,
         (shelf, Opened::of(recorder, sealing)),
-        Hold::own((gate, spaces), cgroups, place(&settings), options.listeners),
+        Hold::own((gate, spaces, refusals), cgroups, place(&settings), options.listeners),
         door,
         (work, Signs::listen()?),
     )
     .await
 }
 
-/// Logs what the kernel refuses, until the task is dropped.
-async fn tell_denials(denials: kernel::Denials, programs: Option<kernel::KernelLog>, spaces: Arc<Spaces>) {
-    if let Err(error) = denials::log(denials, programs, spaces).await {
-        tracing::error!(%error, "what the kernel refuses is counted and no longer logged");
+/// Tells what the kernel refuses, until the task is dropped.
+async fn tell_denials(
+    denials: kernel::Denials,
+    programs: Option<kernel::KernelLog>,
+    (spaces, refusals): (Arc<Spaces>, Arc<Refusals>),
+) {
+    if let Err(error) = denials::tell(denials, programs, spaces, refusals).await {
+        tracing::error!(%error, "what the kernel refuses is counted, and no longer logged or recorded");
         // The end of a part is the end of the whole.
         std::future::pending().await
     }
@@ -219,11 +226,13 @@ pub async fn keep(
     let gate = Arc::new(gate);
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let spaces = Arc::new(Spaces::new(gate.clone()));
-    let telling = tokio::spawn(tell_denials(gate.denials()?, told, spaces.clone()));
+    let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
+    let telling = tokio::spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     let kernel = (gate.clone(), spaces.clone());
     let keeper = Keeper::new(keeper::Parts {
         tables: Tables::new(kernel, (cgroups.clone(), place(&settings)), Some(user)),
         spaces,
+        refusals,
         shelf,
         gate,
         cgroups,
@@ -305,6 +314,7 @@ async fn enforce(
     work.spawn(beat(hold.clone()));
     shelf.watch().map_err(AppError::io("cannot follow the policy directory"))?;
     work.spawn(follower.follow());
+    let refusing = Refusing::start(hold.clone(), recorder.clone());
     work.spawn(post.work());
     work.spawn(sweep(blocks));
     work.spawn(end_demands(bench.desk.clone()));
@@ -319,15 +329,13 @@ async fn enforce(
     let left = match outcome {
         Ok(Told::Upgrade) => hold.leave(),
         _ => {
-            if matches!(hold, Hold::Own { .. }) {
-                service::stopping();
-            }
             hold.shut();
             None
         }
     };
     work.shutdown().await;
     drain(flows, &cut).await;
+    refusing.end().await;
     recorder.close();
     outcome?;
     if let Some(listeners) = left

@@ -3,8 +3,8 @@
 use super::output::{Tone, escape_line, paint, quoted, time};
 use super::{Context, Failure};
 use crate::record::entry::{
-    BodyEnd, Ending, Event, Head, Interrupted, Kept, RecordRead, Side, SocketsDestroyed, Surged, Upkeep,
-    Verdict,
+    BodyEnd, Ending, Event, Head, Interrupted, Kept, KernelRefused, RecordRead, Refused, Side,
+    SocketsDestroyed, Surged, Upkeep, Verdict,
 };
 use crate::record::frame::{About, Frame};
 use crate::record::read::{EntryView, Line, Reader, Summary};
@@ -246,6 +246,7 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
         Event::Kept(event) => ("record", Tone::Strong, kept(event)),
         Event::Surged(event) => ("surge", Tone::Warn, surged(event)),
         Event::SocketsDestroyed(event) => ("cut", Tone::Warn, cut(event)),
+        Event::KernelRefused(event) => ("refused", Tone::Warn, refused(event)),
         Event::Interrupted(event) => ("gap", Tone::Bad, interrupted(event)),
     }
 }
@@ -257,6 +258,34 @@ fn cut(event: &SocketsDestroyed) -> String {
     });
     let count = event.sockets.len() as u64 + event.left_out;
     format!("{count} connections older than their protection{one}")
+}
+
+/// Refusals of one entry that are told in words; all stand in its JSON.
+const REFUSED_TOLD_MAX: usize = 3;
+
+fn refused(event: &KernelRefused) -> String {
+    let KernelRefused { refusals, left_out, lost_so_far, .. } = event;
+    let mut told: Vec<String> = refusals.iter().take(REFUSED_TOLD_MAX).map(refusal).collect();
+    let rest = refusals.iter().skip(REFUSED_TOLD_MAX).map(|one| one.times).sum::<u64>();
+    let numbers = [
+        (rest, "more of other kinds"),
+        (*left_out, "more that the entry leaves out"),
+        (*lost_so_far, "since the load of which nothing else is known"),
+    ];
+    told.extend(
+        numbers.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
+    );
+    told.join("; ")
+}
+
+fn refusal(one: &Refused) -> String {
+    let process = one.process.as_deref().unwrap_or("a packet");
+    let to = one.about.as_ref().or(one.to.as_ref()).map_or_else(String::new, |to| format!(" to {to}"));
+    let protocol = one.protocol.as_ref().map_or_else(String::new, |protocol| format!(" ({protocol})"));
+    let uid = one.uid.map_or_else(String::new, |uid| format!(", uid {uid}"));
+    let guard = one.guard.as_ref().map_or_else(String::new, |guard| format!(", guard {guard}"));
+    let times = if one.times == 1 { String::new() } else { format!(", {} times", one.times) };
+    format!("{}: {process}{to}{protocol}{uid}{guard}{times}", one.reason)
 }
 
 fn surged(event: &Surged) -> String {

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::cgroup::{self, Cgroups};
+use super::proc::{Process, ticks};
 
 /// A process that holds a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,16 @@ pub fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Holder> {
         found.extend(held.into_iter().map(|inode| (inode, holder.clone())));
     }
     found
+}
+
+/// The program of a process that had started by then, in nanoseconds since boot; `None`: it is gone, its number means another
+/// by now, or its program's path leads elsewhere. It may have become another program since.
+#[must_use]
+pub fn program(pid: u32, by: u64) -> Option<String> {
+    let process = Process::open(pid)?;
+    (process.stat()?.started <= ticks(by)).then_some(())?;
+    let (_, device, inode) = process.program()?;
+    process.program_path(device, inode)
 }
 
 /// The inode in `socket:[123]`.
@@ -81,5 +92,13 @@ mod tests {
         assert_eq!(holders(&wanted).get(&inode).map(|holder| holder.pid), Some(std::process::id()));
         drop(socket);
         assert_eq!(holders(&wanted), HashMap::new());
+    }
+
+    #[test]
+    fn a_program_is_told_of_a_process_that_had_started_by_then_and_of_no_later_one() {
+        let own = std::process::id();
+        let path = std::env::current_exe().unwrap();
+        assert_eq!(program(own, u64::MAX), Some(path.to_str().unwrap().to_owned()));
+        assert_eq!(program(own, 0), None, "its number meant another process then");
     }
 }

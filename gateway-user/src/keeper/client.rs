@@ -18,7 +18,7 @@ use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
 use crate::limits::{KEEPER_PUBLISH_TIMEOUT, KEEPER_TIMEOUT};
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::SocketsDestroyed;
+use crate::record::entry::{KernelRefused, SocketsDestroyed};
 
 /// The keeper is gone.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +206,17 @@ impl Client {
     pub async fn take_cut(&self) -> io::Result<Option<SocketsDestroyed>> {
         match self.ask(&Request::Cut).await? {
             (Answer::Cut(cut), _) => Ok(cut),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// What the kernel refused and is not recorded yet, with its number; what came with this number last is recorded.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn denied(&self, recorded: Option<u64>) -> io::Result<Option<(u64, KernelRefused)>> {
+        match self.ask(&Request::Denied(recorded)).await? {
+            (Answer::Denied(denied), _) => Ok(denied),
             _ => Err(misunderstood()),
         }
     }

@@ -12,7 +12,7 @@ use crate::admin::Peer;
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::SocketsDestroyed;
+use crate::record::entry::{KernelRefused, SocketsDestroyed};
 
 /// What the enforcer wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub enum Request {
     Publish,
     /// What was cut because it is older than its protection, and is not recorded yet.
     Cut,
+    /// What the kernel refused and is not recorded yet. What came with this number last is recorded.
+    Denied(Option<u64>),
     /// The kernel's counters.
     Counters,
     /// It is alive.
@@ -82,6 +84,8 @@ pub enum Answer {
     Published(Sha256),
     /// One such cut, if there is one.
     Cut(Option<SocketsDestroyed>),
+    /// The next of it with its number, if there is any.
+    Denied(Option<(u64, KernelRefused)>),
     /// The counters, in the order of their list, and how many other network namespaces there are.
     Counters(Vec<u64>, Counted),
     /// The kernel heard it; or a newer gate has taken over, and it did not.

@@ -20,7 +20,7 @@ use super::aide::{self, Aide};
 use super::child::{self, Pause};
 use super::link::{self, Link};
 use super::message::{Answer, Came, News, Request, pack, unpack};
-use super::{Change, Spaces, Standing, Tables, User, allowed, state};
+use super::{Change, Refusals, Spaces, Standing, Tables, User, allowed, state};
 use crate::admin;
 use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
@@ -59,6 +59,8 @@ pub struct Parts {
     pub tables: Tables,
     /// The other network namespaces.
     pub spaces: Arc<Spaces>,
+    /// What the kernel refused.
+    pub refusals: Arc<Refusals>,
     /// The cgroup v2 root.
     pub cgroups: PathBuf,
     /// Whom the enforcer runs as.
@@ -87,6 +89,7 @@ struct Inner {
     gate: Arc<Gate>,
     tables: Mutex<Tables>,
     spaces: Arc<Spaces>,
+    refusals: Arc<Refusals>,
     processes: Arc<Processes>,
     user: User,
     recorder: Arc<Aide>,
@@ -128,6 +131,7 @@ impl Keeper {
             gate: parts.gate,
             tables: Mutex::new(parts.tables),
             spaces: parts.spaces,
+            refusals: parts.refusals,
             processes: Arc::new(Processes::new(&parts.cgroups)),
             user: parts.user,
             state: parts.state,
@@ -385,6 +389,7 @@ impl Inner {
             }
             Request::Publish => self.publish().await,
             Request::Cut => Ok(Answer::Cut(self.tables.lock().await.take_cut())),
+            Request::Denied(recorded) => Ok(Answer::Denied(self.refusals.next(recorded))),
             Request::Counters => {
                 let counters = self.gate.counters().map_err(io::Error::other);
                 counters.map(|all| {

@@ -285,9 +285,18 @@ pub(super) fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// CLOCK_MONOTONIC in nanoseconds: the kernel programs' clock.
 pub(super) fn monotonic() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: the time of what the kernel programs tell.
+pub(super) fn since_boot() -> u64 {
+    clock(libc::CLOCK_BOOTTIME)
+}
+
+fn clock(which: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one live structure. The clock always exists; failing, it leaves zero, which is long past.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    // SAFETY: writes one live structure. Both clocks always exist; failing, it leaves zero, which is long past.
+    unsafe { libc::clock_gettime(which, &raw mut now) };
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
@@ -469,19 +470,21 @@ impl Iterator for Denials {
 }
 
 /// One refusal of the kernel programs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Denial {
     /// The counter it raised.
     pub reason: &'static str,
     /// Where it wanted to go.
     pub to: SocketAddr,
+    /// What was wanted, in words, where that is no address.
+    pub about: Option<String>,
     /// IP protocol, or socket protocol (262: MPTCP).
     pub protocol: u16,
     /// Process id; 0: a packet, whose process is not known.
     pub tgid: u32,
     /// Real user id; 0 for packets.
     pub uid: u32,
-    /// Cgroup id; 0 for packets.
+    /// Cgroup id; 0 where nothing is known of who it was but the process and its name, as for packets.
     pub cgroup: u64,
     /// The thread's name; not escaped, empty for packets.
     pub command: String,
@@ -493,10 +496,19 @@ pub struct Denial {
     pub about: Option<String>,
 }
 
+impl Denial {
+    /// How long ago it was.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_nanos(raw::since_boot().saturating_sub(self.at))
+    }
+}
+
 fn denial(refusal: &Refusal) -> Denial {
     Denial {
         reason: COUNTERS.get(refusal.counter as usize).map_or("unknown", |(_, name)| name),
         to: SocketAddr::new(IpAddr::from(refusal.address).to_canonical(), refusal.port),
+        about: None,
         protocol: refusal.protocol,
         tgid: refusal.tgid,
         uid: refusal.uid,

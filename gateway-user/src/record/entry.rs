@@ -4,11 +4,13 @@
 //! token, or a value that a mask or a detector finds.
 
 mod gate;
+mod refused;
 
 pub use gate::{
     Blocked, DestroyedSocket, FileChange, FileChanged, Interrupted, Kept, PolicyChanged, PolicyWeighed,
     RecordRead, SocketsDestroyed, Started, Surged, Unblocked, Upkeep, Widened,
 };
+pub use refused::{KernelRefused, Refused};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,8 @@ pub enum Event {
     Surged(Surged),
     /// Sockets that were older than what protects their peers were destroyed.
     SocketsDestroyed(SocketsDestroyed),
+    /// The kernel programs refused something, or saw what nobody decided.
+    KernelRefused(KernelRefused),
 }
 
 impl Event {
@@ -88,6 +92,7 @@ impl Event {
             Self::Kept(event) => event.at,
             Self::Surged(event) => event.at,
             Self::SocketsDestroyed(event) => event.at,
+            Self::KernelRefused(event) => event.at,
         })
     }
 
@@ -151,6 +156,7 @@ impl Event {
                 event.target.len() + event.name.len() + event.subject.as_ref().map_or(0, String::len)
             }
             Self::SocketsDestroyed(event) => event.sockets.iter().map(DestroyedSocket::weight).sum(),
+            Self::KernelRefused(event) => event.refusals.iter().map(Refused::weight).sum(),
             Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
             Self::SessionClosed(_)
             | Self::Started(_)

@@ -130,6 +130,7 @@ impl Frame {
                 Event::Kept(_) => (20, About::Gate),
                 Event::Surged(_) => (21, About::Gate),
                 Event::SocketsDestroyed(_) => (22, About::Gate),
+                Event::KernelRefused(_) => (23, About::Gate),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

@@ -190,6 +190,7 @@ impl Ledger {
                 | Event::RecordRead(_)
                 | Event::Surged(_)
                 | Event::SocketsDestroyed(_)
+                | Event::KernelRefused(_)
                 | Event::Kept(_) => {}
             }
         }
@@ -259,6 +260,7 @@ impl Ledger {
             | Event::RecordRead(_)
             | Event::Surged(_)
             | Event::SocketsDestroyed(_)
+            | Event::KernelRefused(_)
             | Event::Kept(_) => {
                 places.push(Place::of(Dimension::Gate, ""));
             }

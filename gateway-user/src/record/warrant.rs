@@ -143,7 +143,8 @@ impl Deed {
             | Event::PolicyWeighed(_)
             | Event::Kept(_)
             | Event::Surged(_)
-            | Event::SocketsDestroyed(_) => None,
+            | Event::SocketsDestroyed(_)
+            | Event::KernelRefused(_) => None,
         }
     }
 }
