@@ -476,7 +476,7 @@ pub struct Denial {
     pub reason: &'static str,
     /// Where it wanted to go.
     pub to: SocketAddr,
-    /// What was wanted, in words, where that is no address.
+    /// What it wanted, in words, where that is no address: a process, a file, a Unix socket; not escaped.
     pub about: Option<String>,
     /// IP protocol, or socket protocol (262: MPTCP).
     pub protocol: u16,
@@ -492,8 +492,6 @@ pub struct Denial {
     pub guard: u32,
     /// When, in nanoseconds since boot.
     pub at: u64,
-    /// What it wanted, where that is no address: a process, a file, a Unix socket; not escaped.
-    pub about: Option<String>,
 }
 
 impl Denial {
@@ -516,7 +514,6 @@ fn denial(refusal: &Refusal) -> Denial {
         command: text(&refusal.comm),
         guard: refusal.guard,
         at: refusal.at,
-        about: None,
     }
 }
 
