@@ -22,6 +22,10 @@ pub const OWN_MAX: u32 = 16 * 1024;
 pub const GUARDS_MAX: u32 = 1024;
 /// User ids, times cgroups, of all exemptions.
 pub const EXEMPT_CALLERS_MAX: u32 = 8 * 1024;
+/// Names of Unix sockets that the processes of all guards may connect to.
+pub const UNIX_ALLOWED_MAX: u32 = 8 * 1024;
+/// Files and directories that are the gate's own, with those above them.
+pub const SEALED_MAX: u32 = 1024;
 /// Cgroups of all guards.
 pub const GUARD_CGROUPS_MAX: u32 = 8 * 1024;
 /// User ids of all guards.
@@ -38,7 +42,7 @@ pub const ALLOWED_MAX: u32 = 32 * 1024;
 pub const FLOWS_MAX: u32 = 16 * 1024;
 /// Connections that went past the gate, of which the process is remembered. The oldest goes where one more comes.
 pub const PASSERS_MAX: u32 = 1024;
-/// Bytes of the telemetry ring. A refusal takes 104 of them.
+/// Bytes of the telemetry ring. A refusal takes 80 of them, an attempt 200.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Other network namespaces where the gate listens. A Kubernetes node runs 110 pods, unless told to run up to 250.
 pub const SPACES_MAX: u32 = 256;
@@ -413,6 +417,59 @@ pub struct Refusal {
     pub zero: u32,
 }
 
+/// Bytes of a Unix socket's name, unix(7).
+pub const UNIX_NAME_BYTES: usize = 108;
+
+/// A Unix socket that a guard's processes may connect to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixKey {
+    /// The guard's id.
+    pub guard: u32,
+    /// Its name as its server bound it, then zeros; an abstract one begins with a zero.
+    pub name: [u8; UNIX_NAME_BYTES],
+}
+
+/// A file or directory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InodeKey {
+    /// Device of its file system, as the kernel writes it (12 bits major, 20 bits minor); [`HOME`] for a namespace.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// In [`InodeKey::device`]: the mount namespace of the host.
+pub const HOME: u64 = u64::MAX;
+/// Nothing is mounted over it, and it is not renamed: it is the gate's, or on the way there.
+pub const SEALED_WAY: u32 = 1;
+/// Nothing in it is changed.
+pub const SEALED_INSIDE: u32 = 2;
+/// Processes that run it get no signal.
+pub const SEALED_PROGRAM: u32 = 4;
+
+/// In the map of guards: one over processes that run apart from the gate, and one over the gate's own.
+pub const GUARD_OVER_OTHERS: u32 = 1;
+/// See [`GUARD_OVER_OTHERS`].
+pub const GUARD_OVER_THE_GATE: u32 = 2;
+
+/// A refusal of something that is no traffic: what a guarded process tried with something outside of its guard.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// As any other; its address says nothing.
+    pub refusal: Refusal,
+    /// The other process; 0: it is about none.
+    pub other: u32,
+    /// The signal, the command of bpf(2), the family of the socket.
+    pub number: u32,
+    /// Its name: the other process's, the file's, the Unix socket's (an abstract one begins with a zero); then zeros.
+    pub name: [u8; UNIX_NAME_BYTES],
+    /// Always zero.
+    pub zero: u32,
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// Every outcome of every hook. Counted per CPU.
@@ -504,6 +561,22 @@ counters! {
     FlowUncounted = "flow_uncounted",
     /// Refused: a connect that belongs to the gate, in a network namespace where the gate does not listen.
     NoListener = "refused_no_listener",
+    /// Refused: a guarded process called bpf(2).
+    GuardBpf = "refused_guard_bpf",
+    /// Refused: a guarded process looked into one outside of its guard, as ptrace(2) does.
+    GuardTrace = "refused_guard_trace",
+    /// Refused: a guarded process sent the gate a signal.
+    GuardSignal = "refused_guard_signal",
+    /// Refused: a guarded process mounted something over what is the gate's, or unmounted it.
+    GuardMount = "refused_guard_mount",
+    /// Refused: a guarded process changed files of the gate's.
+    GuardFile = "refused_guard_file",
+    /// Refused: a guarded process left its cgroup, or changed one outside of it.
+    GuardCgroup = "refused_guard_cgroup",
+    /// Refused: a guarded process talked to a Unix socket outside of its guard.
+    GuardUnix = "refused_guard_unix_socket",
+    /// Refused: a guarded process was passed a socket made outside of its guard.
+    GuardPassed = "refused_guard_passed_socket",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;
@@ -557,6 +630,9 @@ plain! {
     Passer = size_of::<FlowKey>() + 4 * 8 + 4 * 4 + 16 + 16,
     Mark = 8,
     Refusal = 2 * 8 + 4 * 4 + 16 + 16 + 2 + 2 + 4,
+    UnixKey = 4 + UNIX_NAME_BYTES,
+    InodeKey = 2 * 8,
+    Attempt = size_of::<Refusal>() + 2 * 4 + UNIX_NAME_BYTES + 4,
     u32 = 4,
     u64 = 8,
 }

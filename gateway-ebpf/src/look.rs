@@ -324,11 +324,8 @@ fn exemption_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> Option<Ex
 /// The guard of whoever runs now; 0: none. The innermost cgroup wins, then the uid.
 #[inline(always)]
 pub(crate) fn current_guard() -> u32 {
-    // SAFETY: both helpers only read the current task.
-    guard_by(
-        |level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) },
-        || unsafe { helper::bpf_get_current_uid_gid() as u32 },
-    )
+    // SAFETY: reads the current task.
+    guard_by(current_cgroup, || unsafe { helper::bpf_get_current_uid_gid() as u32 })
 }
 
 /// The guard of the socket a packet left from; 0: none.
@@ -342,9 +339,20 @@ pub(crate) fn packet_guard(skb: *mut c_void) -> u32 {
 }
 
 #[inline(always)]
-fn guard_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> u32 {
+pub(crate) fn guard_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> u32 {
+    let guard = guard_by_cgroup(cgroup);
+    if guard != 0 || GUARDING.get(0).is_none_or(|guarding| guarding.uids == 0) {
+        return guard;
+    }
+    // SAFETY: a map value the lookup just gave.
+    GUARD_UIDS.get_ptr(&uid()).map_or(0, |found| unsafe { *found })
+}
+
+/// The guard by the cgroups alone; 0: none.
+#[inline(always)]
+pub(crate) fn guard_by_cgroup(cgroup: impl Fn(u32) -> u64) -> u32 {
     let Some(guarding) = GUARDING.get(0) else { return 0 };
-    let (levels, uids) = (guarding.levels, guarding.uids);
+    let levels = guarding.levels;
     let mut guard = 0;
     let mut level = 0;
     while level < GUARD_LEVELS_MAX {
@@ -356,14 +364,29 @@ fn guard_by(cgroup: impl Fn(u32) -> u64, uid: impl Fn() -> u32) -> u32 {
         }
         level += 1;
     }
-    if guard == 0
-        && uids != 0
-        && let Some(found) = GUARD_UIDS.get_ptr(&uid())
-    {
-        // SAFETY: as above.
-        guard = unsafe { *found };
-    }
     guard
+}
+
+/// Whether whoever runs now is below the cgroup that the programs are attached to: for hooks that are the whole host's.
+#[inline(always)]
+pub(crate) fn is_watched() -> bool {
+    let Some(config) = config() else { return false };
+    let cgroup = config.cgroup;
+    let mut level = 0;
+    while level < GUARD_LEVELS_MAX {
+        if current_cgroup(level) == cgroup {
+            return true;
+        }
+        level += 1;
+    }
+    false
+}
+
+/// The cgroup above whoever runs now, at this level; 0: it stands higher.
+#[inline(always)]
+pub(crate) fn current_cgroup(level: u32) -> u64 {
+    // SAFETY: reads the current task.
+    unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) }
 }
 
 #[inline(always)]
@@ -380,8 +403,9 @@ pub(crate) fn is_gate() -> bool {
 
 /// Byte offsets of kernel fields, found in the running kernel's BTF by the loader. (Rust emits no CO-RE relocations.)
 macro_rules! offsets {
-    ($($name:ident,)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
+    ($($name:ident,)*) => { $(#[unsafe(no_mangle)] pub(crate) static $name: u32 = 0;)* };
 }
+pub(crate) use offsets;
 offsets! {
     TASK_COMM, TASK_CRED, TASK_LEADER, TASK_LOGIN, TASK_TGID, TASK_START, TASK_MM, MM_EXE, CRED_UID, FILE_INODE, INODE_NUMBER, INODE_SUPER,
     SUPER_DEVICE, SOCK_FLAGS, SOCK_PORT, TCP_COPIED, TCP_NEXT, TCP_RECEIVED, TCP_WRITTEN, TCP_UNACKED, TCP_ACKED,
@@ -389,7 +413,7 @@ offsets! {
 
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
 #[inline(always)]
-fn kernel_word(base: u64, offset: &'static u32) -> u64 {
+pub(crate) fn kernel_word(base: u64, offset: &'static u32) -> u64 {
     let mut value = 0u64;
     if base != 0 {
         // SAFETY: the offset is patched into read-only data before the program is loaded, hence volatile; the

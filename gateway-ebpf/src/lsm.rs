@@ -1,12 +1,17 @@
-//! A process makes a socket of a family that no cgroup hook knows. Guarded ones get none that carries bytes off the host.
+//! Where the kernel runs LSM programs: what a guarded process may not do with what is outside of its guard. It makes no socket
+//! that carries bytes off the host unseen, asks nobody outside to dial in its stead, does not leave its cgroup, and does nothing
+//! to the gate.
+
+use core::ffi::c_void;
 
 use aya_ebpf::programs::LsmContext;
-use gateway_ebpf::abi::Counter;
+use gateway_ebpf::abi::{Counter, GUARD_OVER_THE_GATE, UNIX_NAME_BYTES, UnixKey};
 use gateway_ebpf::choose;
 
-use crate::look;
-use crate::report::{To, refused};
+use crate::report::{To, Tried, attempted, refused};
+use crate::{GUARDS, UNIX_ALLOWED, look, outside};
 
+/// What programs at a cgroup answer.
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 
@@ -23,4 +28,262 @@ pub(crate) fn socket_create(ctx: &LsmContext) -> i32 {
     }
     refused(ctx, Counter::GuardSocket, &To { address: &[0; 16], port: 0, protocol: protocol as u32, guard });
     DENY
+}
+
+/// What the others answer: nothing against it, or `-EPERM`.
+const PASS: i32 = 0;
+const REFUSE: i32 = -1;
+const NAMELESS: &[u8; UNIX_NAME_BYTES] = &[0; UNIX_NAME_BYTES];
+
+/// A pointer that the hook was given.
+#[inline(always)]
+fn pointer(ctx: &LsmContext, at: usize) -> u64 {
+    ctx.arg::<*const c_void>(at) as u64
+}
+
+/// The guard of whoever runs now, if these rules are for him; 0: they are not.
+#[inline(always)]
+fn caller() -> u32 {
+    barred(look::current_guard())
+}
+
+/// The same by his cgroup alone: who is guarded by his uid takes it along wherever he goes.
+#[inline(always)]
+fn caller_by_cgroup() -> u32 {
+    barred(look::guard_by_cgroup(look::current_cgroup))
+}
+
+#[inline(always)]
+fn barred(guard: u32) -> u32 {
+    if guard == 0 || !look::is_watched() {
+        return 0;
+    }
+    // SAFETY: a map value the lookup just gave.
+    let over = GUARDS.get_ptr(&guard).map_or(0, |over| unsafe { *over });
+    if over == GUARD_OVER_THE_GATE { 0 } else { guard }
+}
+
+/// bpf(cmd, ..): the way to the pins, to the maps and to the links.
+#[inline(always)]
+pub(crate) fn bpf(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    let number: i32 = ctx.arg(0);
+    attempted(Counter::GuardBpf, &Tried { guard, other: 0, number: number as u32, name: NAMELESS });
+    REFUSE
+}
+
+/// ptrace_access_check(child, mode): memory, descriptors, environment of another process.
+#[inline(always)]
+pub(crate) fn trace(ctx: &LsmContext) -> i32 {
+    /// `PTRACE_MODE_NOAUDIT`: whoever lists processes asks this of each, and is not told of it.
+    const NO_AUDIT: u32 = 4;
+    let guard = caller();
+    let task = pointer(ctx, 0);
+    if guard == 0 || outside::guard_of_task(task) == guard {
+        return PASS;
+    }
+    let mode: u32 = ctx.arg(1);
+    if mode & NO_AUDIT == 0 {
+        about_task(Counter::GuardTrace, guard, task, mode);
+    }
+    REFUSE
+}
+
+/// task_kill(p, info, sig, ..).
+#[inline(always)]
+pub(crate) fn signal(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    let (task, signal): (u64, i32) = (pointer(ctx, 0), ctx.arg(2));
+    // 0 asks whether it is there.
+    if guard == 0 || signal == 0 || !outside::runs_the_gate(task) || outside::guard_of_task(task) == guard {
+        return PASS;
+    }
+    about_task(Counter::GuardSignal, guard, task, signal as u32);
+    REFUSE
+}
+
+#[inline(always)]
+fn about_task(counter: Counter, guard: u32, task: u64, number: u32) {
+    let mut name = [0; UNIX_NAME_BYTES];
+    let other = outside::named_task(task, &mut name);
+    attempted(counter, &Tried { guard, other, number, name: &name });
+}
+
+/// task_alloc(task, clone_flags): a child that begins in another cgroup.
+#[inline(always)]
+pub(crate) fn clone(ctx: &LsmContext) -> i32 {
+    /// `CLONE_INTO_CGROUP`.
+    const INTO_CGROUP: u64 = 1 << 33;
+    let flags: u64 = ctx.arg(1);
+    if flags & INTO_CGROUP == 0 {
+        return PASS;
+    }
+    let guard = caller_by_cgroup();
+    if guard == 0 {
+        return PASS;
+    }
+    attempted(Counter::GuardCgroup, &Tried { guard, other: 0, number: 0, name: NAMELESS });
+    REFUSE
+}
+
+/// sb_mount(dev_name, path, type, flags, data).
+#[inline(always)]
+pub(crate) fn mount(ctx: &LsmContext) -> i32 {
+    /// `MS_UNBINDABLE`, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`: to whom later mounts spread; nothing is hidden by that.
+    const SPREAD: u64 = 0xf << 17;
+    let flags: u64 = ctx.arg(3);
+    if flags & SPREAD != 0 {
+        return PASS;
+    }
+    mount_at(pointer(ctx, 1))
+}
+
+/// move_mount(from_path, to_path).
+#[inline(always)]
+pub(crate) fn move_mount(ctx: &LsmContext) -> i32 {
+    mount_at(pointer(ctx, 1))
+}
+
+#[inline(always)]
+fn mount_at(path: u64) -> i32 {
+    let guard = caller();
+    if guard == 0 || !outside::hides(path) {
+        return PASS;
+    }
+    about_entry(Counter::GuardMount, guard, outside::entry_of(path))
+}
+
+/// sb_umount(mnt, flags).
+#[inline(always)]
+pub(crate) fn unmount(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    if guard == 0 || !outside::holds(pointer(ctx, 0)) {
+        return PASS;
+    }
+    attempted(Counter::GuardMount, &Tried { guard, other: 0, number: 0, name: NAMELESS });
+    REFUSE
+}
+
+#[inline(always)]
+fn about_entry(counter: Counter, guard: u32, entry: u64) -> i32 {
+    let mut name = [0; UNIX_NAME_BYTES];
+    outside::named_entry(entry, &mut name);
+    attempted(counter, &Tried { guard, other: 0, number: 0, name: &name });
+    REFUSE
+}
+
+/// unix_stream_connect(sock, other, newsk).
+#[inline(always)]
+pub(crate) fn unix_connect(ctx: &LsmContext) -> i32 {
+    talk(pointer(ctx, 1))
+}
+
+/// unix_may_send(sock, other), of sockets.
+#[inline(always)]
+pub(crate) fn unix_send(ctx: &LsmContext) -> i32 {
+    talk(outside::sock_of(pointer(ctx, 1)))
+}
+
+/// To a Unix socket. One without a name was given by whoever made the pair.
+#[inline(always)]
+fn talk(other: u64) -> i32 {
+    let guard = caller();
+    if guard == 0 || outside::guard_of_sock(other) == guard {
+        return PASS;
+    }
+    let mut key = UnixKey { guard, name: [0; UNIX_NAME_BYTES] };
+    if !outside::bound_name(other, &mut key) || UNIX_ALLOWED.get_ptr(&key).is_some() {
+        return PASS;
+    }
+    attempted(Counter::GuardUnix, &Tried { guard, other: 0, number: 0, name: &key.name });
+    REFUSE
+}
+
+/// file_receive(file): an open file that somebody passed, or that was taken by pidfd_getfd(2).
+#[inline(always)]
+pub(crate) fn passed(ctx: &LsmContext) -> i32 {
+    /// `AF_UNIX` and `AF_NETLINK` carry nothing off the host.
+    const LOCAL: [u32; 2] = [1, 16];
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    let sock = outside::sock_behind(pointer(ctx, 0));
+    if sock == 0 {
+        return PASS;
+    }
+    let number = outside::family_of(sock);
+    if number == LOCAL[0] || number == LOCAL[1] || outside::guard_of_sock(sock) == guard {
+        return PASS;
+    }
+    attempted(Counter::GuardPassed, &Tried { guard, other: 0, number, name: NAMELESS });
+    REFUSE
+}
+
+/// file_open(file): written, what is the gate's, or a cgroup's of others.
+#[inline(always)]
+pub(crate) fn file_open(ctx: &LsmContext) -> i32 {
+    let file = pointer(ctx, 0);
+    if !outside::is_written(file) {
+        return PASS;
+    }
+    let entry = outside::entry_of_file(file);
+    let guard = caller_by_cgroup();
+    if guard != 0 && outside::is_foreign_cgroup(entry, guard) {
+        return about_entry(Counter::GuardCgroup, guard, entry);
+    }
+    change(entry)
+}
+
+/// path_truncate(path).
+#[inline(always)]
+pub(crate) fn truncate(ctx: &LsmContext) -> i32 {
+    change(outside::entry_of(pointer(ctx, 0)))
+}
+
+/// inode_unlink(dir, dentry).
+#[inline(always)]
+pub(crate) fn unlink(ctx: &LsmContext) -> i32 {
+    change(pointer(ctx, 1))
+}
+
+/// inode_rename(old_dir, old_dentry, new_dir, new_dentry).
+#[inline(always)]
+pub(crate) fn rename(ctx: &LsmContext) -> i32 {
+    let (old, new) = (pointer(ctx, 1), pointer(ctx, 3));
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    if outside::is_on_the_way(old) || outside::is_inside(old) {
+        return about_entry(Counter::GuardFile, guard, old);
+    }
+    if outside::is_on_the_way(new) || outside::is_inside(new) {
+        return about_entry(Counter::GuardFile, guard, new);
+    }
+    PASS
+}
+
+/// inode_link(old_dentry, dir, new_dentry).
+#[inline(always)]
+pub(crate) fn hard_link(ctx: &LsmContext) -> i32 {
+    change(pointer(ctx, 2))
+}
+
+/// inode_symlink(dir, dentry, old_name).
+#[inline(always)]
+pub(crate) fn symlink(ctx: &LsmContext) -> i32 {
+    change(pointer(ctx, 1))
+}
+
+#[inline(always)]
+fn change(entry: u64) -> i32 {
+    let guard = caller();
+    if guard == 0 || !outside::is_inside(entry) {
+        return PASS;
+    }
+    about_entry(Counter::GuardFile, guard, entry)
 }

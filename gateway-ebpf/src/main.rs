@@ -16,12 +16,13 @@ mod flows;
 mod guard;
 mod look;
 mod lsm;
+mod outside;
 mod report;
 mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, map,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm, lsm_cgroup, map,
     sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
@@ -32,7 +33,7 @@ use aya_ebpf::programs::{
 };
 use gateway_ebpf::abi::{
     self, BlockData, Bound, Config, DnsKey, ExemptKey, Flow, FlowCounts, FlowKey, Guarding, Heartbeat,
-    LISTENERS_MAX, Mark, Passer, Record, Space, Tuple,
+    InodeKey, LISTENERS_MAX, Mark, Passer, Record, Space, Tuple, UnixKey,
 };
 
 use crate::look::Storage;
@@ -71,6 +72,14 @@ static GUARD_CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(abi::GUARD_C
 static GUARD_UIDS: HashMap<u32, u32> = HashMap::with_max_entries(abi::GUARD_UIDS_MAX, 0);
 #[map]
 static DNS: HashMap<DnsKey, u32> = HashMap::with_max_entries(abi::DNS_MAX, 0);
+
+/// Unix sockets outside that guarded processes may connect to.
+#[map]
+static UNIX_ALLOWED: HashMap<UnixKey, u32> =
+    HashMap::with_max_entries(abi::UNIX_ALLOWED_MAX, BPF_F_NO_PREALLOC);
+/// What is the gate's own among files. Written by the loader.
+#[map]
+static SEALED: HashMap<InodeKey, u32> = HashMap::with_max_entries(abi::SEALED_MAX, 0);
 
 // Whose connects go straight. Written by the enforcer.
 #[map]
@@ -217,6 +226,34 @@ pub fn tg_uplink_bare(ctx: TcContext) -> i32 {
 #[lsm_cgroup(hook = "socket_create")]
 pub fn tg_socket_create(ctx: LsmContext) -> i32 {
     lsm::socket_create(&ctx)
+}
+
+macro_rules! bars {
+    ($($program:ident = $hook:literal, $module:ident::$function:ident;)*) => {$(
+        /// lsm: 5.7, on what [`lsm::bars`] needs. Optional.
+        #[lsm(hook = $hook)]
+        pub fn $program(ctx: LsmContext) -> i32 {
+            $module::$function(&ctx)
+        }
+    )*};
+}
+bars! {
+    tg_bpf = "bpf", lsm::bpf;
+    tg_trace = "ptrace_access_check", lsm::trace;
+    tg_signal = "task_kill", lsm::signal;
+    tg_clone = "task_alloc", lsm::clone;
+    tg_mount = "sb_mount", lsm::mount;
+    tg_move_mount = "move_mount", lsm::move_mount;
+    tg_unmount = "sb_umount", lsm::unmount;
+    tg_unix_connect = "unix_stream_connect", lsm::unix_connect;
+    tg_unix_send = "unix_may_send", lsm::unix_send;
+    tg_passed = "file_receive", lsm::passed;
+    tg_file_open = "file_open", lsm::file_open;
+    tg_truncate = "path_truncate", lsm::truncate;
+    tg_unlink = "inode_unlink", lsm::unlink;
+    tg_rename = "inode_rename", lsm::rename;
+    tg_hard_link = "inode_link", lsm::hard_link;
+    tg_symlink = "inode_symlink", lsm::symlink;
 }
 
 #[panic_handler]

@@ -4,7 +4,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helper;
 use aya_log_ebpf::debug;
-use gateway_ebpf::abi::{Address, Counter, Refusal};
+use gateway_ebpf::abi::{Address, Attempt, Counter, Refusal, UNIX_NAME_BYTES};
 
 use crate::{COUNTS, EVENTS};
 
@@ -52,8 +52,14 @@ fn event(counter: Counter, to: &To<'_>, task: bool) {
         count(Counter::EventLost);
         return;
     };
+    entry.write(refusal(counter, to, task));
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn refusal(counter: Counter, to: &To<'_>, task: bool) -> Refusal {
     // SAFETY: helpers that read the current task or the clock; `comm` is 16 bytes of our own.
-    let refusal = unsafe {
+    unsafe {
         let mut comm = [0u8; 16];
         if task {
             helper::bpf_get_current_comm(comm.as_mut_ptr().cast(), 16);
@@ -71,7 +77,36 @@ fn event(counter: Counter, to: &To<'_>, task: bool) {
             protocol: to.protocol as u16,
             zero: 0,
         }
+    }
+}
+
+/// What a guarded process tried with something outside of its guard.
+pub(crate) struct Tried<'a> {
+    pub(crate) guard: u32,
+    /// The other process; 0: none.
+    pub(crate) other: u32,
+    /// The signal, command or family.
+    pub(crate) number: u32,
+    pub(crate) name: &'a [u8; UNIX_NAME_BYTES],
+}
+
+/// An attempt that is refused.
+#[inline(always)]
+pub(crate) fn attempted(counter: Counter, tried: &Tried<'_>) {
+    count(counter);
+    let Some(mut entry) = EVENTS.reserve::<Attempt>(0) else {
+        count(Counter::EventLost);
+        return;
     };
-    entry.write(refusal);
+    let to = To { address: &[0; 16], port: 0, protocol: 0, guard: tried.guard };
+    let attempt = entry.as_mut_ptr();
+    // SAFETY: room for one attempt, which the ring just gave; every byte of it is written.
+    unsafe {
+        (&raw mut (*attempt).refusal).write(refusal(counter, &to, true));
+        (&raw mut (*attempt).other).write(tried.other);
+        (&raw mut (*attempt).number).write(tried.number);
+        (&raw mut (*attempt).name).write(*tried.name);
+        (&raw mut (*attempt).zero).write(0);
+    }
     entry.submit(0);
 }

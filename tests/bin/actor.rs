@@ -4,6 +4,8 @@
 
 #[path = "../tests/kernel_support/calls.rs"]
 mod calls;
+#[path = "../tests/kernel_support/deeds.rs"]
+mod deeds;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -27,6 +29,19 @@ fn main() {
         ["late", cgroup, address] => late(cgroup, address.parse().unwrap()),
         ["fake", address] => fake(address.parse().unwrap()),
         ["call", cgroup, uid, calls @ ..] => call(cgroup, uid, calls),
+        ["deed", cgroup, deed, what] => {
+            enter(cgroup);
+            println!("{}", deeds::outcome(deed, what));
+        }
+        ["deed-as", uid, deed, what] => {
+            calls::become_user(uid.parse().unwrap());
+            println!("{}", deeds::outcome(deed, what));
+        }
+        ["deed-between", cgroup, at] => {
+            enter(cgroup);
+            let _listener = std::os::unix::net::UnixListener::bind(at).unwrap();
+            println!("{}", deeds::outcome("unix", at));
+        }
         ["probe", uid] => {
             calls::become_user(uid.parse().unwrap());
             for check in tidegate::kernel::probe().checks {

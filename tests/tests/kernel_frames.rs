@@ -96,7 +96,10 @@ fn a_packet_socket_of_a_guarded_process_is_refused_when_made_or_the_posture_says
     let answers = frames(&world, cgroup.to_str().unwrap(), "-", &call);
     match report.no_lsm {
         None => {
-            assert!(status.lsm.is_some() && posture.found == kernel::Found::Ok, "{posture:?}");
+            assert!(
+                status.lsm.iter().all(|program| program.id.is_some()) && posture.found == kernel::Found::Ok,
+                "{posture:?}"
+            );
             assert!(answers[0].contains("Operation not permitted"), "{answers:?}");
             assert_ne!(world.counter("refused_guard_socket"), 0);
         }

@@ -64,6 +64,7 @@ const TESTS: &[Need] = &[
     Need::command("chromium", "chromium", "looks at the weekly review"),
     Need::command("shellcheck", "shellcheck", "checks the shell scripts"),
     Need::command("runc", "runc", "a real container runtime"),
+    Need::command("bpftool", "bpftool", "what root can do to what is loaded, by another program than ours"),
     Need::command("tshark", "tshark", "reads the captures that are exported"),
     Need::command("tcpdump", "tcpdump", "writes the captures that are inspected"),
     Need::file("/lib/systemd/systemd-journald", "systemd", "a witness of the record"),

@@ -2,9 +2,8 @@
 //! tests said; so has one that could not start.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -232,12 +231,6 @@ impl Tally {
         faults.extend(left.iter().map(|trace| format!("left behind: {trace}")));
         if faults.is_empty() { Ok(()) } else { bail!(faults.join("\n       ")) }
     }
-}
-
-/// Whether this folder holds anything.
-#[must_use]
-pub(crate) fn is_empty(folder: &Path) -> bool {
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]

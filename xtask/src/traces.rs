@@ -9,6 +9,8 @@ use std::process::Command;
 use crate::place;
 
 const PINS: &str = "/sys/fs/bpf";
+/// What the kernel itself puts into each BPF file system (CONFIG_BPF_PRELOAD).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// Everything there is now, by kind and name.
 pub(crate) fn now() -> BTreeSet<String> {
@@ -50,10 +52,14 @@ fn new(before: &BTreeSet<String>, after: &BTreeSet<String>) -> BTreeSet<String> 
 /// Unmounts the BPF file system if the tests mounted it and nothing is pinned in it.
 pub(crate) fn tidy_mounts(before: &BTreeSet<String>) {
     let trace = format!("mount {PINS}");
-    if !before.contains(&trace) && now().contains(&trace) && crate::test::is_empty(Path::new(PINS)) {
+    if !before.contains(&trace) && now().contains(&trace) && holds_nothing_of_ours(&names(PINS)) {
         // If it stays, `left_since` names it.
         as_root(&["umount", PINS]);
     }
+}
+
+fn holds_nothing_of_ours(pins: &[String]) -> bool {
+    pins.iter().all(|pin| PRELOADED.contains(&pin.as_str()))
 }
 
 fn add(traces: &mut BTreeSet<String>, kind: &str, found: Vec<String>) {
@@ -164,6 +170,12 @@ mod tests {
     fn only_names_of_test_hosts_are_taken_for_theirs() {
         assert!(is_ours("tg12-1") && is_ours("tg12-1-remote"));
         assert!(!is_ours("tgx-1") && !is_ours("tg12-notes") && !is_ours("tg") && !is_ours("other"));
+    }
+
+    #[test]
+    fn what_the_kernel_pins_by_itself_is_not_a_tests() {
+        assert!(holds_nothing_of_ours(&["maps.debug".to_owned(), "progs.debug".to_owned()]));
+        assert!(!holds_nothing_of_ours(&["maps.debug".to_owned(), "tg1-1".to_owned()]));
     }
 
     #[test]

@@ -276,14 +276,7 @@ mod tests {
     #[test]
     fn a_process_that_a_guard_holds_is_known_by_each_of_its_ways() {
         let guard = |set: fn(&mut Guard)| {
-            let mut guard = Guard {
-                name: "agents".into(),
-                units: Vec::new(),
-                containers: Vec::new(),
-                uids: Vec::new(),
-                cgroups: Vec::new(),
-                dns: Vec::new(),
-            };
+            let mut guard = Guard { name: "agents".into(), ..Guard::default() };
             set(&mut guard);
             guard
         };
@@ -336,14 +329,7 @@ mod tests {
 
     #[test]
     fn a_guarded_process_decides_nothing_by_its_real_uid_or_the_one_it_took_on() {
-        let guard = Guard {
-            name: "agents".into(),
-            units: Vec::new(),
-            containers: Vec::new(),
-            uids: vec![1700],
-            cgroups: Vec::new(),
-            dns: Vec::new(),
-        };
+        let guard = Guard { name: "agents".into(), uids: vec![1700], ..Guard::default() };
         let guards = [guard];
         let (uid, (account, cgroup)) = me();
         assert!(peer(uid, Some((account, cgroup.clone())), &guards).outside("vote").is_ok());

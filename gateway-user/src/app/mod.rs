@@ -156,6 +156,7 @@ pub fn place(settings: &Settings) -> Place {
         port: settings.port,
         only_netns: settings.only_netns,
         uplinks: settings.uplinks.clone(),
+        sealed: vec![settings.policies.clone(), settings.state.clone()],
     }
 }
 
@@ -176,7 +177,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     make_state_directory(&settings.state)?;
     let shelf = open_policy(&settings)?;
     let (sealing, recorder) = open_record(&settings, &options)?;
-    let (gate, cgroups) = load(&settings, &options, &shelf, None)?;
+    let (gate, cgroups, unrefused) = load(&settings, &options, &shelf, None)?;
     let mut work = JoinSet::new();
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let gate = Arc::new(gate);
@@ -184,7 +185,7 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
     work.spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     work.spawn(spaces.clone().watch());
-    work.spawn(watch_helpers((&spaces, &refusals), &cgroups));
+    work.spawn(watch_helpers((&spaces, &refusals), &cgroups, unrefused));
     let door = Operators::Own(Socket::bind(&settings.admin_socket)?);
     enforce(
         &settings,
@@ -213,8 +214,9 @@ async fn tell_denials(
 fn watch_helpers(
     (spaces, refusals): (&Arc<Spaces>, &Arc<Refusals>),
     cgroups: &Path,
+    unrefused: Option<String>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    helpers::watch(spaces.clone(), refusals.clone(), cgroups.to_owned(), |_| Vec::new())
+    helpers::watch(spaces.clone(), refusals.clone(), cgroups.to_owned(), unrefused)
 }
 
 /// Runs the keeper, and through it enforcer, recorder and admin as other users, until it is told to stop.
@@ -230,13 +232,13 @@ pub async fn keep(
     raise_descriptor_limit();
     let shelf = open_policy(&settings)?;
     let own_guard = keeper::guard_over(user);
-    let (gate, cgroups) = load(&settings, &options, &shelf, Some(&own_guard))?;
+    let (gate, cgroups, unrefused) = load(&settings, &options, &shelf, Some(&own_guard))?;
     let gate = Arc::new(gate);
     let told = options.kernel_log.then(|| kernel::KernelLog::open(&settings.pins)).transpose()?;
     let spaces = Arc::new(Spaces::new(gate.clone()));
     let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
     let telling = tokio::spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
-    let watching = tokio::spawn(watch_helpers((&spaces, &refusals), &cgroups));
+    let watching = tokio::spawn(watch_helpers((&spaces, &refusals), &cgroups, unrefused));
     let kernel = (gate.clone(), spaces.clone());
     let keeper = Keeper::new(keeper::Parts {
         tables: Tables::new(kernel, (cgroups.clone(), place(&settings)), Some(user)),
@@ -259,20 +261,21 @@ pub async fn keep(
     Ok(outcome?.map_or(Ended::Stopped, Ended::Upgrade))
 }
 
-/// Loads the programs with the tables of this policy, or adopts them. Gives the cgroup v2 root, too.
+/// Loads the programs with the tables of this policy, or adopts them. Gives the cgroup v2 root, too, and why this kernel runs no
+/// LSM programs, where it does not.
 fn load(
     settings: &Settings,
     options: &Options,
     shelf: &Shelf,
     own_guard: Option<&GuardRow>,
-) -> Result<(kernel::Gate, PathBuf), AppError> {
+) -> Result<(kernel::Gate, PathBuf, Option<String>), AppError> {
     let logging = kernel::Options { log: options.kernel_log, ..kernel::Options::default() };
     let cgroups = kernel::cgroup2_root()?;
     let (mut table, _) =
         table::of(&shelf.current(), &cgroups).map_err(AppError::io("cannot search the cgroups of guards"))?;
     table.guards.extend(own_guard.cloned());
-    kernel::load_with(&place(settings), &table, &logging)?;
-    Ok((kernel::Gate::adopt(&settings.pins)?, cgroups))
+    let report = kernel::load_with(&place(settings), &table, &logging)?;
+    Ok((kernel::Gate::adopt(&settings.pins)?, cgroups, report.no_lsm))
 }
 
 /// Files are replaced by renaming: it takes their directory to follow them.

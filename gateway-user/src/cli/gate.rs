@@ -234,6 +234,7 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
     let programs = kernel
         .programs
         .iter()
+        .chain(kernel.lsm.iter().filter(|program| program.id.is_some()))
         .map(|p| vec![p.name.to_owned(), number(p.id), number(p.link), p.attached_to.to_owned()])
         .collect();
     context.out.table(&["program", "id", "link", "attached to"], programs)?;
@@ -241,9 +242,9 @@ fn show_kernel(whole: &Whole, context: &Context) -> Result<(), Failure> {
         kernel.uplinks.iter().filter(|one| one.program.is_none()).map(|one| one.interface.as_str()).collect();
     let seen = kernel.uplinks.len() - unseen.len();
     context.out.line(format!("\nframes are looked at on {seen} interfaces"))?;
-    if kernel.lsm.is_none() {
+    if kernel.lsm.iter().any(|program| program.id.is_none()) {
         let text =
-            "packet sockets of guarded processes are not refused when they are made: see `tidegate doctor`";
+            "guarded processes are not kept from everything outside of their guard: see `tidegate doctor`";
         context.out.line(paint(Tone::Warn, text))?;
     }
     if !unseen.is_empty() {

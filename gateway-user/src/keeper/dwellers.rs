@@ -129,6 +129,6 @@ mod tests {
     }
 
     fn guard(cgroups: Vec<PathBuf>, uids: Vec<u32>) -> GuardRow {
-        GuardRow { name: "agent".into(), cgroups, uids, dns: Vec::new() }
+        GuardRow { name: "agent".into(), cgroups, uids, ..GuardRow::default() }
     }
 }

@@ -70,7 +70,8 @@ mod tests {
     use super::*;
 
     fn guard(name: &str, cgroups: &[PathBuf], uids: &[u32]) -> GuardRow {
-        GuardRow { name: name.into(), cgroups: cgroups.to_vec(), uids: uids.to_vec(), dns: Vec::new() }
+        let (cgroups, uids) = (cgroups.to_vec(), uids.to_vec());
+        GuardRow { name: name.into(), cgroups, uids, ..GuardRow::default() }
     }
 
     #[test]

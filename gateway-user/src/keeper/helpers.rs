@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::outside::{Member, Outside, outside};
-use super::{GUARD, Refusals, Spaces, dwellers, guarded};
+use super::{Refusals, Spaces, dwellers, guarded};
 use crate::identity::holders::held_by;
 use crate::kernel::diag::unix::{Name, Unix};
 use crate::kernel::{self, Denial, GuardRow, Table};
@@ -25,23 +25,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REST: u32 = 20;
 /// What the record calls it.
 const REASON: &str = "unix_socket_outside";
-/// What every guarded process may be connected to: what it says there is written down, and nobody dials for it.
-const ALLOWED: [&str; 4] = [
-    "/run/systemd/journal/dev-log",
-    "/run/systemd/journal/socket",
-    "/run/systemd/journal/stdout",
-    "/run/systemd/notify",
-];
-
-/// Looks until the task is dropped, while there are guards. `allowed`: the names that a guard of this name allows, a path as
-/// its server bound it, or `@` and an abstract name.
+/// Looks until the task is dropped, while there are guards. `unrefused`: why this kernel cannot refuse what is found.
 pub async fn watch(
     spaces: Arc<Spaces>,
     refusals: Arc<Refusals>,
     cgroups: PathBuf,
-    allowed: impl Fn(&str) -> Vec<String> + Send + 'static,
+    unrefused: Option<String>,
 ) {
-    let mut looker = Looker { refusals, cgroups, allowed, told: HashSet::new(), fault: None };
+    let mut looker = Looker { refusals, cgroups, unrefused, told: HashSet::new(), fault: None };
     let mut rest = LOOK_EVERY;
     loop {
         tokio::time::sleep(rest).await;
@@ -62,33 +53,33 @@ pub async fn watch(
     }
 }
 
-/// The enforcer's own guard is no business of anybody's here.
+/// The gate's own processes are no business of anybody's here.
 fn is_policys(guard: &GuardRow) -> bool {
-    guard.name != GUARD
+    !guard.own
 }
 
 /// What is told once: which process, by number and start, and which name.
 type Told = (u32, u64, Option<Name>);
 
-struct Looker<F> {
+struct Looker {
     refusals: Arc<Refusals>,
     cgroups: PathBuf,
-    allowed: F,
+    unrefused: Option<String>,
     told: HashSet<Told>,
     /// What was wrong when it looked last.
     fault: Option<String>,
 }
 
-impl<F: Fn(&str) -> Vec<String>> Looker<F> {
+impl Looker {
     fn look(&mut self, table: &Table) {
         let mut fault = None;
-        let (members, found) = round(table, &self.allowed, &mut fault);
+        let (members, found) = round(table, &mut fault);
         let alive: HashSet<(u32, u64)> = members.iter().map(|one| (one.pid, one.started)).collect();
         self.told.retain(|(pid, started, _)| alive.contains(&(*pid, *started)));
         let mut new: Vec<Outside> = found.into_iter().filter(|one| !self.told.contains(&key(one))).collect();
         if !new.is_empty() {
             // A list and a walk over descriptors are no one moment: who still is the same a moment later is.
-            let (_, again) = round(table, &self.allowed, &mut fault);
+            let (_, again) = round(table, &mut fault);
             new.retain(|one| again.contains(one));
         }
         for one in new {
@@ -109,13 +100,17 @@ impl<F: Fn(&str) -> Vec<String>> Looker<F> {
         let Outside { pid, command, guard, name, .. } = one;
         let about =
             name.as_ref().map_or_else(|| "a Unix socket of another namespace".to_owned(), Name::to_string);
-        tracing::warn!(
-            pid,
-            command = %command.escape_debug(),
-            guard,
-            socket = about,
-            "a guarded process is connected to a Unix socket outside of its guard; this kernel cannot refuse it"
-        );
+        let (command, socket) = (command.escape_debug(), about.escape_debug());
+        match &self.unrefused {
+            Some(why) => tracing::warn!(
+                pid, %command, guard, %socket, why,
+                "a guarded process is connected to a Unix socket outside of its guard, and this kernel cannot refuse it"
+            ),
+            None => tracing::warn!(
+                pid, %command, guard, %socket,
+                "a guarded process is connected to a Unix socket outside of its guard, from before it was guarded or by another's hand"
+            ),
+        }
         self.refusals.take(&Denial {
             reason: REASON,
             to: ([0; 4], 0).into(),
@@ -124,7 +119,7 @@ impl<F: Fn(&str) -> Vec<String>> Looker<F> {
             tgid: *pid,
             uid: guarded::real_uid(*pid).unwrap_or_default(),
             cgroup: cgroup(*pid, &self.cgroups).unwrap_or_default(),
-            command: command.clone(),
+            command: one.command.clone(),
             guard: kernel::guard_id(guard),
             at: kernel::since_boot(),
         });
@@ -136,11 +131,7 @@ fn key(one: &Outside) -> Told {
 }
 
 /// One look: the guarded processes, and what of them is connected to whom outside.
-fn round(
-    table: &Table,
-    allowed: &impl Fn(&str) -> Vec<String>,
-    fault: &mut Option<String>,
-) -> (Vec<Member>, Vec<Outside>) {
+fn round(table: &Table, fault: &mut Option<String>) -> (Vec<Member>, Vec<Outside>) {
     let processes = guarded::find(table, is_policys);
     // The list first: whoever is accepted after it stands in there as not accepted yet, and is nobody's.
     let sockets = listed(processes.keys().copied(), fault);
@@ -164,16 +155,10 @@ fn round(
     if room == 0 {
         *fault = Some(format!("only the first {GUARDED_DESCRIPTORS_MAX} descriptors are looked at"));
     }
-    let guards: BTreeMap<&str, Vec<String>> = table
-        .guards
-        .iter()
-        .map(|guard| {
-            let own = allowed(&guard.name);
-            (guard.name.as_str(), ALLOWED.iter().map(|name| (*name).to_owned()).chain(own).collect())
-        })
-        .collect();
+    let guards: BTreeMap<&str, &GuardRow> =
+        table.guards.iter().map(|guard| (guard.name.as_str(), guard)).collect();
     let found = outside(&sockets, &members, |guard, name| {
-        guards.get(guard).is_some_and(|names| names.iter().any(|text| name.is(text)))
+        guards.get(guard).is_some_and(|guard| kernel::unix_sockets(guard).any(|text| name.is(text)))
     });
     (members, found)
 }
@@ -195,7 +180,7 @@ fn listed(processes: impl Iterator<Item = u32>, fault: &mut Option<String>) -> V
         others.values().take(UNIX_SPACES_MAX).map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
     let mut sockets = Vec::new();
     for place in std::iter::once(home.clone()).chain(others) {
-        match kernel::unix_sockets(&place) {
+        match kernel::list_unix(&place) {
             Ok(listing) => {
                 if listing.is_cut {
                     *fault = Some("there are more than are looked at".to_owned());

@@ -50,9 +50,10 @@ pub fn guard_over(user: User) -> GuardRow {
     let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     GuardRow {
         name: GUARD.to_owned(),
-        cgroups: Vec::new(),
         uids: vec![user.uid],
         dns: name_servers(&resolver),
+        own: true,
+        ..GuardRow::default()
     }
 }
 

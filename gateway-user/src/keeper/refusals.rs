@@ -91,7 +91,7 @@ impl Refusals {
         Refused {
             reason: denial.reason.to_owned(),
             to: (denial.about.is_none() && !nowhere).then(|| denial.to.to_string()),
-            about: denial.about.as_deref().map(bounded),
+            about: denial.about.as_ref().map(|about| bounded(&about.escape_debug().to_string())),
             protocol: protocol(denial.protocol),
             process: (denial.tgid != 0)
                 .then(|| format!("{}[{}]", denial.command.escape_debug(), denial.tgid)),

@@ -55,14 +55,7 @@ pub fn of(set: &Set, cgroup_root: &Path) -> io::Result<(Table, Vec<String>)> {
 
 /// The units of an exemption, to be looked for like a guard's.
 fn where_it_runs(exempt: &Exempt) -> Guard {
-    Guard {
-        name: exempt.name.clone(),
-        units: exempt.units.clone(),
-        containers: Vec::new(),
-        uids: Vec::new(),
-        cgroups: Vec::new(),
-        dns: Vec::new(),
-    }
+    Guard { name: exempt.name.clone(), units: exempt.units.clone(), ..Guard::default() }
 }
 
 /// What a guard names and nothing answers to, in words.
@@ -98,6 +91,8 @@ fn row(guard: &Guard, root: &Path, directories: &[PathBuf]) -> GuardRow {
         cgroups: listed.chain(named.map(|directory| root.join(directory))).collect(),
         uids: guard.uids.clone(),
         dns: guard.dns.clone(),
+        unix_sockets: guard.unix_sockets.clone(),
+        own: false,
     }
 }
 
@@ -159,14 +154,7 @@ mod tests {
 
     fn guard(units: &[&str], containers: &[&str]) -> Guard {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Guard {
-            name: "agent".into(),
-            units: owned(units),
-            containers: owned(containers),
-            uids: Vec::new(),
-            cgroups: Vec::new(),
-            dns: Vec::new(),
-        }
+        Guard { name: "agent".into(), units: owned(units), containers: owned(containers), ..Guard::default() }
     }
 
     #[test]

@@ -37,21 +37,75 @@ const WANTED: &[(&str, &str, &str)] = &[
 /// Those that a kernel may lack (logins come with CONFIG_AUDIT): their offset is then 0, where no such field can stand.
 const OPTIONAL: &[(&str, &str, &str)] = &[("TASK_LOGIN", "task_struct", "loginuid")];
 
+/// Those that the programs at LSM hooks read, which a kernel may do without.
+const OUTSIDE: &[(&str, &[(&str, &str)])] = &[
+    ("TASK_CGROUPS", &[("task_struct", "cgroups")]),
+    ("SET_CGROUP", &[("css_set", "dfl_cgrp")]),
+    ("CGROUP_LEVEL", &[("cgroup", "level")]),
+    ("CGROUP_ANCESTORS", &[("cgroup", "ancestors")]),
+    ("CGROUP_NODE", &[("cgroup", "kn")]),
+    ("NODE_ID", &[("kernfs_node", "id")]),
+    ("SOCK_CGROUP", &[("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup")]),
+    ("SOCK_UID", &[("sock", "sk_uid")]),
+    ("SOCK_FAMILY", &[("sock_common", "skc_family")]),
+    ("SOCKET_SOCK", &[("socket", "sk")]),
+    ("UNIX_ADDRESS", &[("unix_sock", "addr")]),
+    ("ADDRESS_LENGTH", &[("unix_address", "len")]),
+    ("ADDRESS_NAME", &[("unix_address", "name")]),
+    ("FILE_MODE", &[("file", "f_mode")]),
+    ("FILE_ENTRY", &[("file", "f_path"), ("path", "dentry")]),
+    ("FILE_DATA", &[("file", "private_data")]),
+    ("PATH_MOUNT", &[("path", "mnt")]),
+    ("PATH_ENTRY", &[("path", "dentry")]),
+    ("ENTRY_PARENT", &[("dentry", "d_parent")]),
+    ("ENTRY_INODE", &[("dentry", "d_inode")]),
+    ("ENTRY_NAME", &[("dentry", "d_name"), ("qstr", "name")]),
+    ("INODE_MODE", &[("inode", "i_mode")]),
+    ("SUPER_MAGIC", &[("super_block", "s_magic")]),
+    ("MOUNT_ROOT", &[("vfsmount", "mnt_root")]),
+    ("MOUNT_FLAGS", &[("vfsmount", "mnt_flags")]),
+    ("TASK_SPACES", &[("task_struct", "nsproxy")]),
+    ("SPACES_MOUNTS", &[("nsproxy", "mnt_ns")]),
+    ("MOUNTS_NUMBER", &[("mnt_namespace", "ns"), ("ns_common", "inum")]),
+];
+
+/// Byte offsets of those, by the name of the global they are patched into; or the field that this kernel lacks.
+pub(super) fn outside() -> Result<Vec<(&'static str, u32)>, KernelError> {
+    let bytes = read()?;
+    let types = parse(&bytes)?;
+    let offset = |way: &[(&str, &str)]| {
+        way.iter().try_fold(0, |sum, (structure, field)| {
+            let offset = types.offset(structure, field).ok_or_else(|| no_field(structure, field))?;
+            Ok(sum + offset)
+        })
+    };
+    OUTSIDE.iter().map(|(global, way)| Ok((*global, offset(way)?))).collect()
+}
+
+fn read() -> Result<Vec<u8>, KernelError> {
+    std::fs::read(Path::new(VMLINUX))
+        .map_err(|source| KernelError::NoBtf { why: format!("{VMLINUX}: {source}") })
+}
+
+fn parse(bytes: &[u8]) -> Result<Types<'_>, KernelError> {
+    Types::parse(bytes).ok_or_else(|| KernelError::NoBtf { why: format!("{VMLINUX} is not BTF") })
+}
+
+fn no_field(structure: &str, field: &str) -> KernelError {
+    KernelError::NoBtf { why: format!("this kernel's {structure} has no field {field}") }
+}
+
 /// Byte offsets by the name of the global they are patched into.
 pub(super) fn offsets() -> Result<Vec<(&'static str, u32)>, KernelError> {
-    let bytes = std::fs::read(Path::new(VMLINUX))
-        .map_err(|source| KernelError::NoBtf { why: format!("{VMLINUX}: {source}") })?;
-    let types =
-        Types::parse(&bytes).ok_or_else(|| KernelError::NoBtf { why: format!("{VMLINUX} is not BTF") })?;
+    let bytes = read()?;
+    let types = parse(&bytes)?;
     let optional = OPTIONAL
         .iter()
         .map(|(global, structure, field)| Ok((*global, types.offset(structure, field).unwrap_or_default())));
     WANTED
         .iter()
         .map(|(global, structure, field)| {
-            let offset = types.offset(structure, field).ok_or_else(|| KernelError::NoBtf {
-                why: format!("this kernel's {structure} has no field {field}"),
-            })?;
+            let offset = types.offset(structure, field).ok_or_else(|| no_field(structure, field))?;
             Ok((*global, offset))
         })
         .chain(optional)

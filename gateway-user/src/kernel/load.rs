@@ -31,6 +31,8 @@ pub(super) const PINNED_MAPS: &[&str] = &[
     "GUARD_CGROUPS",
     "GUARD_UIDS",
     "DNS",
+    "UNIX_ALLOWED",
+    "SEALED",
     "TUPLES",
     "ALLOWED",
     "LISTENING",
@@ -72,7 +74,7 @@ pub struct LoadReport {
     pub updated: usize,
     /// What the tables hold now.
     pub table: Published,
-    /// Why packet sockets of guarded processes are not refused when they are made; `None`: they are.
+    /// Why guarded processes are not kept from what is outside of their guard by LSM programs; `None`: they are.
     pub no_lsm: Option<String>,
     /// What each program cost the kernel's verifier, in instructions looked at. It looks at a million at most.
     pub verified: Vec<(&'static str, u32)>,
@@ -227,7 +229,10 @@ fn attach(
     let attached = links::attach(pins, place, &hooks, (&uplinks, &at_uplinks))?;
     let no_lsm = lsm::attach(pins, place, lsm);
     if let Some(why) = &no_lsm {
-        tracing::info!(why, "packet sockets of guarded processes are not refused when they are made");
+        tracing::info!(
+            why,
+            "guarded processes are not kept from what is outside of their guard: see `tidegate doctor`"
+        );
     }
     Ok(LoadReport { made: attached.made, updated: attached.updated, table, no_lsm, verified })
 }
@@ -237,13 +242,16 @@ struct Programs {
     hooks: Vec<OwnedFd>,
     at_uplinks: Vec<OwnedFd>,
     /// Optional: many kernels have none.
-    lsm: Result<OwnedFd, String>,
+    lsm: Vec<(&'static str, Result<OwnedFd, String>)>,
     verified: Vec<(&'static str, u32)>,
 }
 
 /// Loads every program (nothing is attached yet): those of [`HOOKS`] in that order, and those for uplinks.
 fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
-    let offsets = btf::offsets()?;
+    let mut offsets = btf::offsets()?;
+    let outside = btf::outside();
+    let missing = outside.as_ref().err().map(KernelError::to_string);
+    offsets.extend(outside.unwrap_or_default());
     let log = u32::from(options.log);
     let mut loader = EbpfLoader::new();
     for (name, offset) in &offsets {
@@ -262,7 +270,7 @@ fn programs(pins: &Pins, options: &Options) -> Result<Programs, KernelError> {
         uplinks::PROGRAMS.iter().map(|name| program(&mut object, name)).collect::<Result<_, _>>()?;
     let names = HOOKS.iter().map(|hook| hook.program).chain(uplinks::PROGRAMS.iter().copied());
     let verified = names.filter_map(|name| Some((name, cost(&object, name)?))).collect();
-    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object), verified })
+    Ok(Programs { hooks, at_uplinks, lsm: lsm::load(&mut object, missing.as_deref()), verified })
 }
 
 /// How many instructions the verifier looked at; `None` where the kernel does not say (before 5.16).

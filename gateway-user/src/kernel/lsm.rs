@@ -1,66 +1,150 @@
-//! Refuses packet, vsock and XDP sockets to guarded processes when they are made, where this kernel runs LSM programs. Where it
-//! does not, the load goes on without and says why.
+//! The programs at LSM hooks, where this kernel runs such: what is guarded makes no socket that no other hook sees, asks nobody
+//! outside of its guard to dial for it, does not leave its cgroup, and does nothing to the gate. Where it runs none, the load
+//! goes on without them and says why.
 
 use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use aya::programs::{LsmAttachType, Program, ProgramType};
 use aya::{Btf, Ebpf};
 
 use super::pins::Pins;
 use super::probe::{Check, Found};
-use super::{KernelError, Place, raw};
+use super::status::ProgramStatus;
+use super::{KernelError, Place, btf, raw, sealed};
 
-const PROGRAM: &str = "tg_socket_create";
-const HOOK: &str = "socket_create";
+/// Programs with their hooks. The first is attached to a cgroup, the others are the host's.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("tg_socket_create", "socket_create"),
+    ("tg_bpf", "bpf"),
+    ("tg_trace", "ptrace_access_check"),
+    ("tg_signal", "task_kill"),
+    ("tg_clone", "task_alloc"),
+    ("tg_mount", "sb_mount"),
+    ("tg_move_mount", "move_mount"),
+    ("tg_unmount", "sb_umount"),
+    ("tg_unix_connect", "unix_stream_connect"),
+    ("tg_unix_send", "unix_may_send"),
+    ("tg_passed", "file_receive"),
+    ("tg_file_open", "file_open"),
+    ("tg_truncate", "path_truncate"),
+    ("tg_unlink", "inode_unlink"),
+    ("tg_rename", "inode_rename"),
+    ("tg_hard_link", "inode_link"),
+    ("tg_symlink", "inode_symlink"),
+];
 /// `BPF_LSM_CGROUP`.
 const LSM_CGROUP: u32 = 43;
+/// `BPF_LSM_MAC`.
+const LSM_MAC: u32 = 27;
 const ACTIVE: &str = "/sys/kernel/security/lsm";
 
-/// Loads the program, or says why there is none to be had.
-pub(super) fn load(object: &mut Ebpf) -> Result<OwnedFd, String> {
-    let Some(Program::LsmCgroup(program)) = object.program_mut(PROGRAM) else {
-        return Err("the built-in object has no such program".to_owned());
+/// A program that is loaded, or why it is not.
+type Loaded = (&'static str, Result<OwnedFd, String>);
+
+/// Loads the programs, or says of each why there is none to be had. `missing`: why those that look outside cannot.
+pub(super) fn load(object: &mut Ebpf, missing: Option<&str>) -> Vec<Loaded> {
+    let types = Btf::from_sys_fs().map_err(|error| error.to_string());
+    let loaded = |(program, hook): &(&'static str, &str)| {
+        let result = match &types {
+            Ok(types) => load_one(object, (program, hook), types, missing),
+            Err(why) => Err(why.clone()),
+        };
+        (*program, result)
     };
-    let types = Btf::from_sys_fs().map_err(|error| error.to_string())?;
-    program.load(HOOK, &types).map_err(|error| format!("this kernel refuses LSM programs: {error}"))?;
-    let fd = program.fd().map_err(|error| error.to_string())?;
+    PROGRAMS.iter().map(loaded).collect()
+}
+
+fn load_one(
+    object: &mut Ebpf,
+    (name, hook): (&str, &str),
+    types: &Btf,
+    missing: Option<&str>,
+) -> Result<OwnedFd, String> {
+    let refused = |error: &dyn std::fmt::Display| format!("this kernel refuses LSM programs: {error}");
+    let fd = match object.program_mut(name) {
+        Some(Program::LsmCgroup(program)) => {
+            program.load(hook, types).map_err(|error| refused(&error))?;
+            program.fd()
+        }
+        Some(Program::Lsm(program)) => {
+            if let Some(missing) = missing {
+                return Err(missing.to_owned());
+            }
+            program.load(hook, types).map_err(|error| refused(&error))?;
+            program.fd()
+        }
+        _ => return Err("the built-in object has no such program".to_owned()),
+    };
+    let fd = fd.map_err(|error| error.to_string())?;
     fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())
 }
 
-/// Puts the program under its link, and gives what is missing where it cannot be. An older one that stands there stays.
-pub(super) fn attach(pins: &Pins, place: &Place, program: Result<OwnedFd, String>) -> Option<String> {
-    let attached = program.and_then(|program| {
-        attach_loaded(pins, place, &program).map_err(|error| format!("it cannot be attached: {error}"))
+/// Puts the programs under their links, and gives what is missing where one cannot be. Older ones that stand there stay.
+pub(super) fn attach(pins: &Pins, place: &Place, programs: Vec<Loaded>) -> Option<String> {
+    let what = sealed::publish(place).err().map(|error| format!("the gate's own files: {error}"));
+    let whys = programs.into_iter().filter_map(|(name, program)| {
+        let attached = program.and_then(|program| {
+            attach_loaded(pins, place, name, &program)
+                .map_err(|error| format!("it cannot be attached: {error}"))
+        });
+        attached.err().map(|why| format!("{name}: {why}"))
     });
-    match (attached, inactive()) {
-        (Err(why), _) => Some(why),
-        (Ok(()), Some(why)) => Some(why),
-        (Ok(()), None) => None,
-    }
+    // One is told: where one is refused, the others are for the same reason.
+    whys.fold(what, |first, why| first.or(Some(why))).or_else(inactive)
 }
 
-fn attach_loaded(pins: &Pins, place: &Place, program: &OwnedFd) -> Result<(), KernelError> {
-    let path = pins.link(PROGRAM);
-    let failed = |source| KernelError::Link { program: PROGRAM.to_owned(), source };
-    match raw::get(&path) {
-        Ok(link) => raw::link_update(link.as_fd(), program.as_fd()).map_err(failed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let cgroup = File::open(&place.cgroup).map_err(KernelError::file(&place.cgroup))?;
-            let link = raw::link_create(program.as_fd(), cgroup.as_fd(), LSM_CGROUP).map_err(failed)?;
-            raw::pin(link.as_fd(), &path).map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
+fn attach_loaded(pins: &Pins, place: &Place, name: &str, program: &OwnedFd) -> Result<(), KernelError> {
+    let path = pins.link(name);
+    let failed = |source| KernelError::Link { program: name.to_owned(), source };
+    if name == PROGRAMS[0].0 {
+        return match raw::get(&path) {
+            Ok(link) => raw::link_update(link.as_fd(), program.as_fd()).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let cgroup = File::open(&place.cgroup).map_err(KernelError::file(&place.cgroup))?;
+                let link = raw::link_create(program.as_fd(), cgroup.as_fd(), LSM_CGROUP).map_err(failed)?;
+                raw::pin(link.as_fd(), &path).map_err(failed)
+            }
+            Err(error) => Err(failed(error)),
+        };
     }
+    // Such a link takes no other program: the new one is there before the old one goes, and what either refuses is refused.
+    let link = raw::link_create_anywhere(program.as_fd(), LSM_MAC).map_err(failed)?;
+    let next = pins.link(&format!("{name}{NEXT}"));
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    raw::pin(link.as_fd(), &next).and_then(|()| fs::rename(&next, &path)).map_err(failed)
 }
 
-/// The program under the link, if there is one.
-pub(super) fn attached(root: &std::path::Path) -> Option<u32> {
-    let link = raw::get(&super::pins::link_path(root, PROGRAM)).ok()?;
-    let about: raw::Info<32> = raw::info(link.as_fd()).ok()?;
-    (about.long(16) != 0).then(|| about.word(8))
+/// What the name of a link ends with before it takes the older one's place. (A dot may not stand in it.)
+const NEXT: &str = "_next";
+
+/// Each program and its link, those that this kernel does not run without one.
+pub(super) fn attached(root: &Path) -> Vec<ProgramStatus> {
+    PROGRAMS.iter().map(|(name, _)| status(root, name)).collect()
+}
+
+fn status(root: &Path, name: &'static str) -> ProgramStatus {
+    let cgroup = name == PROGRAMS[0].0;
+    let attached_to = if cgroup { "cgroup" } else { "host" };
+    let found = raw::get(&super::pins::link_path(root, name)).and_then(|link| {
+        let link: raw::Info<32> = raw::info(link.as_fd())?;
+        let program: raw::Info<216> = raw::info(raw::program_by_id(link.word(8))?.as_fd())?;
+        let there = if cgroup { link.long(16) != 0 } else { link.word(16) == LSM_MAC };
+        // Names are cut to 15 bytes there.
+        let named = name.as_bytes().starts_with(program.text(64, 16)) && !program.text(64, 16).is_empty();
+        let runs = (program.long(200), program.long(192));
+        Ok((link.word(4), (there && named).then(|| link.word(8)), (runs.0 != 0).then_some(runs)))
+    });
+    match found {
+        Ok((link, id, runs)) => ProgramStatus { name, id, link: Some(link), attached_to, runs },
+        Err(_) => ProgramStatus { name, id: None, link: None, attached_to, runs: None },
+    }
 }
 
 /// A loaded program is never asked where `bpf` is not among the active modules.
@@ -77,15 +161,19 @@ fn inactive() -> Option<String> {
 
 /// What this kernel can do, for `tidegate doctor`.
 pub(super) fn check() -> Check {
-    let means = "packet, vsock and XDP sockets of guarded processes are not refused when they are made; boot with \
-                 lsm=...,bpf (CONFIG_BPF_LSM=y), and take CAP_NET_RAW from what is guarded";
+    let means = "guarded processes are not kept from packet, vsock and XDP sockets, nor root among them from the gate's maps, \
+                 files and processes and from other cgroups; Unix sockets of daemons outside (docker.sock, ssh-agent) are \
+                 reported, not refused. Boot with lsm=...,bpf (CONFIG_BPF_LSM=y); give what is guarded neither root nor CAP_NET_RAW";
     let reduced = |found, seen: String| Check { name: "BPF LSM", found, seen, means: means.to_owned() };
     match (aya::sys::is_program_supported(ProgramType::Lsm(LsmAttachType::Cgroup)), inactive()) {
-        (Ok(true), None) => Check {
-            name: "BPF LSM",
-            found: Found::Ok,
-            seen: "packet, vsock and XDP sockets can be refused".to_owned(),
-            means: String::new(),
+        (Ok(true), None) => match btf::outside() {
+            Ok(_) => Check {
+                name: "BPF LSM",
+                found: Found::Ok,
+                seen: "guarded processes can be kept from what is outside of their guard".to_owned(),
+                means: String::new(),
+            },
+            Err(error) => reduced(Found::Reduced, error.to_string()),
         },
         (Ok(true), Some(why)) => reduced(Found::Reduced, why),
         (Ok(false), _) => reduced(Found::Reduced, "this kernel refuses LSM programs".to_owned()),

@@ -21,6 +21,7 @@ mod own;
 mod pins;
 mod probe;
 mod raw;
+mod sealed;
 mod sock_diag;
 mod sockets;
 mod spaces;
@@ -46,14 +47,14 @@ pub use raw::since_boot;
 pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
-pub use tables::{Missing, Published, row_names};
+pub use tables::{Missing, Published, row_names, unix_sockets};
 pub use uplinks::Uplink;
 
 /// The Unix sockets of the network namespace at this path, as many as are looked at.
 ///
 /// # Errors
 /// It cannot be entered, or the kernel not be asked.
-pub fn unix_sockets(netns: &Path) -> Result<diag::unix::Listing, KernelError> {
+pub fn list_unix(netns: &Path) -> Result<diag::unix::Listing, KernelError> {
     sockets::inside(netns, || sock_diag::Link::open()?.list_unix())
 }
 
@@ -78,6 +79,8 @@ pub struct Place {
     pub only_netns: bool,
     /// Interfaces at which frames of packet sockets are looked at. Empty: every one that is up, as they come and go.
     pub uplinks: Vec<String>,
+    /// Directories of the gate's own besides the pins: what is guarded changes nothing in them, where this kernel has BPF LSM.
+    pub sealed: Vec<PathBuf>,
 }
 
 impl Place {
@@ -93,6 +96,7 @@ impl Place {
             port: DEFAULT_PORT,
             only_netns: false,
             uplinks: Vec::new(),
+            sealed: Vec::new(),
         })
     }
 }
@@ -139,7 +143,7 @@ pub struct TargetRow {
 }
 
 /// A guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardRow {
     /// Unique name; [`guard_id`] of it is what records carry.
     pub name: String,
@@ -150,6 +154,12 @@ pub struct GuardRow {
     pub uids: Vec<u32>,
     /// DNS servers its processes may ask over UDP and TCP.
     pub dns: Vec<SocketAddr>,
+    /// Unix sockets of processes outside that its processes may connect to besides those where a host takes logs and
+    /// notices, by the name that their server bound: a path, or `@` and an abstract name.
+    pub unix_sockets: Vec<String>,
+    /// It is the guard over the gate's own processes, which get sockets and commands from the keeper: the rules against
+    /// reaching out of a guard are not for them.
+    pub own: bool,
 }
 
 /// An exemption.

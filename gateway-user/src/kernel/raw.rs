@@ -79,6 +79,11 @@ pub(super) fn link_create(
     Attributes::none().descriptor(0, program).descriptor(4, to).word(8, attach_type).open(LINK_CREATE)
 }
 
+/// Attaches a program to the kernel function that it was loaded for.
+pub(super) fn link_create_anywhere(program: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    Attributes::none().descriptor(0, program).word(8, attach_type).open(LINK_CREATE)
+}
+
 /// Attaches a program to an interface of the caller's network namespace, behind those that are there.
 pub(super) fn link_create_at(
     program: BorrowedFd<'_>,

@@ -30,9 +30,13 @@ impl Link {
         self.ask(request, |datagram| diag::take(datagram, &mut sockets)).map(|()| sockets)
     }
 
+    /// The sockets, and then the listeners among them once more, with whom they have not accepted.
     pub(super) fn list_unix(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
-        self.ask(&unix::list_request(), |datagram| listing.take(datagram)).map(|()| listing)
+        for request in [unix::list_request(), unix::waiting_request()] {
+            self.ask(&request, |datagram| listing.take(datagram))?;
+        }
+        Ok(listing)
     }
 
     pub(super) fn order(&self, request: &[u8]) -> io::Result<()> {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
-    Bound, COUNTERS, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL,
-    OPTION_RECORD, Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    Attempt, Bound, COUNTERS, Config, Counter, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ,
+    OPTION_LEVEL, OPTION_RECORD, Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ fn login(kernel: u64) -> Login {
     }
 }
 
-fn text(comm: &[u8; 16]) -> String {
+fn text(comm: &[u8]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
 }
@@ -457,11 +457,15 @@ impl Iterator for Denials {
     /// The oldest that waits; `None` when there is none now.
     fn next(&mut self) -> Option<Denial> {
         let item = self.0.next()?;
-        let mut refusal = Refusal::ZERO;
-        // A ring of another layout is refused by the version check; a short item would be a bug, not an attack.
-        let length = item.len().min(size_of::<Refusal>());
-        refusal.bytes_mut()[..length].copy_from_slice(&item[..length]);
-        Some(denial(&refusal))
+        // A refusal is what an attempt begins with. A ring of another layout is refused by the version check; a short item
+        // would be a bug, not an attack.
+        let mut attempt = Attempt::ZERO;
+        let length = item.len().min(size_of::<Attempt>());
+        attempt.bytes_mut()[..length].copy_from_slice(&item[..length]);
+        Some(Denial {
+            about: (length > size_of::<Refusal>()).then(|| about(&attempt)).flatten(),
+            ..denial(&attempt.refusal)
+        })
     }
 }
 
@@ -472,7 +476,7 @@ pub struct Denial {
     pub reason: &'static str,
     /// Where it wanted to go.
     pub to: SocketAddr,
-    /// What was wanted, in words, where that is no address.
+    /// What it wanted, in words, where that is no address: a process, a file, a Unix socket; not escaped.
     pub about: Option<String>,
     /// IP protocol, or socket protocol (262: MPTCP).
     pub protocol: u16,
@@ -511,6 +515,23 @@ fn denial(refusal: &Refusal) -> Denial {
         guard: refusal.guard,
         at: refusal.at,
     }
+}
+
+/// What an attempt was about, in words; `None`: its reason says all there is.
+fn about(attempt: &Attempt) -> Option<String> {
+    let (number, other) = (attempt.number, attempt.other);
+    let reason = COUNTERS.get(attempt.refusal.counter as usize)?.0;
+    Some(match reason {
+        Counter::GuardBpf => format!("bpf command {number}"),
+        Counter::GuardTrace => format!("{}[{other}]", text(&attempt.name)),
+        Counter::GuardSignal => format!("signal {number} to {}[{other}]", text(&attempt.name)),
+        Counter::GuardUnix => match attempt.name.split_first() {
+            Some((0, name)) => format!("@{}", text(name)),
+            _ => text(&attempt.name),
+        },
+        Counter::GuardPassed => format!("a socket of family {number}"),
+        _ => Some(text(&attempt.name)).filter(|name| !name.is_empty())?,
+    })
 }
 
 /// The cookie of a network namespace.

@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use gateway_ebpf::abi::{BlockKey, COUNTERS, Config, DnsKey, FlowCounts, FlowKey, Record, Space, Tuple};
+use gateway_ebpf::abi::{
+    BlockKey, COUNTERS, Config, DnsKey, FlowCounts, FlowKey, InodeKey, Record, Space, Tuple, UnixKey,
+};
 use serde::Serialize;
 
 use super::KernelError;
@@ -44,8 +46,8 @@ pub struct Status {
     pub heartbeat: Pulse,
     /// Every program that should be there.
     pub programs: Vec<ProgramStatus>,
-    /// Id of the program that refuses packet sockets to guarded processes; `None`: this kernel has none.
-    pub lsm: Option<u32>,
+    /// The programs that keep guarded processes from what is outside of their guard; without an id where this kernel runs none.
+    pub lsm: Vec<ProgramStatus>,
     /// Every interface that is up, and whether frames of packet sockets are looked at there. Empty where the caller is in
     /// another namespace.
     pub uplinks: Vec<Uplink>,
@@ -66,7 +68,7 @@ pub struct ProgramStatus {
     pub id: Option<u32>,
     /// Its link's id.
     pub link: Option<u32>,
-    /// "cgroup" or "netns".
+    /// "cgroup", "netns", or "host": every process.
     pub attached_to: &'static str,
     /// How often it ran, and for how many nanoseconds in all, where `kernel.bpf_stats_enabled` is 1.
     pub runs: Option<(u64, u64)>,
@@ -93,6 +95,8 @@ const FILLED: &[(&str, usize, usize)] = &[
     ("GUARD_CGROUPS", 8, 4),
     ("GUARD_UIDS", 4, 4),
     ("DNS", size_of::<DnsKey>(), 4),
+    ("UNIX_ALLOWED", size_of::<UnixKey>(), 4),
+    ("SEALED", size_of::<InodeKey>(), 4),
     ("TUPLES", size_of::<Tuple>(), size_of::<Record>()),
     ("ALLOWED", size_of::<Tuple>(), 4),
     ("FLOWS", size_of::<FlowKey>(), size_of::<FlowCounts>()),

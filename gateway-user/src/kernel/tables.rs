@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use gateway_ebpf::abi::{
-    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, ExemptKey, GUARD_LEVELS_MAX, Guarding, Plain,
+    self, Address, BLOCK_PORT_BITS, BlockData, BlockKey, DnsKey, ExemptKey, GUARD_LEVELS_MAX,
+    GUARD_OVER_OTHERS, GUARD_OVER_THE_GATE, Guarding, Plain, UNIX_NAME_BYTES, UnixKey,
 };
 use serde::Serialize;
 
@@ -46,11 +47,12 @@ type Named = BTreeMap<BlockKey, BTreeSet<String>>;
 pub(super) struct Rows {
     targets: Named,
     services: Named,
-    guards: BTreeSet<u32>,
+    guards: BTreeMap<u32, u32>,
     cgroups: BTreeMap<u64, u32>,
     levels: u32,
     uids: BTreeMap<u32, u32>,
     dns: BTreeSet<DnsKey>,
+    unix: BTreeSet<UnixKey>,
     exempt_levels: u32,
     exempt_callers: BTreeSet<ExemptKey>,
     missing: Vec<Missing>,
@@ -142,7 +144,8 @@ fn any_port_key(block: &Block) -> Result<BlockKey, KernelError> {
 
 fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
     let id = guard_id(&guard.name);
-    if !rows.guards.insert(id) {
+    let over = if guard.own { GUARD_OVER_THE_GATE } else { GUARD_OVER_OTHERS };
+    if rows.guards.insert(id, over).is_some() {
         return Err(KernelError::Row(format!(
             "guard {:?} has the same number as another guard (or the same name); rename it",
             guard.name
@@ -172,7 +175,36 @@ fn add_guard(rows: &mut Rows, guard: &GuardRow) -> Result<(), KernelError> {
         };
         rows.dns.insert(DnsKey { guard: id, port: server.port(), zero: 0, address });
     }
+    for name in unix_sockets(guard) {
+        rows.unix.insert(unix_key(id, name)?);
+    }
     Ok(())
+}
+
+/// Where a host takes what a process has to say of itself: its logs, and that it is ready.
+const UNIX_SINKS: [&str; 4] = [
+    "/run/systemd/journal/dev-log",
+    "/run/systemd/journal/socket",
+    "/run/systemd/journal/stdout",
+    "/run/systemd/notify",
+];
+
+/// The Unix sockets outside that a guard's processes may connect to.
+pub fn unix_sockets(guard: &GuardRow) -> impl Iterator<Item = &str> {
+    UNIX_SINKS.into_iter().chain(guard.unix_sockets.iter().map(String::as_str))
+}
+
+/// A Unix socket's name as the kernel has it: an abstract one begins with a zero.
+fn unix_key(guard: u32, name: &str) -> Result<UnixKey, KernelError> {
+    let mut key = UnixKey { guard, name: [0; UNIX_NAME_BYTES] };
+    let room = key.name.get_mut(..name.len()).filter(|room| room.len() < UNIX_NAME_BYTES);
+    let room =
+        room.ok_or_else(|| KernelError::Row(format!("{name:?} is too long for a Unix socket's name")))?;
+    room.copy_from_slice(name.as_bytes());
+    if name.starts_with('@') {
+        key.name[0] = 0;
+    }
+    Ok(key)
 }
 
 fn add_exempt(rows: &mut Rows, exempt: &ExemptRow) -> Result<(), KernelError> {
@@ -246,6 +278,7 @@ pub(super) struct Tables {
     cgroups: RawMap,
     uids: RawMap,
     dns: RawMap,
+    unix: RawMap,
     exempting: RawMap,
     exempt_callers: RawMap,
 }
@@ -264,6 +297,7 @@ impl Tables {
             cgroups: open("GUARD_CGROUPS", 8, 4)?,
             uids: open("GUARD_UIDS", 4, 4)?,
             dns: open("DNS", size_of::<DnsKey>(), 4)?,
+            unix: open("UNIX_ALLOWED", size_of::<UnixKey>(), 4)?,
             exempting: open("EXEMPTING", 4, size_of::<Guarding>())?,
             exempt_callers: open("EXEMPT_CALLERS", size_of::<ExemptKey>(), 4)?,
         })
@@ -275,8 +309,9 @@ impl Tables {
         let set = |key: &[u8]| (key.to_vec(), one.clone());
         let wanted: Vec<Side<'_>> = vec![
             // What a membership refers to comes before the membership.
-            Side::new("GUARDS", &self.guards, rows.guards.iter().map(|id| set(id.bytes()))),
+            Side::new("GUARDS", &self.guards, rows.guards.iter().map(pair)),
             Side::new("DNS", &self.dns, rows.dns.iter().map(|key| set(key.bytes()))),
+            Side::new("UNIX_ALLOWED", &self.unix, rows.unix.iter().map(|key| set(key.bytes()))),
             Side::new("GUARD_CGROUPS", &self.cgroups, rows.cgroups.iter().map(pair)),
             Side::new("GUARD_UIDS", &self.uids, rows.uids.iter().map(pair)),
             Side::new(
@@ -438,7 +473,7 @@ mod tests {
 
     #[test]
     fn two_guards_cannot_claim_one_uid_nor_one_name() {
-        let guard = |name: &str| GuardRow { name: name.into(), cgroups: vec![], uids: vec![7], dns: vec![] };
+        let guard = |name: &str| GuardRow { name: name.into(), uids: vec![7], ..GuardRow::default() };
         for names in [["a", "b"], ["a", "a"]] {
             let table = Table { guards: names.map(guard).to_vec(), ..Table::default() };
             assert!(matches!(resolve(&table, 15001), Err(KernelError::Row(_))), "{names:?}");

@@ -460,9 +460,8 @@ fn runs(fields: &Fields<'_>, name: &At<String>, direction: Option<Direction>) ->
         name: name.value.clone(),
         units: values(fields.parsed("units", words::unit)),
         containers: values(fields.parsed("containers", words::container)),
-        uids: Vec::new(),
         cgroups: values(fields.parsed("cgroups", words::cgroup)),
-        dns: Vec::new(),
+        ..Guard::default()
     };
     let written = RUNS.into_iter().find(|key| fields.has(key))?;
     if direction == Some(Direction::Outbound) {
@@ -484,6 +483,7 @@ fn guard(fields: &Fields<'_>, name: At<String>) -> Entry<Guard> {
         uids: uids(fields),
         cgroups: values(fields.parsed("cgroups", words::cgroup)),
         dns: values(fields.parsed("dns", |text| parse::server(text, 53))),
+        unix_sockets: values(fields.parsed("unix_sockets", words::unix_socket)),
     };
     fields.finish(&["networks", "namespaces", "udp"]);
     if !["units", "containers", "uids", "cgroups"].iter().any(|key| fields.has(key)) {

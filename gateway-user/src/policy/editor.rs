@@ -93,6 +93,7 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
             ("uids", false, Kind::Wholes(0, UID_MAX), "user ids"),
             ("cgroups", false, Kind::Texts, "paths below the cgroup v2 root"),
             ("dns", false, Kind::Texts, "servers that may be asked over UDP"),
+            ("unix_sockets", false, Kind::Texts, "Unix sockets outside that may be connected to"),
         ],
     ),
     (

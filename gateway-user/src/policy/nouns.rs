@@ -200,7 +200,7 @@ pub enum PathPart {
 }
 
 /// A set of processes whose whole traffic is ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guard {
     /// Unique name.
     pub name: String,
@@ -214,6 +214,9 @@ pub struct Guard {
     pub cgroups: Vec<String>,
     /// DNS servers its processes may ask over UDP and TCP; nothing else may leave them by UDP.
     pub dns: Vec<std::net::SocketAddr>,
+    /// Unix sockets of processes outside that its own may connect to, by the name that their server bound: a path, or `@` and
+    /// an abstract name.
+    pub unix_sockets: Vec<String>,
 }
 
 /// Processes that stay outside the gate.

@@ -64,6 +64,21 @@ pub(super) fn cgroup(text: &str) -> Result<String, Misread> {
     }
 }
 
+/// Bytes of a Unix socket's name, as unix(7) bounds it; a path needs one more for its end.
+const UNIX_NAME_MAX: usize = 107;
+
+/// The name of a Unix socket: an absolute path, or `@` and an abstract name.
+pub(super) fn unix_socket(text: &str) -> Result<String, Misread> {
+    let plain = |text: &str| text.len() > 1 && !text.contains(char::is_control);
+    if text.starts_with(['/', '@']) && plain(text) && text.len() <= UNIX_NAME_MAX {
+        return Ok(text.to_owned());
+    }
+    refuse(
+        format!("`{}` is not the name of a Unix socket", text.escape_debug()),
+        "write what its server bound, at most 107 bytes: /run/postgresql/.s.PGSQL.5432, or @ and an abstract name",
+    )
+}
+
 /// The name of a column.
 pub(super) fn column(text: &str) -> Result<String, Misread> {
     if text.is_empty() || text.starts_with('$') || text.contains(char::is_control) {

@@ -179,8 +179,7 @@ impl<'a> Arena<'a> {
         let guards = self.who.guarded.then(|| GuardRow {
             name: "agent".into(),
             cgroups: vec![self.cgroups.attacker.clone()],
-            uids: vec![],
-            dns: vec![],
+            ..GuardRow::default()
         });
         Table {
             targets: vec![TargetRow { name: "target".into(), blocks: there.to_vec(), ports: vec![PORT] }],

@@ -68,6 +68,7 @@ impl World {
             port: kernel::DEFAULT_PORT,
             only_netns: true,
             uplinks: Vec::new(),
+            sealed: Vec::new(),
         }
     }
 
@@ -157,7 +158,10 @@ impl World {
     }
 
     pub fn guard(&self, cgroups: Vec<PathBuf>, uids: Vec<u32>, dns: Vec<SocketAddr>) -> Table {
-        Table { guards: vec![GuardRow { name: "agent".into(), cgroups, uids, dns }], ..Table::default() }
+        Table {
+            guards: vec![GuardRow { name: "agent".into(), cgroups, uids, dns, ..GuardRow::default() }],
+            ..Table::default()
+        }
     }
 
     pub fn load(&self, table: &Table) {

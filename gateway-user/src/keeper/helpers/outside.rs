@@ -58,44 +58,38 @@ pub(super) fn outside(
 
 struct Known<'a> {
     by_inode: HashMap<u64, &'a Unix>,
-    /// The names of ends that nobody has accepted yet, by the inode of their peers.
-    waiting: HashMap<u64, Option<&'a Name>>,
+    /// The listeners of those that are not accepted yet, by the inode of who waits.
+    waiting: HashMap<u64, &'a Unix>,
     /// Which guards hold a socket.
     held: HashSet<(u64, &'a str)>,
-    /// Which guards hold a socket of this name.
-    named: HashSet<(&'a Name, &'a str)>,
 }
 
 impl<'a> Known<'a> {
     fn of(sockets: &'a [Unix], members: &'a [Member]) -> Self {
-        let by_inode: HashMap<u64, &Unix> =
-            sockets.iter().filter(|one| one.inode != 0).map(|one| (u64::from(one.inode), one)).collect();
-        let waiting = sockets.iter().filter(|one| one.inode == 0);
-        let waiting = waiting.filter_map(|one| Some((u64::from(one.peer?), one.name.as_ref()))).collect();
-        let held: HashSet<(u64, &str)> = members
+        let by_inode = sockets.iter().map(|one| (u64::from(one.inode), one)).collect();
+        let waits = |one: &'a Unix| one.waiting.iter().map(move |inode| (u64::from(*inode), one));
+        let waiting = sockets.iter().flat_map(waits).collect();
+        let held = members
             .iter()
             .flat_map(|one| one.sockets.iter().map(|inode| (*inode, one.guard.as_str())))
             .collect();
-        let named =
-            held.iter().filter_map(|(inode, guard)| Some((by_inode.get(inode)?.name.as_ref()?, *guard)));
-        let named = named.collect();
-        Self { by_inode, waiting, held, named }
+        Self { by_inode, waiting, held }
     }
 
     /// Whether a socket of this guard leads to a bound one outside of it; and to which name, where that is known.
     fn leads_outside(&self, inode: u64, guard: &str) -> Option<Option<&'a Name>> {
-        match self.by_inode.get(&inode)?.peer? {
-            // Nobody has accepted it yet, or it is closed.
-            0 => {
-                let name = (*self.waiting.get(&inode)?)?;
-                (!self.named.contains(&(name, guard))).then_some(Some(name))
-            }
-            peer if self.held.contains(&(u64::from(peer), guard)) => None,
-            peer => match self.by_inode.get(&u64::from(peer)) {
-                // Without a name it was made for this one, and handed over.
-                Some(peer) => peer.name.as_ref().map(Some),
-                None => Some(None),
-            },
+        // One that is not accepted yet belongs to whoever may accept it; where nobody may, it is closed.
+        let peer = match self.by_inode.get(&inode)?.peer? {
+            0 => u64::from(self.waiting.get(&inode)?.inode),
+            peer => u64::from(peer),
+        };
+        if self.held.contains(&(peer, guard)) {
+            return None;
+        }
+        match self.by_inode.get(&peer) {
+            // Without a name it was made for this one, and handed over.
+            Some(peer) => peer.name.as_ref().map(Some),
+            None => Some(None),
         }
     }
 }

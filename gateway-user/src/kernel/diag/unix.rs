@@ -14,20 +14,29 @@ pub const LISTED_MAX: usize = 64 * 1024;
 const NAME_BYTES_MAX: usize = 108;
 
 const SOCKET_BYTES: usize = 16;
-/// `UDIAG_SHOW_NAME | UDIAG_SHOW_PEER`.
-const SHOWN: u32 = 1 | 4;
+/// `UDIAG_SHOW_NAME`.
+const SHOW_NAME: u32 = 1;
+/// `UDIAG_SHOW_PEER`.
+const SHOW_PEER: u32 = 4;
+/// `UDIAG_SHOW_ICONS`.
+const SHOW_WAITING: u32 = 8;
 const NAME: u16 = 0;
 const PEER: u16 = 2;
+const WAITING: u16 = 3;
+/// `TCP_LISTEN`, as a bit.
+const LISTENING: u32 = 1 << 10;
 
-/// One Unix socket. An accepted one has the name of the listener.
+/// One Unix socket. An accepted one has the name of the listener; one that is not accepted yet is in no list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unix {
-    /// Inode of its file; 0: nobody has accepted it yet, or nobody holds it any more.
+    /// Inode of its file.
     pub inode: u32,
-    /// The inode of the one it is connected to; 0 as above.
+    /// The inode of the one it is connected to; 0: that is not accepted yet, or closed.
     pub peer: Option<u32>,
     /// What it is bound to.
     pub name: Option<Name>,
+    /// The inodes of those that wait to be accepted by it, where that was asked for.
+    pub waiting: Vec<u32>,
 }
 
 /// What a Unix socket is bound to: a path as its server wrote it, or an abstract name.
@@ -58,13 +67,13 @@ impl Name {
 }
 
 impl fmt::Display for Name {
-    /// For people: what could move or hide other text is escaped.
+    /// As a text, not escaped; what is none is replaced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mark, name) = match self.0.split_first() {
             Some((0, name)) => ("@", name),
             _ => ("", self.0.as_slice()),
         };
-        write!(f, "{mark}{}", String::from_utf8_lossy(name).escape_debug())
+        write!(f, "{mark}{}", String::from_utf8_lossy(name))
     }
 }
 
@@ -97,21 +106,35 @@ impl Listing {
 /// Asks for all Unix sockets of the caller's network namespace, with their names and peers.
 #[must_use]
 pub fn list_request() -> Vec<u8> {
+    request(u32::MAX, SHOW_NAME | SHOW_PEER)
+}
+
+/// Asks for the listeners among them, with their names and whom each has not accepted yet. A question of its own: the kernel
+/// ends a list early where that is more than fits into a message.
+#[must_use]
+pub fn waiting_request() -> Vec<u8> {
+    request(LISTENING, SHOW_NAME | SHOW_WAITING)
+}
+
+fn request(states: u32, shown: u32) -> Vec<u8> {
     let mut body = vec![FAMILY, 0, 0, 0];
-    body.extend(u32::MAX.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend(0u32.to_ne_bytes());
-    body.extend(SHOWN.to_ne_bytes());
+    body.extend(shown.to_ne_bytes());
     body.extend([0; 8]);
     message(BY_FAMILY, DUMP, &body)
 }
 
 fn socket(body: &[u8]) -> Option<Unix> {
     (*body.first()? == FAMILY).then_some(())?;
-    let mut socket = Unix { inode: word(body, 4)?, peer: None, name: None };
+    let mut socket = Unix { inode: word(body, 4)?, peer: None, name: None, waiting: Vec::new() };
     for attribute in Attributes(body.get(SOCKET_BYTES..)?) {
         match attribute? {
             (NAME, value) => socket.name = Some(Name::taken(value)?).filter(|name| !name.0.is_empty()),
             (PEER, value) => socket.peer = Some(word(value, 0)?),
+            (WAITING, value) => {
+                socket.waiting = value.chunks_exact(4).filter_map(|one| word(one, 0)).collect();
+            }
             _ => {}
         }
     }
@@ -147,6 +170,7 @@ mod tests {
         body.extend([0; 8]);
         body.extend(attribute(NAME, name));
         body.extend(attribute(PEER, &8u32.to_ne_bytes()));
+        body.extend(attribute(WAITING, &[9u32, 10].map(u32::to_ne_bytes).concat()));
         body.extend(attribute(6, &[0]));
         message(BY_FAMILY, 2, &body)
     }
@@ -162,9 +186,10 @@ mod tests {
         let sockets = listed(&two).unwrap();
         let (path, named) = (sockets[0].name.as_ref().unwrap(), sockets[1].name.as_ref().unwrap());
         assert_eq!((sockets[0].inode, sockets[0].peer), (7, Some(8)));
+        assert_eq!(sockets[0].waiting, [9, 10]);
         assert!(path.is("/run/x.sock") && !path.is("@/run/x.sock") && !path.is("/run/x.soc"));
         assert!(named.is("@bus\0x") && !named.is("bus\0x") && !named.is("@bus"));
-        assert_eq!((path.to_string(), named.to_string()), ("/run/x.sock".into(), "@bus\\0x".into()));
+        assert_eq!((path.to_string(), named.to_string()), ("/run/x.sock".into(), "@bus\0x".into()));
         let mut listing = Listing::default();
         assert_eq!(listing.take(&message(DONE, 2, &[0; 4])), Ok(Step::Done));
     }

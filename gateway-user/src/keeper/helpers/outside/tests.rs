@@ -2,7 +2,7 @@ use super::*;
 use crate::kernel::diag::unix::sample;
 
 fn socket(inode: u32, peer: Option<u32>, name: Option<&str>) -> Unix {
-    Unix { inode, peer, name: name.map(sample) }
+    Unix { inode, peer, name: name.map(sample), waiting: Vec::new() }
 }
 
 fn member(pid: u32, guard: &str, sockets: &[u64]) -> Member {
@@ -35,11 +35,12 @@ fn a_server_of_the_same_guard_is_inside_and_one_of_another_guard_is_not() {
 }
 
 #[test]
-fn one_that_waits_to_be_accepted_is_judged_by_who_has_that_name() {
-    let sockets = [socket(1, Some(0), None), socket(0, Some(1), Some(DOCKER)), socket(3, None, Some(DOCKER))];
+fn one_that_waits_to_be_accepted_is_judged_by_who_may_accept_it() {
+    let listener = Unix { waiting: vec![9, 1], ..socket(3, None, Some(DOCKER)) };
+    let sockets = [socket(1, Some(0), None), socket(3, None, Some(DOCKER)), listener];
     assert_eq!(found(&sockets, &[member(7, "one", &[1])]), [(7, Some(DOCKER.into()))]);
     assert_eq!(found(&sockets, &[member(7, "one", &[1, 3])]), []);
-    assert_eq!(found(&[socket(1, Some(0), None)], &[member(7, "one", &[1])]), [], "its server has closed it");
+    assert_eq!(found(&sockets[..2], &[member(7, "one", &[1])]), [], "its server has closed it");
 }
 
 #[test]

@@ -1,0 +1,259 @@
+//! What is outside of a guard: another process, a socket, a file, a mount. Reads the kernel's own structures; what cannot be
+//! read is outside.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::helpers::generated as helper;
+use gateway_ebpf::abi::{
+    GUARD_LEVELS_MAX, HOME, InodeKey, SEALED_INSIDE, SEALED_PROGRAM, SEALED_WAY, UNIX_NAME_BYTES, UnixKey,
+};
+
+use crate::look::{
+    self, CRED_UID, FILE_INODE, INODE_NUMBER, INODE_SUPER, MM_EXE, SUPER_DEVICE, TASK_COMM, TASK_CRED,
+    TASK_MM, TASK_TGID, kernel_word, offsets,
+};
+use crate::{GUARD_CGROUPS, SEALED};
+
+offsets! {
+    TASK_CGROUPS, SET_CGROUP, CGROUP_LEVEL, CGROUP_ANCESTORS, CGROUP_NODE, NODE_ID, SOCK_CGROUP, SOCK_UID,
+    SOCK_FAMILY, SOCKET_SOCK, UNIX_ADDRESS, ADDRESS_LENGTH, ADDRESS_NAME, FILE_MODE, FILE_ENTRY, FILE_DATA, PATH_MOUNT,
+    PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, MOUNT_ROOT, MOUNT_FLAGS,
+    TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
+}
+
+/// Directories above a file that are looked at.
+const DEPTH_MAX: u32 = 16;
+/// `CGROUP2_SUPER_MAGIC`.
+const CGROUP2: u64 = 0x6367_7270;
+/// `BPF_FS_MAGIC`.
+const BPFFS: u64 = 0xcafe_4a11;
+/// `MNT_SHARED`: what happens to the mount happens in other namespaces, too.
+const SHARED: u64 = 0x1000;
+
+/// The half of a word that a 32-bit field is.
+#[inline(always)]
+fn half(base: u64, offset: &'static u32) -> u32 {
+    kernel_word(base, offset) as u32
+}
+
+/// Where a field stands that is no pointer but a structure.
+#[inline(always)]
+fn within(base: u64, offset: &'static u32) -> u64 {
+    // SAFETY: read-only data, patched before load, hence volatile.
+    base.wrapping_add(u64::from(unsafe { ptr::read_volatile(offset) }))
+}
+
+/// The id of the cgroup above this one, at this level; 0: there is none.
+#[inline(always)]
+fn ancestor(cgroup: u64, level: u32) -> u64 {
+    if cgroup == 0 || level > half(cgroup, &CGROUP_LEVEL) {
+        return 0;
+    }
+    let ancestor = kernel_word(cgroup.wrapping_add(u64::from(level) * 8), &CGROUP_ANCESTORS);
+    kernel_word(kernel_word(ancestor, &CGROUP_NODE), &NODE_ID)
+}
+
+/// The guard of a process; 0: none.
+#[inline(always)]
+pub(crate) fn guard_of_task(task: u64) -> u32 {
+    let cgroup = kernel_word(kernel_word(task, &TASK_CGROUPS), &SET_CGROUP);
+    look::guard_by(|level| ancestor(cgroup, level), || half(kernel_word(task, &TASK_CRED), &CRED_UID))
+}
+
+/// The guard of whoever made a socket; 0: none.
+#[inline(always)]
+pub(crate) fn guard_of_sock(sock: u64) -> u32 {
+    let cgroup = kernel_word(sock, &SOCK_CGROUP);
+    look::guard_by(|level| ancestor(cgroup, level), || half(sock, &SOCK_UID))
+}
+
+/// The `sock` of a `socket`.
+#[inline(always)]
+pub(crate) fn sock_of(socket: u64) -> u64 {
+    kernel_word(socket, &SOCKET_SOCK)
+}
+
+/// `AF_*`.
+#[inline(always)]
+pub(crate) fn family_of(sock: u64) -> u32 {
+    half(sock, &SOCK_FAMILY) & 0xffff
+}
+
+/// The `sock` behind an open file; 0: the file is no socket.
+#[inline(always)]
+pub(crate) fn sock_behind(file: u64) -> u64 {
+    const KIND: u32 = 0xf000;
+    const SOCKET: u32 = 0xc000;
+    if half(kernel_word(file, &FILE_INODE), &INODE_MODE) & KIND != SOCKET {
+        return 0;
+    }
+    sock_of(kernel_word(file, &FILE_DATA))
+}
+
+/// The name that a Unix socket was bound to, as a guard's key; false: it has none.
+#[inline(always)]
+pub(crate) fn bound_name(sock: u64, key: &mut UnixKey) -> bool {
+    const LENGTH_MAX: u64 = 127;
+    let address = kernel_word(sock, &UNIX_ADDRESS);
+    // The family comes first, in two bytes.
+    let mut length = u64::from(half(address, &ADDRESS_LENGTH)).wrapping_sub(2);
+    if length > LENGTH_MAX {
+        return false;
+    }
+    // SAFETY: changes nothing now; but what is compared below is then what the helper is given, also to the verifier.
+    unsafe {
+        core::arch::asm!("{length} &= 127", length = inout(reg) length);
+    }
+    if address == 0 || length == 0 || length > UNIX_NAME_BYTES as u64 {
+        return false;
+    }
+    // SAFETY: at most as many bytes as the name has; fails without writing beyond them.
+    let failed = unsafe {
+        let from = within(address, &ADDRESS_NAME).wrapping_add(2) as *const c_void;
+        helper::bpf_probe_read_kernel(key.name.as_mut_ptr().cast(), length as u32, from)
+    };
+    failed == 0
+}
+
+/// Process id and name of another process.
+#[inline(always)]
+pub(crate) fn named_task(task: u64, name: &mut [u8; UNIX_NAME_BYTES]) -> u32 {
+    // SAFETY: 16 bytes of our own.
+    unsafe {
+        let from = within(task, &TASK_COMM) as *const c_void;
+        helper::bpf_probe_read_kernel(name.as_mut_ptr().cast(), 16, from);
+    }
+    half(task, &TASK_TGID)
+}
+
+/// The last part of a path.
+#[inline(always)]
+pub(crate) fn named_entry(entry: u64, name: &mut [u8; UNIX_NAME_BYTES]) {
+    let text = kernel_word(entry, &ENTRY_NAME);
+    // SAFETY: at most as many bytes as we have, zero-terminated.
+    unsafe {
+        helper::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), name.len() as u32, text as *const c_void);
+    }
+}
+
+/// What of the gate's an inode is: `SEALED_*`.
+#[inline(always)]
+fn sealed(inode: u64) -> u32 {
+    if inode == 0 {
+        return 0;
+    }
+    let device = kernel_word(kernel_word(inode, &INODE_SUPER), &SUPER_DEVICE) & 0xffff_ffff;
+    let key = InodeKey { device, inode: kernel_word(inode, &INODE_NUMBER) };
+    // SAFETY: a map value the lookup just gave.
+    SEALED.get_ptr(&key).map_or(0, |flags| unsafe { *flags })
+}
+
+/// Whether this process runs the gate's program.
+#[inline(always)]
+pub(crate) fn runs_the_gate(task: u64) -> bool {
+    let file = kernel_word(kernel_word(task, &TASK_MM), &MM_EXE);
+    sealed(kernel_word(file, &FILE_INODE)) & SEALED_PROGRAM != 0
+}
+
+/// The directory entry of a `path`.
+#[inline(always)]
+pub(crate) fn entry_of(path: u64) -> u64 {
+    kernel_word(path, &PATH_ENTRY)
+}
+
+/// The directory entry of an open file.
+#[inline(always)]
+pub(crate) fn entry_of_file(file: u64) -> u64 {
+    kernel_word(file, &FILE_ENTRY)
+}
+
+/// Whether a file was opened to be written.
+#[inline(always)]
+pub(crate) fn is_written(file: u64) -> bool {
+    const WRITE: u32 = 2;
+    half(file, &FILE_MODE) & WRITE != 0
+}
+
+/// Whether this is the gate's, or on the way there: it keeps its name, and nothing is mounted over it.
+#[inline(always)]
+pub(crate) fn is_on_the_way(entry: u64) -> bool {
+    sealed(kernel_word(entry, &ENTRY_INODE)) & SEALED_WAY != 0
+}
+
+/// Whether this is, or lies in, a directory in which nothing is changed.
+#[inline(always)]
+pub(crate) fn is_inside(entry: u64) -> bool {
+    let mut entry = entry;
+    let mut depth = 0;
+    while depth < DEPTH_MAX {
+        if sealed(kernel_word(entry, &ENTRY_INODE)) & (SEALED_INSIDE | SEALED_PROGRAM) != 0 {
+            return true;
+        }
+        let parent = kernel_word(entry, &ENTRY_PARENT);
+        if parent == entry {
+            return false;
+        }
+        entry = parent;
+        depth += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn magic(inode: u64) -> u64 {
+    kernel_word(kernel_word(inode, &INODE_SUPER), &SUPER_MAGIC)
+}
+
+/// Whether this is a file of the cgroup v2 tree that belongs to no cgroup of this guard.
+#[inline(always)]
+pub(crate) fn is_foreign_cgroup(entry: u64, guard: u32) -> bool {
+    if magic(kernel_word(entry, &ENTRY_INODE)) != CGROUP2 {
+        return false;
+    }
+    let mut entry = entry;
+    let mut depth = 0;
+    while depth < GUARD_LEVELS_MAX {
+        let parent = kernel_word(entry, &ENTRY_PARENT);
+        if parent == entry {
+            return true;
+        }
+        entry = parent;
+        // A cgroup's id is its directory's inode.
+        if let Some(found) =
+            GUARD_CGROUPS.get_ptr(&kernel_word(kernel_word(entry, &ENTRY_INODE), &INODE_NUMBER))
+        {
+            // SAFETY: a map value the lookup just gave.
+            return unsafe { *found } != guard;
+        }
+        depth += 1;
+    }
+    true
+}
+
+/// Whether what is done to this mount is done to the host: it is in its namespace, or shared with it.
+#[inline(always)]
+fn reaches_the_host(mount: u64) -> bool {
+    if kernel_word(mount, &MOUNT_FLAGS) & SHARED != 0 {
+        return true;
+    }
+    // SAFETY: reads the current task.
+    let task = unsafe { helper::bpf_get_current_task() };
+    let space = kernel_word(kernel_word(task, &TASK_SPACES), &SPACES_MOUNTS);
+    let key = InodeKey { device: HOME, inode: u64::from(half(space, &MOUNTS_NUMBER)) };
+    SEALED.get_ptr(&key).is_some()
+}
+
+/// Whether something mounted here would hide what is the gate's from the host.
+#[inline(always)]
+pub(crate) fn hides(path: u64) -> bool {
+    is_on_the_way(entry_of(path)) && reaches_the_host(kernel_word(path, &PATH_MOUNT))
+}
+
+/// Whether the host would lose what is the gate's with this mount.
+#[inline(always)]
+pub(crate) fn holds(mount: u64) -> bool {
+    let inode = kernel_word(kernel_word(mount, &MOUNT_ROOT), &ENTRY_INODE);
+    let of_the_gate = magic(inode) == BPFFS || magic(inode) == CGROUP2 || sealed(inode) != 0;
+    of_the_gate && reaches_the_host(mount)
+}

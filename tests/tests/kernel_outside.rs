@@ -1,0 +1,261 @@
+//! What is guarded does nothing to the gate and does not reach out of its guard, also as root; where this kernel runs LSM
+//! programs. Where it runs none, the posture says so, and that is what is proven here.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod kernel_support;
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+
+use kernel_support::World;
+use tidegate::kernel::{self, Found, GuardRow, Table};
+
+/// As the kernel says it: of processes by the second.
+const REFUSED: [&str; 2] = ["Operation not permitted (os error 1)", "Permission denied (os error 13)"];
+const DONE: &str = "done";
+
+/// A world with a guard, and a directory of the gate's own.
+struct Outside {
+    world: World,
+    agent: PathBuf,
+    own: tempfile::TempDir,
+    /// Whether this kernel keeps what is guarded from what is outside.
+    kept: bool,
+}
+
+impl Outside {
+    fn new() -> Self {
+        Self::with(|agent| {
+            vec![GuardRow { name: "agent".into(), cgroups: vec![agent], ..GuardRow::default() }]
+        })
+    }
+
+    fn with(guards: impl FnOnce(PathBuf) -> Vec<GuardRow>) -> Self {
+        let mut world = World::new();
+        let agent = world.cgroup("agent");
+        let own = tempfile::tempdir().unwrap();
+        fs::write(own.path().join("policy.toml"), "here").unwrap();
+        let place = kernel::Place { sealed: vec![own.path().to_owned()], ..world.place() };
+        let table = Table { guards: guards(agent.clone()), ..Table::default() };
+        let report = kernel::load(&place, &table).unwrap();
+        let posture = kernel::probe().checks.into_iter().find(|check| check.name == "BPF LSM").unwrap();
+        let kept = report.no_lsm.is_none();
+        assert_eq!(
+            kept,
+            posture.found == Found::Ok,
+            "the load and the posture agree: {:?} {posture:?}",
+            report.no_lsm
+        );
+        assert!(kept || posture.means.contains("docker.sock"), "{posture:?}");
+        Self { world, agent, own, kept }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.own.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn does(&self, cgroup: &Path, deed: &str, what: &str) -> String {
+        let words = ["deed", cgroup.to_str().unwrap(), deed, what];
+        self.world.lines(&words).pop().unwrap()
+    }
+
+    /// What somebody guarded gets, as root.
+    fn guarded(&self, deed: &str, what: &str) -> String {
+        self.does(&self.agent, deed, what)
+    }
+
+    fn neighbour(&self, deed: &str, what: &str) -> String {
+        self.does(Path::new("-"), deed, what)
+    }
+
+    /// Refused and counted where this kernel can; a neighbour is not.
+    fn is_kept_from(&self, deed: &str, what: &str, counter: &str) {
+        let before = self.world.counter(counter);
+        let answer = self.guarded(deed, what);
+        let refused = REFUSED.iter().any(|how| answer.contains(how));
+        if self.kept {
+            assert!(refused, "{deed} {what}: {answer}");
+            assert!(self.world.counter(counter) > before, "{deed} {what}: {counter}");
+        } else {
+            assert!(!refused, "{deed} {what}: {answer}");
+            assert_eq!(self.world.counter(counter), before);
+        }
+    }
+}
+
+#[test]
+fn a_guarded_process_sends_the_gate_no_signal_and_sees_nothing_of_processes_outside() {
+    let outside = Outside::new();
+    // The program that loads is the gate's: here this one.
+    let us = std::process::id().to_string();
+    outside.is_kept_from("signal", &us, "refused_guard_signal");
+    outside.is_kept_from("memory", &us, "refused_guard_trace");
+    outside.is_kept_from("environment", &us, "refused_guard_trace");
+    assert_eq!(outside.guarded("is-there", &us), DONE, "whether it is there may be asked");
+    for deed in ["signal", "memory", "environment"] {
+        assert_eq!(outside.neighbour(deed, &us), DONE, "{deed}");
+    }
+}
+
+#[test]
+fn a_guarded_process_calls_no_bpf_and_removes_no_pin() {
+    let outside = Outside::new();
+    let pins = outside.world.pins();
+    let link = pins.join("links/tg_connect4");
+    outside.is_kept_from("pins", pins.to_str().unwrap(), "refused_guard_bpf");
+    if outside.kept {
+        let link = link.to_str().unwrap();
+        outside.is_kept_from("remove", link, "refused_guard_file");
+        outside.is_kept_from("rename", &format!("{link}:{link}x"), "refused_guard_file");
+        outside.is_kept_from("unmount", "/sys/fs/bpf", "refused_guard_mount");
+    }
+    assert!(link.exists());
+    assert_eq!(outside.neighbour("pins", pins.to_str().unwrap()), DONE);
+}
+
+#[test]
+fn a_guarded_process_changes_no_file_of_the_gates_and_reads_what_it_may() {
+    let outside = Outside::new();
+    let (policy, new) = (outside.file("policy.toml"), outside.file("new.toml"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mine = elsewhere.path().join("mine").to_str().unwrap().to_owned();
+    assert_eq!(outside.guarded("make", &mine), DONE, "its own files are its own");
+    let counter = "refused_guard_file";
+    assert_eq!(outside.guarded("read", &policy), DONE);
+    outside.is_kept_from("write", &policy, counter);
+    if outside.kept {
+        for (deed, what) in [
+            ("make", new.clone()),
+            ("truncate", policy.clone()),
+            ("remove", policy.clone()),
+            ("rename", format!("{mine}:{new}2")),
+            ("rename", format!("{policy}:{mine}2")),
+            ("link", format!("{mine}:{new}3")),
+            ("symlink", format!("{mine}:{new}4")),
+            ("rename", format!("{}:{}-x", outside.own.path().display(), outside.own.path().display())),
+        ] {
+            outside.is_kept_from(deed, &what, counter);
+        }
+    }
+    assert_eq!(fs::read_to_string(&policy).unwrap(), "here");
+    assert_eq!(outside.neighbour("write", &policy), DONE);
+}
+
+#[test]
+fn a_guarded_process_mounts_nothing_over_what_is_the_gates_but_may_in_a_namespace_of_its_own() {
+    let outside = Outside::new();
+    let own = outside.own.path().to_str().unwrap().to_owned();
+    assert_eq!(outside.guarded("mount-apart", &own), DONE, "nobody else sees it");
+    if outside.kept {
+        outside.is_kept_from("mount", &own, "refused_guard_mount");
+        outside.is_kept_from("mount", "/sys/fs", "refused_guard_mount");
+    }
+    assert!(Path::new(&outside.file("policy.toml")).exists());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().to_str().unwrap();
+    assert_eq!(outside.guarded("mount", elsewhere), DONE);
+    assert_eq!(outside.guarded("unmount", elsewhere), DONE);
+}
+
+#[test]
+fn a_guarded_process_stays_in_its_cgroup_and_below() {
+    let mut outside = Outside::new();
+    let elsewhere = outside.world.cgroup("elsewhere");
+    let below = outside.world.cgroup_below(&outside.agent.clone(), "below");
+    assert_eq!(outside.guarded("enter", below.to_str().unwrap()), DONE);
+    if outside.kept {
+        let elsewhere = elsewhere.to_str().unwrap();
+        outside.is_kept_from("enter", elsewhere, "refused_guard_cgroup");
+        outside.is_kept_from("enter-thread", elsewhere, "refused_guard_cgroup");
+        outside.is_kept_from("write", &format!("{elsewhere}/cgroup.freeze"), "refused_guard_cgroup");
+    }
+    assert_eq!(outside.neighbour("enter", elsewhere.to_str().unwrap()), DONE);
+}
+
+#[test]
+fn a_guarded_process_talks_to_the_unix_sockets_of_its_guard_and_to_those_that_policy_names() {
+    let sockets = tempfile::tempdir().unwrap();
+    let at = |name: &str| sockets.path().join(name).to_str().unwrap().to_owned();
+    let (named, abstract_one) = (at("named"), format!("@tg-named-{}", std::process::id()));
+    let allowed = vec![named.clone(), abstract_one.clone()];
+    let outside = Outside::with(|agent| {
+        vec![GuardRow {
+            name: "agent".into(),
+            cgroups: vec![agent],
+            unix_sockets: allowed,
+            ..GuardRow::default()
+        }]
+    });
+    let _named = UnixListener::bind(&named).unwrap();
+    let address = SocketAddr::from_abstract_name(&abstract_one[1..]).unwrap();
+    // An abstract name is a network namespace's own.
+    let bind = |address: &SocketAddr| outside.world.inside(|| UnixListener::bind_addr(address).unwrap());
+    let _abstract = bind(&address);
+    let _other = UnixListener::bind(at("other")).unwrap();
+    let _datagram = UnixDatagram::bind(at("datagram")).unwrap();
+    let hidden = SocketAddr::from_abstract_name(format!("tg-other-{}", std::process::id())).unwrap();
+    let _hidden = bind(&hidden);
+    assert_eq!(outside.guarded("unix", &named), DONE);
+    assert_eq!(outside.guarded("unix", &abstract_one), DONE);
+    let counter = "refused_guard_unix_socket";
+    outside.is_kept_from("unix", &at("other"), counter);
+    outside.is_kept_from("datagram", &at("datagram"), counter);
+    outside.is_kept_from("unix", &format!("@tg-other-{}", std::process::id()), counter);
+    // By another name: what counts is what its server bound.
+    std::os::unix::fs::symlink(at("other"), at("innocent")).unwrap();
+    outside.is_kept_from("unix", &at("innocent"), counter);
+    assert_eq!(outside.neighbour("unix", &at("other")), DONE);
+    assert_eq!(outside.neighbour("datagram", &at("datagram")), DONE);
+    let mine = at("mine");
+    let words = ["deed-between", outside.agent.to_str().unwrap(), &mine];
+    assert_eq!(outside.world.lines(&words).pop().unwrap(), DONE, "among its own it may");
+}
+
+#[test]
+fn who_is_guarded_by_his_uid_is_kept_from_it_as_well() {
+    let outside =
+        Outside::with(|_| vec![GuardRow { name: "agent".into(), uids: vec![61_111], ..GuardRow::default() }]);
+    let sockets = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(sockets.path(), open).unwrap();
+    let path = sockets.path().join("other");
+    let _other = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let path = path.to_str().unwrap();
+    let before = outside.world.counter("refused_guard_unix_socket");
+    let answer = outside.world.lines(&["deed-as", "61111", "unix", path]).pop().unwrap();
+    assert_eq!(answer, if outside.kept { REFUSED[0] } else { DONE });
+    assert_eq!(outside.world.counter("refused_guard_unix_socket") - before, u64::from(outside.kept));
+    assert_eq!(outside.world.lines(&["deed-as", "61112", "unix", path]).pop().unwrap(), DONE);
+}
+
+#[test]
+fn the_gates_own_guard_is_not_kept_from_what_the_keeper_gives() {
+    let outside = Outside::with(|agent| {
+        vec![GuardRow { name: "tidegate".into(), cgroups: vec![agent], own: true, ..GuardRow::default() }]
+    });
+    let pins = outside.world.pins();
+    assert_eq!(outside.guarded("pins", pins.to_str().unwrap()), DONE);
+    assert_eq!(outside.guarded("memory", &std::process::id().to_string()), DONE);
+}
+
+#[test]
+fn a_second_load_keeps_the_bars_up_and_an_unload_takes_them_down() {
+    let outside = Outside::new();
+    let us = std::process::id().to_string();
+    let place = kernel::Place { sealed: vec![outside.own.path().to_owned()], ..outside.world.place() };
+    let guards =
+        vec![GuardRow { name: "agent".into(), cgroups: vec![outside.agent.clone()], ..GuardRow::default() }];
+    for _ in 0..3 {
+        kernel::load(&place, &Table { guards: guards.clone(), ..Table::default() }).unwrap();
+        outside.is_kept_from("memory", &us, "refused_guard_trace");
+    }
+    kernel::unload(&outside.world.pins()).unwrap();
+    // A link lets go once nobody runs through it any more.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while outside.guarded("memory", &us) != DONE {
+        assert!(std::time::Instant::now() < end, "the bars are still up");
+    }
+}

@@ -1,0 +1,73 @@
+//! What a guarded process may try with what is outside of its guard: each gives "done", or the kernel's answer.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::path::Path;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// The outcome of one deed. A deed has one argument; where it is about two files, they are joined by `:`.
+#[allow(unreachable_pub, reason = "a module of two programs")]
+pub fn outcome(deed: &str, what: &str) -> String {
+    match done(deed, what) {
+        Ok(()) => "done".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn done(deed: &str, what: &str) -> io::Result<()> {
+    let (first, second) = what.split_once(':').unwrap_or((what, ""));
+    let pid = || Pid::from_raw(what.parse().unwrap()).unwrap();
+    match deed {
+        "signal" => Ok(kill_process(pid(), Signal::CONT)?),
+        "is-there" => Ok(test_kill_process(pid())?),
+        "memory" => File::open(format!("/proc/{what}/mem")).map(drop),
+        "environment" => File::open(format!("/proc/{what}/environ"))?.read(&mut [0; 8]).map(drop),
+        // Opens a pinned map by bpf(2).
+        "pins" => tidegate::kernel::status(Path::new(what)).map(drop).map_err(io::Error::other),
+        "read" => File::open(what)?.read(&mut [0; 8]).map(drop),
+        "write" => OpenOptions::new().write(true).open(what).map(drop),
+        "make" => File::create(what)?.write_all(b"x"),
+        "truncate" => Ok(rustix::fs::open(what, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())
+            .and_then(|file| rustix::fs::ftruncate(file, 0))?),
+        "remove" => fs::remove_file(what),
+        "rename" => fs::rename(first, second),
+        "link" => fs::hard_link(first, second),
+        "symlink" => std::os::unix::fs::symlink(first, second),
+        "mount" => over(what),
+        // In a mount namespace of its own that nothing spreads from.
+        "mount-apart" => {
+            apart()?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            over(what)
+        }
+        "unmount" => Ok(unmount(what, UnmountFlags::DETACH)?),
+        "enter" => fs::write(Path::new(what).join("cgroup.procs"), std::process::id().to_string()),
+        "enter-thread" => fs::write(Path::new(what).join("cgroup.threads"), "0"),
+        "unix" => UnixStream::connect_addr(&named(what)?).map(drop),
+        "datagram" => UnixDatagram::unbound()?.send_to_addr(b"x", &named(what)?).map(drop),
+        other => panic!("no such deed: {other}"),
+    }
+}
+
+fn over(what: &str) -> io::Result<()> {
+    Ok(mount("tmpfs", what, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>)?)
+}
+
+#[allow(unsafe_code, reason = "the process has one thread, and lives for this alone")]
+fn apart() -> io::Result<()> {
+    // SAFETY: no other thread shares what is unshared.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?)
+}
+
+/// A path, or `@` and an abstract name.
+fn named(name: &str) -> io::Result<SocketAddr> {
+    match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(name),
+    }
+}
