@@ -113,6 +113,7 @@ fn about(attempt: &Attempt) -> Option<String> {
             Some((0, name)) => format!("@{}", text(name)),
             _ => text(&attempt.name),
         },
+        Counter::GuardKernel if attempt.name[0] == 0 => format!("reason {number}"),
         Counter::GuardPassed => format!("a socket of family {number}"),
         _ => Some(text(&attempt.name)).filter(|name| !name.is_empty())?,
     })
