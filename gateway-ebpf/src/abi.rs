@@ -462,7 +462,7 @@ pub struct Attempt {
     pub refusal: Refusal,
     /// The other process; 0: it is about none.
     pub other: u32,
-    /// The signal, the command of bpf(2), the family of the socket.
+    /// The signal, the command of bpf(2), the family of the socket, the kernel's reason.
     pub number: u32,
     /// Its name: the other process's, the file's, the Unix socket's (an abstract one begins with a zero); then zeros.
     pub name: [u8; UNIX_NAME_BYTES],
@@ -577,6 +577,8 @@ counters! {
     GuardUnix = "refused_guard_unix_socket",
     /// Refused: a guarded process was passed a socket made outside of its guard.
     GuardPassed = "refused_guard_passed_socket",
+    /// Refused: a guarded process reached for the kernel itself, or for a disk below its files.
+    GuardKernel = "refused_guard_kernel",
 }
 /// Entries of the counter map: room for counters that a later version adds.
 pub const COUNTERS_MAX: u32 = 64;

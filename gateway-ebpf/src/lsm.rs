@@ -223,14 +223,49 @@ pub(crate) fn passed(ctx: &LsmContext) -> i32 {
     REFUSE
 }
 
-/// file_open(file): written, what is the gate's, or a cgroup's of others.
+/// locked_down(what): memory of the kernel, its ports, its tracing, modules without signature; see lockdown(7).
+#[inline(always)]
+pub(crate) fn lockdown(ctx: &LsmContext) -> i32 {
+    let number: u32 = ctx.arg(0);
+    kernel(number)
+}
+
+/// kernel_read_file(file, id, contents): a module, or another kernel, from a file.
+#[inline(always)]
+pub(crate) fn kernel_read_file(ctx: &LsmContext) -> i32 {
+    let number: u32 = ctx.arg(1);
+    kernel(number)
+}
+
+/// kernel_load_data(id, contents): the same from memory.
+#[inline(always)]
+pub(crate) fn kernel_load_data(ctx: &LsmContext) -> i32 {
+    let number: u32 = ctx.arg(0);
+    kernel(number)
+}
+
+#[inline(always)]
+fn kernel(number: u32) -> i32 {
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    attempted(Counter::GuardKernel, &Tried { guard, other: 0, number, name: NAMELESS });
+    REFUSE
+}
+
+/// file_open(file): a disk; or written, what is the gate's, or a cgroup's of others.
 #[inline(always)]
 pub(crate) fn file_open(ctx: &LsmContext) -> i32 {
     let file = pointer(ctx, 0);
+    let entry = outside::entry_of_file(file);
+    if outside::is_disk(file) {
+        let guard = caller();
+        return if guard == 0 { PASS } else { about_entry(Counter::GuardKernel, guard, entry) };
+    }
     if !outside::is_written(file) {
         return PASS;
     }
-    let entry = outside::entry_of_file(file);
     let guard = caller_by_cgroup();
     if guard != 0 && outside::is_foreign_cgroup(entry, guard) {
         return about_entry(Counter::GuardCgroup, guard, entry);

@@ -250,6 +250,9 @@ bars! {
     tg_passed = "file_receive", lsm::passed;
     tg_file_open = "file_open", lsm::file_open;
     tg_truncate = "path_truncate", lsm::truncate;
+    tg_lockdown = "locked_down", lsm::lockdown;
+    tg_read_file = "kernel_read_file", lsm::kernel_read_file;
+    tg_load_data = "kernel_load_data", lsm::kernel_load_data;
     tg_unlink = "inode_unlink", lsm::unlink;
     tg_rename = "inode_rename", lsm::rename;
     tg_hard_link = "inode_link", lsm::hard_link;

@@ -80,12 +80,24 @@ pub(crate) fn family_of(sock: u64) -> u32 {
     half(sock, &SOCK_FAMILY) & 0xffff
 }
 
+/// `S_IFMT` of an open file's mode.
+#[inline(always)]
+fn kind_of(file: u64) -> u32 {
+    half(kernel_word(file, &FILE_INODE), &INODE_MODE) & 0xf000
+}
+
+/// Whether a file is a block device.
+#[inline(always)]
+pub(crate) fn is_disk(file: u64) -> bool {
+    const BLOCK_DEVICE: u32 = 0x6000;
+    kind_of(file) == BLOCK_DEVICE
+}
+
 /// The `sock` behind an open file; 0: the file is no socket.
 #[inline(always)]
 pub(crate) fn sock_behind(file: u64) -> u64 {
-    const KIND: u32 = 0xf000;
     const SOCKET: u32 = 0xc000;
-    if half(kernel_word(file, &FILE_INODE), &INODE_MODE) & KIND != SOCKET {
+    if kind_of(file) != SOCKET {
         return 0;
     }
     sock_of(kernel_word(file, &FILE_DATA))

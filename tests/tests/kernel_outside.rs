@@ -160,6 +160,24 @@ fn a_guarded_process_mounts_nothing_over_what_is_the_gates_but_may_in_a_namespac
 }
 
 #[test]
+fn a_guarded_process_reads_no_memory_of_the_kernel_and_no_disk_below_its_files() {
+    let outside = Outside::new();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    let device = rustix::fs::makedev(7, 0);
+    let (kind, mode) = (rustix::fs::FileType::BlockDevice, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &disk, kind, mode, device).unwrap();
+    let disk = disk.to_str().unwrap();
+    outside.is_kept_from("read", disk, "refused_guard_kernel");
+    if outside.kept {
+        outside.is_kept_from("open", "/dev/mem", "refused_guard_kernel");
+        assert_eq!(outside.neighbour("open", "/dev/mem"), DONE);
+    }
+    assert!(!REFUSED.iter().any(|how| outside.neighbour("read", disk).contains(how)));
+    assert_eq!(outside.guarded("read", "/dev/zero"), DONE);
+}
+
+#[test]
 fn a_guarded_process_stays_in_its_cgroup_and_below() {
     let mut outside = Outside::new();
     let elsewhere = outside.world.cgroup("elsewhere");

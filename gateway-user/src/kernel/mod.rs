@@ -6,6 +6,7 @@
 
 mod btf;
 mod confine;
+mod denials;
 pub mod diag;
 mod error;
 mod exempt;
@@ -33,6 +34,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use confine::{Confined, Reach, confine};
+pub use denials::{Denial, Denials};
 pub use error::KernelError;
 pub use exempt::{Exempt, Made};
 pub use flows::{Counted, Flows, Lane, Passed, Seen as FlowsSeen, Way, take_flow};
@@ -44,7 +46,7 @@ pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, attached, probe, spaces_check};
 pub use raw::since_boot;
-pub use sockets::{Denial, Denials, Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
+pub use sockets::{Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
 pub use tables::{Missing, Published, row_names, unix_sockets};

@@ -6,19 +6,18 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use aya::maps::{Map, MapData, RingBuf};
 use gateway_ebpf::abi::{
-    Attempt, Bound, COUNTERS, Config, Counter, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ,
-    OPTION_LEVEL, OPTION_RECORD, Plain, Record, Refusal, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
+    Bound, Config, LISTEN_INBOUND, LISTEN_OUTBOUND, LOGIN_NONE, LOGIN_READ, OPTION_LEVEL, OPTION_RECORD,
+    Plain, Record, STATE_HANDED_INBOUND, STATE_HANDED_OUTBOUND,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::denials::Denials;
 use super::heartbeat::Heartbeat;
 use super::pins::{self, map_path};
 use super::raw::{self, RawMap};
@@ -141,7 +140,8 @@ fn login(kernel: u64) -> Login {
     }
 }
 
-fn text(comm: &[u8]) -> String {
+/// What stands before the first zero.
+pub(super) fn text(comm: &[u8]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
 }
@@ -414,13 +414,7 @@ impl Gate {
     /// # Errors
     /// Where the ring cannot be opened. Needs root, like [`Gate::adopt`].
     pub fn denials(&self) -> Result<Denials, KernelError> {
-        let path = map_path(&self.pins, "EVENTS");
-        let failed = |error: &dyn std::error::Error| KernelError::Object {
-            why: format!("{}: {error}", path.display()),
-            source: None,
-        };
-        let map = MapData::from_pin(&path).map_err(|error| failed(&error))?;
-        Ok(Denials(RingBuf::try_from(Map::RingBuf(map)).map_err(|error| failed(&error))?))
+        Denials::open(&self.pins)
     }
 }
 
@@ -440,98 +434,6 @@ fn mapped_octets(address: IpAddr) -> [u8; 16] {
 /// Says that this address family is switched off, not that the address is taken.
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-/// Refusals as they happen. Poll its descriptor, then take them all.
-pub struct Denials(RingBuf<MapData>);
-
-impl AsFd for Denials {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Iterator for Denials {
-    type Item = Denial;
-
-    /// The oldest that waits; `None` when there is none now.
-    fn next(&mut self) -> Option<Denial> {
-        let item = self.0.next()?;
-        // A refusal is what an attempt begins with. A ring of another layout is refused by the version check; a short item
-        // would be a bug, not an attack.
-        let mut attempt = Attempt::ZERO;
-        let length = item.len().min(size_of::<Attempt>());
-        attempt.bytes_mut()[..length].copy_from_slice(&item[..length]);
-        Some(Denial {
-            about: (length > size_of::<Refusal>()).then(|| about(&attempt)).flatten(),
-            ..denial(&attempt.refusal)
-        })
-    }
-}
-
-/// One refusal of the kernel programs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct Denial {
-    /// The counter it raised.
-    pub reason: &'static str,
-    /// Where it wanted to go.
-    pub to: SocketAddr,
-    /// What it wanted, in words, where that is no address: a process, a file, a Unix socket; not escaped.
-    pub about: Option<String>,
-    /// IP protocol, or socket protocol (262: MPTCP).
-    pub protocol: u16,
-    /// Process id; 0: a packet, whose process is not known.
-    pub tgid: u32,
-    /// Real user id; 0 for packets.
-    pub uid: u32,
-    /// Cgroup id; 0 where nothing is known of who it was but the process and its name, as for packets.
-    pub cgroup: u64,
-    /// The thread's name; not escaped, empty for packets.
-    pub command: String,
-    /// [`super::guard_id`] of the guard; 0: none.
-    pub guard: u32,
-    /// When, in nanoseconds since boot.
-    pub at: u64,
-}
-
-impl Denial {
-    /// How long ago it was.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        Duration::from_nanos(raw::since_boot().saturating_sub(self.at))
-    }
-}
-
-fn denial(refusal: &Refusal) -> Denial {
-    Denial {
-        reason: COUNTERS.get(refusal.counter as usize).map_or("unknown", |(_, name)| name),
-        to: SocketAddr::new(IpAddr::from(refusal.address).to_canonical(), refusal.port),
-        about: None,
-        protocol: refusal.protocol,
-        tgid: refusal.tgid,
-        uid: refusal.uid,
-        cgroup: refusal.cgroup,
-        command: text(&refusal.comm),
-        guard: refusal.guard,
-        at: refusal.at,
-    }
-}
-
-/// What an attempt was about, in words; `None`: its reason says all there is.
-fn about(attempt: &Attempt) -> Option<String> {
-    let (number, other) = (attempt.number, attempt.other);
-    let reason = COUNTERS.get(attempt.refusal.counter as usize)?.0;
-    Some(match reason {
-        Counter::GuardBpf => format!("bpf command {number}"),
-        Counter::GuardTrace => format!("{}[{other}]", text(&attempt.name)),
-        Counter::GuardSignal => format!("signal {number} to {}[{other}]", text(&attempt.name)),
-        Counter::GuardUnix => match attempt.name.split_first() {
-            Some((0, name)) => format!("@{}", text(name)),
-            _ => text(&attempt.name),
-        },
-        Counter::GuardPassed => format!("a socket of family {number}"),
-        _ => Some(text(&attempt.name)).filter(|name| !name.is_empty())?,
-    })
 }
 
 /// The cookie of a network namespace.

@@ -193,6 +193,8 @@ pub static WAYS: &[Way] = &[
     way("tcp-fork", "the parent connects, a child without exec talks", stream::fork),
     way("tcp-thread-uid", "a thread that changed its own user id", stream::thread_uid).needs(Needs::SetUid),
     way("tcp-cgroup", "moved to another cgroup", stream::other_cgroup).needs(Needs::Root),
+    way("tcp-clone-cgroup", "a child that begins in another cgroup", stream::child_in_other_cgroup)
+        .needs(Needs::Root),
     way("tcp-netns", "unshare user and network namespace", stream::own_namespace).cannot_arrive(),
     way("tcp-setns", "entered another network namespace", stream::other_namespace).needs(Needs::Root),
     way("uring-connect", "connect by io_uring", |aim| ring::connect(aim, false)).may_be_missing(),

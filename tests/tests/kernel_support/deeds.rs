@@ -29,6 +29,7 @@ fn done(deed: &str, what: &str) -> io::Result<()> {
         "environment" => File::open(format!("/proc/{what}/environ"))?.read(&mut [0; 8]).map(drop),
         // Opens a pinned map by bpf(2).
         "pins" => tidegate::kernel::status(Path::new(what)).map(drop).map_err(io::Error::other),
+        "open" => File::open(what).map(drop),
         "read" => File::open(what)?.read(&mut [0; 8]).map(drop),
         "write" => OpenOptions::new().write(true).open(what).map(drop),
         "make" => File::create(what)?.write_all(b"x"),

@@ -1,6 +1,6 @@
 //! Connections: every way to begin one, and every way to come by one that somebody else began.
 
-use std::io::{Error, Result};
+use std::io::{Error, Read, Result, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -149,6 +149,36 @@ pub(crate) fn thread_uid(aim: &Aim) -> Result<String> {
 pub(crate) fn other_cgroup(aim: &Aim) -> Result<String> {
     std::fs::write(format!("{}/cgroup.procs", aim.get("elsewhere")), std::process::id().to_string())?;
     plain(aim, aim.to())
+}
+
+/// By clone3(2) with `CLONE_INTO_CGROUP`. The child's answer comes through a pipe.
+pub(crate) fn child_in_other_cgroup(aim: &Aim) -> Result<String> {
+    const INTO_CGROUP: u64 = 1 << 33;
+    let cgroup = std::fs::File::open(aim.get("elsewhere"))?;
+    let (mut heard, said) = std::io::pipe()?;
+    let mut arguments = [0u64; 11];
+    arguments[0] = INTO_CGROUP;
+    arguments[4] = libc::SIGCHLD as u64;
+    arguments[10] = cgroup.as_raw_fd() as u64;
+    let size = size_of_val(&arguments) as u64;
+    let child = sys::call(libc::SYS_clone3, [arguments.as_mut_ptr() as u64, size, 0, 0, 0, 0])?;
+    if child == 0 {
+        let outcome = plain(aim, aim.to());
+        let code = outcome.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(1));
+        drop((&said).write_all(outcome.unwrap_or_default().as_bytes()));
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(code) };
+    }
+    drop(said);
+    let mut text = String::new();
+    heard.read_to_string(&mut text)?;
+    let mut status = 0;
+    // SAFETY: a live integer, and a child of ours.
+    sys::answer(i64::from(unsafe { libc::waitpid(child as i32, &raw mut status, 0) }))?;
+    match libc::WEXITSTATUS(status) {
+        0 => Ok(text),
+        code => Err(Error::from_raw_os_error(code)),
+    }
 }
 
 pub(crate) fn own_namespace(aim: &Aim) -> Result<String> {
