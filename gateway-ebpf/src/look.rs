@@ -414,14 +414,20 @@ offsets! {
 /// Reads a kernel word at `base + offset`; 0 where `base` is 0 or the read fails.
 #[inline(always)]
 pub(crate) fn kernel_word(base: u64, offset: &'static u32) -> u64 {
+    if base == 0 {
+        return 0;
+    }
+    // SAFETY: the offset is patched into read-only data before the program is loaded, hence volatile.
+    kernel_word_at(base.wrapping_add(u64::from(unsafe { ptr::read_volatile(offset) })))
+}
+
+/// Reads a kernel word; 0 where it cannot be read.
+#[inline(always)]
+pub(crate) fn kernel_word_at(address: u64) -> u64 {
     let mut value = 0u64;
-    if base != 0 {
-        // SAFETY: the offset is patched into read-only data before the program is loaded, hence volatile; the
-        // helper checks the address itself and leaves zero on failure.
-        unsafe {
-            let from = base.wrapping_add(u64::from(ptr::read_volatile(offset)));
-            helper::bpf_probe_read_kernel(ptr::from_mut(&mut value).cast(), 8, from as *const c_void);
-        }
+    // SAFETY: the helper checks the address itself and leaves zero on failure.
+    unsafe {
+        helper::bpf_probe_read_kernel(ptr::from_mut(&mut value).cast(), 8, address as *const c_void);
     }
     value
 }

@@ -5,7 +5,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::LsmContext;
-use gateway_ebpf::abi::{Counter, GUARD_OVER_THE_GATE, UNIX_NAME_BYTES, UnixKey};
+use gateway_ebpf::abi::{
+    Counter, GUARD_OVER_THE_GATE, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, UNIX_NAME_BYTES, UnixKey,
+};
 use gateway_ebpf::choose;
 
 use crate::report::{To, Tried, attempted, refused};
@@ -82,7 +84,8 @@ pub(crate) fn trace(ctx: &LsmContext) -> i32 {
     const NO_AUDIT: u32 = 4;
     let guard = caller();
     let task = pointer(ctx, 0);
-    if guard == 0 || outside::guard_of_task(task) == guard {
+    // The gate's stays the gate's, also where it was pulled into the guard.
+    if guard == 0 || (outside::guard_of_task(task) == guard && !outside::runs_the_gate(task)) {
         return PASS;
     }
     let mode: u32 = ctx.arg(1);
@@ -98,10 +101,34 @@ pub(crate) fn signal(ctx: &LsmContext) -> i32 {
     let guard = caller();
     let (task, signal): (u64, i32) = (pointer(ctx, 0), ctx.arg(2));
     // 0 asks whether it is there.
-    if guard == 0 || signal == 0 || !outside::runs_the_gate(task) || outside::guard_of_task(task) == guard {
+    if guard == 0 || signal == 0 || !outside::runs_the_gate(task) {
         return PASS;
     }
     about_task(Counter::GuardSignal, guard, task, signal as u32);
+    REFUSE
+}
+
+/// file_send_sigiotask(tsk, fown, sig): a signal that comes with input. Whoever it comes from may have ended, and the gate wants none.
+#[inline(always)]
+pub(crate) fn input_signal(ctx: &LsmContext) -> i32 {
+    let task = pointer(ctx, 0);
+    if !outside::runs_the_gate(task) {
+        return PASS;
+    }
+    let number: i32 = ctx.arg(2);
+    about_task(Counter::GuardSignal, 0, task, number as u32);
+    REFUSE
+}
+
+/// task_setrlimit(p, resource, new_rlim), task_setscheduler(p): what starves it.
+#[inline(always)]
+pub(crate) fn starve(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    let task = pointer(ctx, 0);
+    if guard == 0 || !outside::runs_the_gate(task) || outside::is_current(task) {
+        return PASS;
+    }
+    about_task(Counter::GuardSignal, guard, task, 0);
     REFUSE
 }
 
@@ -134,17 +161,59 @@ pub(crate) fn clone(ctx: &LsmContext) -> i32 {
 pub(crate) fn mount(ctx: &LsmContext) -> i32 {
     /// `MS_UNBINDABLE`, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`: to whom later mounts spread; nothing is hidden by that.
     const SPREAD: u64 = 0xf << 17;
+    /// `MS_BIND` and `MS_REMOUNT` come before it, `MS_MOVE` after it.
+    const BIND: u64 = 1 << 12;
+    const REMOUNT: u64 = 1 << 5;
+    const MOVE: u64 = 1 << 13;
     let flags: u64 = ctx.arg(3);
-    if flags & SPREAD != 0 {
-        return PASS;
+    let path = pointer(ctx, 1);
+    if flags & (BIND | REMOUNT) == 0 {
+        if flags & SPREAD != 0 {
+            return PASS;
+        }
+        // What is moved is not said here; in another namespace it is nobody else's.
+        if flags & MOVE != 0 && outside::is_at_home() {
+            let guard = caller();
+            return if guard == 0 {
+                PASS
+            } else {
+                about_entry(Counter::GuardMount, guard, outside::entry_of(path))
+            };
+        }
     }
-    mount_at(pointer(ctx, 1))
+    mount_at(path)
 }
 
 /// move_mount(from_path, to_path).
 #[inline(always)]
 pub(crate) fn move_mount(ctx: &LsmContext) -> i32 {
+    let from = pointer(ctx, 0);
+    let guard = caller();
+    if guard != 0 && outside::holds(outside::mount_of(from)) {
+        return about_entry(Counter::GuardMount, guard, outside::entry_of(from));
+    }
     mount_at(pointer(ctx, 1))
+}
+
+/// sb_pivotroot(old_path, new_path): another root for everybody.
+#[inline(always)]
+pub(crate) fn pivot_root(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    if guard == 0 || !outside::is_at_home() {
+        return PASS;
+    }
+    about_entry(Counter::GuardMount, guard, outside::entry_of(pointer(ctx, 1)))
+}
+
+/// sb_remount(sb, mnt_opts).
+#[inline(always)]
+pub(crate) fn remount(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    if guard == 0 || !outside::is_of_the_gate(pointer(ctx, 0)) {
+        return PASS;
+    }
+    attempted(Counter::GuardMount, &Tried { guard, other: 0, number: 0, name: NAMELESS });
+    REFUSE
 }
 
 #[inline(always)]
@@ -230,18 +299,27 @@ pub(crate) fn lockdown(ctx: &LsmContext) -> i32 {
     kernel(number)
 }
 
+/// perf_event_open(..): samples of other processes' stacks.
+#[inline(always)]
+pub(crate) fn perf(_: &LsmContext) -> i32 {
+    kernel(0)
+}
+
+/// `READING_FIRMWARE`: what a device asks for when it is set up.
+const FIRMWARE: u32 = 1;
+
 /// kernel_read_file(file, id, contents): a module, or another kernel, from a file.
 #[inline(always)]
 pub(crate) fn kernel_read_file(ctx: &LsmContext) -> i32 {
     let number: u32 = ctx.arg(1);
-    kernel(number)
+    if number == FIRMWARE { PASS } else { kernel(number) }
 }
 
 /// kernel_load_data(id, contents): the same from memory.
 #[inline(always)]
 pub(crate) fn kernel_load_data(ctx: &LsmContext) -> i32 {
     let number: u32 = ctx.arg(0);
-    kernel(number)
+    if number == FIRMWARE { PASS } else { kernel(number) }
 }
 
 #[inline(always)]
@@ -254,34 +332,44 @@ fn kernel(number: u32) -> i32 {
     REFUSE
 }
 
-/// file_open(file): a disk; or written, what is the gate's, or a cgroup's of others.
+/// file_open(file): a disk; what is secret; or written, what is the gate's, or a cgroup's of others.
 #[inline(always)]
 pub(crate) fn file_open(ctx: &LsmContext) -> i32 {
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
     let file = pointer(ctx, 0);
     let entry = outside::entry_of_file(file);
     if outside::is_disk(file) {
-        let guard = caller();
-        return if guard == 0 { PASS } else { about_entry(Counter::GuardKernel, guard, entry) };
+        return about_entry(Counter::GuardKernel, guard, entry);
     }
     if !outside::is_written(file) {
-        return PASS;
+        return if outside::is_inside(entry, SEALED_SECRET) {
+            about_entry(Counter::GuardFile, guard, entry)
+        } else {
+            PASS
+        };
     }
-    let guard = caller_by_cgroup();
-    if guard != 0 && outside::is_foreign_cgroup(entry, guard) {
+    if outside::is_the_kernels_trigger(entry) {
+        return about_entry(Counter::GuardKernel, guard, entry);
+    }
+    let by_cgroup = caller_by_cgroup();
+    if by_cgroup != 0 && outside::is_foreign_cgroup(entry, by_cgroup) {
         return about_entry(Counter::GuardCgroup, guard, entry);
     }
-    change(entry)
+    change_by(guard, entry)
 }
 
-/// path_truncate(path).
+/// path_truncate(path), path_chmod(path, mode), path_chown(path, uid, gid).
 #[inline(always)]
-pub(crate) fn truncate(ctx: &LsmContext) -> i32 {
+pub(crate) fn change_path(ctx: &LsmContext) -> i32 {
     change(outside::entry_of(pointer(ctx, 0)))
 }
 
-/// inode_unlink(dir, dentry).
+/// inode_create(dir, dentry, ..), and as it: inode_unlink, inode_mkdir, inode_rmdir, inode_mknod, inode_symlink.
 #[inline(always)]
-pub(crate) fn unlink(ctx: &LsmContext) -> i32 {
+pub(crate) fn change_entry(ctx: &LsmContext) -> i32 {
     change(pointer(ctx, 1))
 }
 
@@ -293,10 +381,10 @@ pub(crate) fn rename(ctx: &LsmContext) -> i32 {
     if guard == 0 {
         return PASS;
     }
-    if outside::is_on_the_way(old) || outside::is_inside(old) {
+    if outside::is_on_the_way(old) || outside::is_inside(old, CHANGED) {
         return about_entry(Counter::GuardFile, guard, old);
     }
-    if outside::is_on_the_way(new) || outside::is_inside(new) {
+    if outside::is_on_the_way(new) || outside::is_inside(new, CHANGED) {
         return about_entry(Counter::GuardFile, guard, new);
     }
     PASS
@@ -305,20 +393,27 @@ pub(crate) fn rename(ctx: &LsmContext) -> i32 {
 /// inode_link(old_dentry, dir, new_dentry).
 #[inline(always)]
 pub(crate) fn hard_link(ctx: &LsmContext) -> i32 {
-    change(pointer(ctx, 2))
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    // A name outside of the gate's directories for what is in them would be a way in.
+    if change_by(guard, pointer(ctx, 0)) == REFUSE {
+        return REFUSE;
+    }
+    change_by(guard, pointer(ctx, 2))
 }
 
-/// inode_symlink(dir, dentry, old_name).
-#[inline(always)]
-pub(crate) fn symlink(ctx: &LsmContext) -> i32 {
-    change(pointer(ctx, 1))
-}
+/// Where nothing is changed.
+const CHANGED: u32 = SEALED_INSIDE | SEALED_PROGRAM;
 
 #[inline(always)]
 fn change(entry: u64) -> i32 {
     let guard = caller();
-    if guard == 0 || !outside::is_inside(entry) {
-        return PASS;
-    }
-    about_entry(Counter::GuardFile, guard, entry)
+    if guard == 0 { PASS } else { change_by(guard, entry) }
+}
+
+#[inline(always)]
+fn change_by(guard: u32, entry: u64) -> i32 {
+    if outside::is_inside(entry, CHANGED) { about_entry(Counter::GuardFile, guard, entry) } else { PASS }
 }

@@ -249,14 +249,26 @@ bars! {
     tg_unix_send = "unix_may_send", lsm::unix_send;
     tg_passed = "file_receive", lsm::passed;
     tg_file_open = "file_open", lsm::file_open;
-    tg_truncate = "path_truncate", lsm::truncate;
+    tg_truncate = "path_truncate", lsm::change_path;
+    tg_chmod = "path_chmod", lsm::change_path;
+    tg_chown = "path_chown", lsm::change_path;
+    tg_create = "inode_create", lsm::change_entry;
+    tg_mkdir = "inode_mkdir", lsm::change_entry;
+    tg_rmdir = "inode_rmdir", lsm::change_entry;
+    tg_mknod = "inode_mknod", lsm::change_entry;
+    tg_perf = "perf_event_open", lsm::perf;
+    tg_input_signal = "file_send_sigiotask", lsm::input_signal;
+    tg_rlimit = "task_setrlimit", lsm::starve;
+    tg_scheduler = "task_setscheduler", lsm::starve;
+    tg_pivot_root = "sb_pivotroot", lsm::pivot_root;
+    tg_remount = "sb_remount", lsm::remount;
     tg_lockdown = "locked_down", lsm::lockdown;
     tg_read_file = "kernel_read_file", lsm::kernel_read_file;
     tg_load_data = "kernel_load_data", lsm::kernel_load_data;
-    tg_unlink = "inode_unlink", lsm::unlink;
+    tg_unlink = "inode_unlink", lsm::change_entry;
     tg_rename = "inode_rename", lsm::rename;
     tg_hard_link = "inode_link", lsm::hard_link;
-    tg_symlink = "inode_symlink", lsm::symlink;
+    tg_symlink = "inode_symlink", lsm::change_entry;
 }
 
 #[panic_handler]

@@ -11,14 +11,15 @@ use gateway_ebpf::abi::{
 
 use crate::look::{
     self, CRED_UID, FILE_INODE, INODE_NUMBER, INODE_SUPER, MM_EXE, SUPER_DEVICE, TASK_COMM, TASK_CRED,
-    TASK_MM, TASK_TGID, kernel_word, offsets,
+    TASK_MM, TASK_TGID, kernel_word, kernel_word_at, offsets,
 };
 use crate::{GUARD_CGROUPS, SEALED};
 
 offsets! {
     TASK_CGROUPS, SET_CGROUP, CGROUP_LEVEL, CGROUP_ANCESTORS, CGROUP_NODE, NODE_ID, SOCK_CGROUP, SOCK_UID,
     SOCK_FAMILY, SOCKET_SOCK, UNIX_ADDRESS, ADDRESS_LENGTH, ADDRESS_NAME, FILE_MODE, FILE_ENTRY, FILE_DATA, PATH_MOUNT,
-    PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, MOUNT_ROOT, MOUNT_FLAGS,
+    PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, SUPER_ROOT, MOUNT_ROOT, MOUNT_PARENT_BACK, MOUNT_INNER,
+    MOUNT_SHARED_AT, MOUNT_SHARED, FILE_FLAGS,
     TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
 }
 
@@ -26,10 +27,12 @@ offsets! {
 const DEPTH_MAX: u32 = 16;
 /// `CGROUP2_SUPER_MAGIC`.
 const CGROUP2: u64 = 0x6367_7270;
+/// `CGROUP_SUPER_MAGIC`: version 1.
+const CGROUP1: u64 = 0x27_e0eb;
+/// `PROC_SUPER_MAGIC`.
+const PROC: u64 = 0x9fa0;
 /// `BPF_FS_MAGIC`.
 const BPFFS: u64 = 0xcafe_4a11;
-/// `MNT_SHARED`: what happens to the mount happens in other namespaces, too.
-const SHARED: u64 = 0x1000;
 
 /// The half of a word that a 32-bit field is.
 #[inline(always)]
@@ -103,29 +106,31 @@ pub(crate) fn sock_behind(file: u64) -> u64 {
     sock_of(kernel_word(file, &FILE_DATA))
 }
 
-/// The name that a Unix socket was bound to, as a guard's key; false: it has none.
+/// The name that a Unix socket was bound to, as a guard's key: as much of it as a policy can name. False: it has none.
 #[inline(always)]
 pub(crate) fn bound_name(sock: u64, key: &mut UnixKey) -> bool {
-    const LENGTH_MAX: u64 = 127;
     let address = kernel_word(sock, &UNIX_ADDRESS);
+    if address == 0 {
+        return false;
+    }
     // The family comes first, in two bytes.
     let mut length = u64::from(half(address, &ADDRESS_LENGTH)).wrapping_sub(2);
-    if length > LENGTH_MAX {
-        return false;
+    if length > UNIX_NAME_BYTES as u64 {
+        length = UNIX_NAME_BYTES as u64;
     }
     // SAFETY: changes nothing now; but what is compared below is then what the helper is given, also to the verifier.
     unsafe {
         core::arch::asm!("{length} &= 127", length = inout(reg) length);
     }
-    if address == 0 || length == 0 || length > UNIX_NAME_BYTES as u64 {
-        return false;
+    if length == 0 || length > UNIX_NAME_BYTES as u64 {
+        return true;
     }
-    // SAFETY: at most as many bytes as the name has; fails without writing beyond them.
-    let failed = unsafe {
+    // SAFETY: at most as many bytes as the name has. One that cannot be read stays empty, which no policy names.
+    unsafe {
         let from = within(address, &ADDRESS_NAME).wrapping_add(2) as *const c_void;
-        helper::bpf_probe_read_kernel(key.name.as_mut_ptr().cast(), length as u32, from)
-    };
-    failed == 0
+        helper::bpf_probe_read_kernel(key.name.as_mut_ptr().cast(), length as u32, from);
+    }
+    true
 }
 
 /// Process id and name of another process.
@@ -168,6 +173,12 @@ pub(crate) fn runs_the_gate(task: u64) -> bool {
     sealed(kernel_word(file, &FILE_INODE)) & SEALED_PROGRAM != 0
 }
 
+/// Whether this is whoever runs now, by his process.
+#[inline(always)]
+pub(crate) fn is_current(task: u64) -> bool {
+    half(task, &TASK_TGID) == look::current_tgid()
+}
+
 /// The directory entry of a `path`.
 #[inline(always)]
 pub(crate) fn entry_of(path: u64) -> u64 {
@@ -180,11 +191,29 @@ pub(crate) fn entry_of_file(file: u64) -> u64 {
     kernel_word(file, &FILE_ENTRY)
 }
 
-/// Whether a file was opened to be written.
+/// Whether a file was opened to be written, or is emptied by being opened.
 #[inline(always)]
 pub(crate) fn is_written(file: u64) -> bool {
     const WRITE: u32 = 2;
-    half(file, &FILE_MODE) & WRITE != 0
+    /// `O_TRUNC`.
+    const EMPTY: u32 = 0o1000;
+    half(file, &FILE_MODE) & WRITE != 0 || half(file, &FILE_FLAGS) & EMPTY != 0
+}
+
+/// Whether writing this file stops the machine, or more.
+#[inline(always)]
+pub(crate) fn is_the_kernels_trigger(entry: u64) -> bool {
+    const NAME: [u8; 14] = *b"sysrq-trigger\0";
+    if magic(kernel_word(entry, &ENTRY_INODE)) != PROC {
+        return false;
+    }
+    let mut name = [0u8; 14];
+    let text = kernel_word(entry, &ENTRY_NAME);
+    // SAFETY: at most as many bytes as we have.
+    unsafe {
+        helper::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), 14, text as *const c_void);
+    }
+    name == NAME
 }
 
 /// Whether this is the gate's, or on the way there: it keeps its name, and nothing is mounted over it.
@@ -193,23 +222,31 @@ pub(crate) fn is_on_the_way(entry: u64) -> bool {
     sealed(kernel_word(entry, &ENTRY_INODE)) & SEALED_WAY != 0
 }
 
-/// Whether this is, or lies in, a directory in which nothing is changed.
+/// Whether this is, or lies in, a directory with one of these flags (`SEALED_*`), or may do so unseen.
 #[inline(always)]
-pub(crate) fn is_inside(entry: u64) -> bool {
+pub(crate) fn is_inside(entry: u64, flags: u32) -> bool {
     let mut entry = entry;
     let mut depth = 0;
     while depth < DEPTH_MAX {
-        if sealed(kernel_word(entry, &ENTRY_INODE)) & (SEALED_INSIDE | SEALED_PROGRAM) != 0 {
+        if sealed(kernel_word(entry, &ENTRY_INODE)) & flags != 0 {
             return true;
         }
         let parent = kernel_word(entry, &ENTRY_PARENT);
         if parent == entry {
-            return false;
+            return is_cut_off(entry);
         }
         entry = parent;
         depth += 1;
     }
     false
+}
+
+/// Whether an entry without a parent is none of its file system's root, and that file system has something of the gate's:
+/// opened by its handle (open_by_handle_at(2)), where it lies is not known.
+#[inline(always)]
+fn is_cut_off(entry: u64) -> bool {
+    let root = kernel_word(kernel_word(kernel_word(entry, &ENTRY_INODE), &INODE_SUPER), &SUPER_ROOT);
+    root != entry && sealed(kernel_word(root, &ENTRY_INODE)) != 0
 }
 
 #[inline(always)]
@@ -220,8 +257,10 @@ fn magic(inode: u64) -> u64 {
 /// Whether this is a file of the cgroup v2 tree that belongs to no cgroup of this guard.
 #[inline(always)]
 pub(crate) fn is_foreign_cgroup(entry: u64, guard: u32) -> bool {
-    if magic(kernel_word(entry, &ENTRY_INODE)) != CGROUP2 {
-        return false;
+    let tree = magic(kernel_word(entry, &ENTRY_INODE));
+    if tree != CGROUP2 {
+        // Guards are of version 2: what the other one has is foreign to all.
+        return tree == CGROUP1;
     }
     let mut entry = entry;
     let mut depth = 0;
@@ -243,10 +282,26 @@ pub(crate) fn is_foreign_cgroup(entry: u64, guard: u32) -> bool {
     true
 }
 
-/// Whether what is done to this mount is done to the host: it is in its namespace, or shared with it.
+/// The mount that a mount is at a place of. Both as the kernel hands them out: a structure inside of another one.
 #[inline(always)]
-fn reaches_the_host(mount: u64) -> bool {
-    if kernel_word(mount, &MOUNT_FLAGS) & SHARED != 0 {
+fn above(mount: u64) -> u64 {
+    // SAFETY: read-only data, patched before load, hence volatile.
+    let back = u64::from(unsafe { ptr::read_volatile(&raw const MOUNT_PARENT_BACK) });
+    within(kernel_word_at(mount.wrapping_sub(back)), &MOUNT_INNER)
+}
+
+/// Whether what happens to this mount happens in other namespaces, too.
+#[inline(always)]
+fn is_shared(mount: u64) -> bool {
+    // SAFETY: read-only data, patched before load, hence volatile.
+    let bit = unsafe { ptr::read_volatile(&raw const MOUNT_SHARED) };
+    half(mount, &MOUNT_SHARED_AT) & bit != 0
+}
+
+/// Whether whoever runs now is in the host's mount namespace, or it is not known which that is.
+#[inline(always)]
+pub(crate) fn is_at_home() -> bool {
+    if SEALED.get_ptr(&InodeKey { device: HOME, inode: 0 }).is_none() {
         return true;
     }
     // SAFETY: reads the current task.
@@ -259,13 +314,30 @@ fn reaches_the_host(mount: u64) -> bool {
 /// Whether something mounted here would hide what is the gate's from the host.
 #[inline(always)]
 pub(crate) fn hides(path: u64) -> bool {
-    is_on_the_way(entry_of(path)) && reaches_the_host(kernel_word(path, &PATH_MOUNT))
+    let entry = entry_of(path);
+    (is_on_the_way(entry) || is_inside(entry, SEALED_INSIDE | SEALED_PROGRAM))
+        && (is_shared(kernel_word(path, &PATH_MOUNT)) || is_at_home())
 }
 
-/// Whether the host would lose what is the gate's with this mount.
+/// The mount of a `path`.
+#[inline(always)]
+pub(crate) fn mount_of(path: u64) -> u64 {
+    kernel_word(path, &PATH_MOUNT)
+}
+
+/// Whether the host would lose what is the gate's with this mount. What spreads is an unmount at a place of the mount above.
 #[inline(always)]
 pub(crate) fn holds(mount: u64) -> bool {
     let inode = kernel_word(kernel_word(mount, &MOUNT_ROOT), &ENTRY_INODE);
-    let of_the_gate = magic(inode) == BPFFS || magic(inode) == CGROUP2 || sealed(inode) != 0;
-    of_the_gate && reaches_the_host(mount)
+    if magic(inode) == BPFFS || magic(inode) == CGROUP2 {
+        return true;
+    }
+    sealed(inode) != 0 && (is_shared(above(mount)) || is_at_home())
+}
+
+/// Whether this file system has what is the gate's at its root: remounted, it is so for everybody.
+#[inline(always)]
+pub(crate) fn is_of_the_gate(system: u64) -> bool {
+    let inode = kernel_word(kernel_word(system, &SUPER_ROOT), &ENTRY_INODE);
+    magic(inode) == BPFFS || magic(inode) == CGROUP2 || sealed(inode) != 0
 }

@@ -37,7 +37,12 @@ impl Outside {
         let agent = world.cgroup("agent");
         let own = tempfile::tempdir().unwrap();
         fs::write(own.path().join("policy.toml"), "here").unwrap();
-        let place = kernel::Place { sealed: vec![own.path().to_owned()], ..world.place() };
+        fs::write(own.path().join("secret"), "secret").unwrap();
+        let place = kernel::Place {
+            sealed: vec![own.path().to_owned()],
+            secret: vec![own.path().join("secret")],
+            ..world.place()
+        };
         let table = Table { guards: guards(agent.clone()), ..Table::default() };
         let report = kernel::load(&place, &table).unwrap();
         let posture = kernel::probe().checks.into_iter().find(|check| check.name == "BPF LSM").unwrap();
@@ -93,6 +98,7 @@ fn a_guarded_process_sends_the_gate_no_signal_and_sees_nothing_of_processes_outs
     outside.is_kept_from("signal", &us, "refused_guard_signal");
     outside.is_kept_from("memory", &us, "refused_guard_trace");
     outside.is_kept_from("environment", &us, "refused_guard_trace");
+    outside.is_kept_from("limit", &us, "refused_guard_signal");
     assert_eq!(outside.guarded("is-there", &us), DONE, "whether it is there may be asked");
     for deed in ["signal", "memory", "environment"] {
         assert_eq!(outside.neighbour(deed, &us), DONE, "{deed}");
@@ -129,6 +135,13 @@ fn a_guarded_process_changes_no_file_of_the_gates_and_reads_what_it_may() {
         for (deed, what) in [
             ("make", new.clone()),
             ("truncate", policy.clone()),
+            ("empty", policy.clone()),
+            ("open-up", policy.clone()),
+            ("give-away", policy.clone()),
+            ("read", outside.file("secret")),
+            ("make-directory", new.clone()),
+            ("link", format!("{policy}:{mine}3")),
+            ("write-by-handle", policy.clone()),
             ("remove", policy.clone()),
             ("rename", format!("{mine}:{new}2")),
             ("rename", format!("{policy}:{mine}2")),
@@ -151,6 +164,13 @@ fn a_guarded_process_mounts_nothing_over_what_is_the_gates_but_may_in_a_namespac
     if outside.kept {
         outside.is_kept_from("mount", &own, "refused_guard_mount");
         outside.is_kept_from("mount", "/sys/fs", "refused_guard_mount");
+        // Over a file inside, and as what looks like a change of who sees it.
+        for deed in ["bind", "bind-private"] {
+            outside.is_kept_from(deed, &outside.file("policy.toml"), "refused_guard_mount");
+        }
+        outside.is_kept_from("unmount-apart", "/sys/fs/bpf", "refused_guard_mount");
+        outside.is_kept_from("read-only", "/sys/fs/bpf", "refused_guard_mount");
+        outside.is_kept_from("move", "/sys/fs/bpf", "refused_guard_mount");
     }
     assert!(Path::new(&outside.file("policy.toml")).exists());
     let elsewhere = tempfile::tempdir().unwrap();
@@ -170,6 +190,7 @@ fn a_guarded_process_reads_no_memory_of_the_kernel_and_no_disk_below_its_files()
     let disk = disk.to_str().unwrap();
     outside.is_kept_from("read", disk, "refused_guard_kernel");
     if outside.kept {
+        outside.is_kept_from("write", "/proc/sysrq-trigger", "refused_guard_kernel");
         outside.is_kept_from("open", "/dev/mem", "refused_guard_kernel");
         assert_eq!(outside.neighbour("open", "/dev/mem"), DONE);
     }

@@ -20,6 +20,7 @@ use crate::tally::Tally;
 
 /// Its hold on the kernel. Clones share it.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a process has a handful of them")]
 pub(super) enum Hold {
     /// This process loaded the programs, and is privileged.
     Own {

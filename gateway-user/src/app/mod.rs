@@ -156,8 +156,22 @@ pub fn place(settings: &Settings) -> Place {
         port: settings.port,
         only_netns: settings.only_netns,
         uplinks: settings.uplinks.clone(),
-        sealed: vec![settings.policies.clone(), settings.state.clone()],
+        sealed: [&settings.policies]
+            .into_iter()
+            .cloned()
+            .chain(socket_directory(&settings.admin_socket))
+            .collect(),
+        secret: [&settings.state].into_iter().chain(&settings.record_key).cloned().collect(),
     }
+}
+
+/// The directory of the admin socket, where it is there for that.
+fn socket_directory(socket: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = socket.parent()?;
+    let open_to_others = std::fs::metadata(directory).ok()?.permissions().mode() & 0o022 != 0;
+    // `/run` and its like are everybody's.
+    (!open_to_others && directory.components().count() > 2).then(|| directory.to_owned())
 }
 
 /// Opens the policy of these settings, or the last good one.

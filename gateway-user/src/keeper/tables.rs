@@ -95,6 +95,9 @@ impl Tables {
             Ok(_) => {
                 self.spaces.tell(&table);
                 missing.iter().for_each(|missing| tracing::warn!("{missing}: it guards nothing by that"));
+                if let Err(error) = kernel::seal(&self.place) {
+                    tracing::error!(%error, "the gate's own files are guarded as they were");
+                }
                 self.published = Some(table);
                 self.cuts = CUTS;
                 true

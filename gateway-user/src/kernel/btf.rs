@@ -63,7 +63,8 @@ const OUTSIDE: &[(&str, &[(&str, &str)])] = &[
     ("INODE_MODE", &[("inode", "i_mode")]),
     ("SUPER_MAGIC", &[("super_block", "s_magic")]),
     ("MOUNT_ROOT", &[("vfsmount", "mnt_root")]),
-    ("MOUNT_FLAGS", &[("vfsmount", "mnt_flags")]),
+    ("SUPER_ROOT", &[("super_block", "s_root")]),
+    ("FILE_FLAGS", &[("file", "f_flags")]),
     ("TASK_SPACES", &[("task_struct", "nsproxy")]),
     ("SPACES_MOUNTS", &[("nsproxy", "mnt_ns")]),
     ("MOUNTS_NUMBER", &[("mnt_namespace", "ns"), ("ns_common", "inum")]),
@@ -79,7 +80,30 @@ pub(super) fn outside() -> Result<Vec<(&'static str, u32)>, KernelError> {
             Ok(sum + offset)
         })
     };
-    OUTSIDE.iter().map(|(global, way)| Ok((*global, offset(way)?))).collect()
+    let mut found: Vec<(&str, u32)> = OUTSIDE
+        .iter()
+        .map(|(global, way)| Ok((*global, offset(way)?)))
+        .collect::<Result<_, KernelError>>()?;
+    found.extend(mounts(&types)?);
+    Ok(found)
+}
+
+/// A mount's mount above it and whether it is shared, from where its `vfsmount` stands inside of it. Which propagation it has moved
+/// from the flags of the one to the other.
+fn mounts(types: &Types<'_>) -> Result<[(&'static str, u32); 4], KernelError> {
+    /// `MNT_SHARED`, until it moved.
+    const SHARED_OF_VFSMOUNT: u32 = 0x1000;
+    /// `T_SHARED`.
+    const SHARED_OF_MOUNT: u32 = 1;
+    let offset = |structure, field| types.offset(structure, field).ok_or_else(|| no_field(structure, field));
+    let inner = offset("mount", "mnt")?;
+    let (at, bit) = match types.offset("mount", "mnt_t_flags") {
+        Some(at) => (at.checked_sub(inner).ok_or_else(|| no_field("mount", "mnt_t_flags"))?, SHARED_OF_MOUNT),
+        None => (offset("vfsmount", "mnt_flags")?, SHARED_OF_VFSMOUNT),
+    };
+    let above = offset("mount", "mnt_parent")?;
+    let back = inner.checked_sub(above).ok_or_else(|| no_field("mount", "mnt_parent"))?;
+    Ok([("MOUNT_SHARED_AT", at), ("MOUNT_SHARED", bit), ("MOUNT_PARENT_BACK", back), ("MOUNT_INNER", inner)])
 }
 
 fn read() -> Result<Vec<u8>, KernelError> {

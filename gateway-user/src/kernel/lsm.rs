@@ -31,6 +31,18 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tg_passed", "file_receive"),
     ("tg_file_open", "file_open"),
     ("tg_truncate", "path_truncate"),
+    ("tg_chmod", "path_chmod"),
+    ("tg_chown", "path_chown"),
+    ("tg_create", "inode_create"),
+    ("tg_mkdir", "inode_mkdir"),
+    ("tg_rmdir", "inode_rmdir"),
+    ("tg_mknod", "inode_mknod"),
+    ("tg_perf", "perf_event_open"),
+    ("tg_input_signal", "file_send_sigiotask"),
+    ("tg_rlimit", "task_setrlimit"),
+    ("tg_scheduler", "task_setscheduler"),
+    ("tg_pivot_root", "sb_pivotroot"),
+    ("tg_remount", "sb_remount"),
     ("tg_lockdown", "locked_down"),
     ("tg_read_file", "kernel_read_file"),
     ("tg_load_data", "kernel_load_data"),
@@ -44,6 +56,8 @@ const LSM_CGROUP: u32 = 43;
 /// `BPF_LSM_MAC`.
 const LSM_MAC: u32 = 27;
 const ACTIVE: &str = "/sys/kernel/security/lsm";
+/// What the programs are called by.
+const PATCHED: &str = "/proc/sys/kernel/ftrace_enabled";
 
 /// A program that is loaded, or why it is not.
 type Loaded = (&'static str, Result<OwnedFd, String>);
@@ -88,7 +102,7 @@ fn load_one(
 
 /// Puts the programs under their links, and gives what is missing where one cannot be. Older ones that stand there stay.
 pub(super) fn attach(pins: &Pins, place: &Place, programs: Vec<Loaded>) -> Option<String> {
-    let what = sealed::publish(place).err().map(|error| format!("the gate's own files: {error}"));
+    let what = sealed::seal(place).err().map(|error| format!("the gate's own files: {error}"));
     let whys = programs.into_iter().filter_map(|(name, program)| {
         let attached = program.and_then(|program| {
             attach_loaded(pins, place, name, &program)
@@ -150,8 +164,11 @@ fn status(root: &Path, name: &'static str) -> ProgramStatus {
     }
 }
 
-/// A loaded program is never asked where `bpf` is not among the active modules.
+/// A loaded program is never asked where `bpf` is not among the active modules, nor where the kernel's functions are not patched.
 fn inactive() -> Option<String> {
+    if fs::read_to_string(PATCHED).is_ok_and(|on| on.trim() == "0") {
+        return Some(format!("{PATCHED} is 0, which switches them off"));
+    }
     match fs::read_to_string(ACTIVE) {
         Ok(active) if active.split(',').any(|module| module.trim() == "bpf") => None,
         Ok(active) => Some(format!("bpf is not among the active security modules ({})", active.trim())),

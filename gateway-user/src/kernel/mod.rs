@@ -46,6 +46,7 @@ pub use older::{Older, Watch, Why, destroy};
 pub use pins::{cgroup2_root, default_pins};
 pub use probe::{Check, Found, Probe, attached, probe, spaces_check};
 pub use raw::since_boot;
+pub use sealed::seal;
 pub use sockets::{Gate, Kind, Listeners, Login, Own, Seen, identify, is_own_address};
 pub use spaces::{Space, SpaceStatus, Unserved, spaces};
 pub use status::{MapFill, ProgramStatus, Status, counter_names, hooks, status};
@@ -83,6 +84,8 @@ pub struct Place {
     pub uplinks: Vec<String>,
     /// Directories of the gate's own besides the pins: what is guarded changes nothing in them, where this kernel has BPF LSM.
     pub sealed: Vec<PathBuf>,
+    /// The same, which it does not read either.
+    pub secret: Vec<PathBuf>,
 }
 
 impl Place {
@@ -99,6 +102,7 @@ impl Place {
             only_netns: false,
             uplinks: Vec::new(),
             sealed: Vec::new(),
+            secret: Vec::new(),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use gateway_ebpf::abi::{HOME, InodeKey, Plain, SEALED_INSIDE, SEALED_PROGRAM, SEALED_WAY};
+use gateway_ebpf::abi::{HOME, InodeKey, Plain, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, SEALED_WAY};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::pins::{self, map_path};
@@ -18,11 +18,11 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// The mount namespace of the host, whichever this process is in.
 const HOST: &str = "/proc/1/ns/mnt";
 
-/// Makes the map hold exactly these. A directory that is not there yet is left out, and those above it are not.
+/// Tells the programs which files these are now. A directory that is not there yet is left out, and those above it are not.
 ///
 /// # Errors
 /// The files cannot be looked at, or the map not be written.
-pub(super) fn publish(place: &Place) -> Result<(), KernelError> {
+pub fn seal(place: &Place) -> Result<(), KernelError> {
     let rows = rows(place)?;
     let map = RawMap::open(&map_path(&place.pins, "SEALED"), size_of::<InodeKey>(), 4)
         .map_err(KernelError::map("SEALED"))?;
@@ -45,11 +45,17 @@ fn rows(place: &Place) -> Result<BTreeMap<InodeKey, u32>, KernelError> {
     let program = fs::read_link(PROGRAM).map_err(KernelError::file(PROGRAM))?;
     let mut rows = BTreeMap::new();
     let mut add = |path: &Path, flags: u32| -> Result<(), KernelError> {
-        // As the kernel sees it: without links on the way.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        for (above, path) in path.ancestors().enumerate() {
+        // As it was written, with the links on the way; and as the kernel sees it, without.
+        let seen = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let ways = path.ancestors().map(|path| (path, SEALED_WAY));
+        let ways = ways.chain(
+            seen.ancestors()
+                .enumerate()
+                .map(|(above, path)| (path, if above == 0 { flags } else { SEALED_WAY })),
+        );
+        for (path, flags) in ways.filter(|(path, _)| path.is_absolute()) {
             match key(path, &mounts) {
-                Ok(key) => *rows.entry(key).or_insert(0) |= if above == 0 { flags } else { SEALED_WAY },
+                Ok(key) => *rows.entry(key).or_insert(0) |= flags,
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(KernelError::File { path: path.to_owned(), source }),
             }
@@ -59,9 +65,15 @@ fn rows(place: &Place) -> Result<BTreeMap<InodeKey, u32>, KernelError> {
     for own in place.sealed.iter().chain([&place.pins]) {
         add(own, SEALED_WAY | SEALED_INSIDE)?;
     }
+    for secret in &place.secret {
+        add(secret, SEALED_WAY | SEALED_INSIDE | SEALED_SECRET)?;
+    }
     add(&pins::cgroup2_root()?, SEALED_WAY)?;
     add(&program, SEALED_WAY | SEALED_PROGRAM)?;
-    rows.insert(InodeKey { device: HOME, inode: pins::inode(Path::new(HOST))? }, SEALED_WAY);
+    // Who may not look at it (a boot unit with few rights) is as if every namespace were the host's.
+    if let Ok(host) = pins::inode(Path::new(HOST)) {
+        rows.extend([0, host].map(|inode| (InodeKey { device: HOME, inode }, SEALED_WAY)));
+    }
     Ok(rows)
 }
 
@@ -113,6 +125,7 @@ mod tests {
             only_netns: false,
             uplinks: Vec::new(),
             sealed: vec![directory.path().to_owned()],
+            secret: Vec::new(),
         };
         let rows = rows(&place).unwrap();
         let mounts = fs::read_to_string(MOUNTS).unwrap();

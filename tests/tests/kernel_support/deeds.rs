@@ -2,11 +2,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, mount_remount, unmount,
+};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -33,8 +37,29 @@ fn done(deed: &str, what: &str) -> io::Result<()> {
         "read" => File::open(what)?.read(&mut [0; 8]).map(drop),
         "write" => OpenOptions::new().write(true).open(what).map(drop),
         "make" => File::create(what)?.write_all(b"x"),
-        "truncate" => Ok(rustix::fs::open(what, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())
+        "truncate" => Ok(rustix::fs::open(what, OFlags::WRONLY, Mode::empty())
             .and_then(|file| rustix::fs::ftruncate(file, 0))?),
+        "empty" => Ok(rustix::fs::open(what, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).map(drop)?),
+        "open-up" => fs::set_permissions(what, std::os::unix::fs::PermissionsExt::from_mode(0o666)),
+        "give-away" => std::os::unix::fs::chown(what, Some(61_234), None),
+        "make-directory" => fs::create_dir(what),
+        "write-by-handle" => by_handle(what),
+        "limit" => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
+            Ok(rustix::process::prlimit(Some(pid()), rustix::process::Resource::Core, limit).map(drop)?)
+        }
+        "bind" => bind(what, MountPropagationFlags::empty()),
+        "bind-private" => bind(what, MountPropagationFlags::PRIVATE),
+        "unmount-apart" => {
+            apart()?;
+            mount_change(what, MountPropagationFlags::PRIVATE)?;
+            Ok(unmount(what, UnmountFlags::DETACH)?)
+        }
+        "read-only" => Ok(mount_remount(what, MountFlags::RDONLY, c"")?),
+        "move" => {
+            let to = tempfile::tempdir()?;
+            Ok(mount_move(what, to.path())?)
+        }
         "remove" => fs::remove_file(what),
         "rename" => fs::rename(first, second),
         "link" => fs::hard_link(first, second),
@@ -53,6 +78,34 @@ fn done(deed: &str, what: &str) -> io::Result<()> {
         "datagram" => UnixDatagram::unbound()?.send_to_addr(b"x", &named(what)?).map(drop),
         other => panic!("no such deed: {other}"),
     }
+}
+
+/// A file of one's own over this one, with what else the flags say.
+fn bind(what: &str, spread: MountPropagationFlags) -> io::Result<()> {
+    let mine = tempfile::NamedTempFile::new()?;
+    let flags = MountFlags::BIND | MountFlags::from_bits_retain(spread.bits());
+    Ok(mount(mine.path(), what, "", flags, None::<&std::ffi::CStr>)?)
+}
+
+/// Opens a file for writing by its handle, not by a path.
+#[allow(unsafe_code, reason = "no safe crate offers the two calls")]
+fn by_handle(what: &str) -> io::Result<()> {
+    const BYTES: usize = 128;
+    #[repr(C)]
+    struct Handle(u32, i32, [u8; BYTES]);
+    let mut handle = Handle(BYTES as u32, 0, [0; BYTES]);
+    let path = std::ffi::CString::new(what)?;
+    let mut mount = 0;
+    let at = (&raw mut handle).cast();
+    // SAFETY: a live path, and room for as many bytes as the handle says.
+    let named = unsafe { libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), at, &raw mut mount, 0) };
+    if named != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let beside = File::open(Path::new(what).parent().unwrap())?;
+    // SAFETY: a live descriptor and the handle from above.
+    let opened = unsafe { libc::open_by_handle_at(beside.as_raw_fd(), at, libc::O_WRONLY) };
+    if opened < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn over(what: &str) -> io::Result<()> {

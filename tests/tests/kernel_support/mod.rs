@@ -69,6 +69,7 @@ impl World {
             only_netns: true,
             uplinks: Vec::new(),
             sealed: Vec::new(),
+            secret: Vec::new(),
         }
     }
 
