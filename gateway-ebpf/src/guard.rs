@@ -6,15 +6,16 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated as helper;
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SysctlContext};
 use gateway_ebpf::abi::{
-    ACCEPTED_VETTED, Address, Counter, STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED, mapped,
+    ACCEPTED_VETTED, Address, Counter, STATE_LOCAL, STATE_LOST, STATE_NONE, STATE_REDIRECTED,
+    UNIX_NAME_BYTES, mapped,
 };
 use gateway_ebpf::choose::{self, Datagram, Packet, UDP};
 
 use crate::connect::mark;
 use crate::look::{self, Forget, Freed, read, v4, v6};
-use crate::report::{To, dropped, refused};
+use crate::report::{To, Tried, attempted, dropped, refused};
 use crate::{BOUND, EXEMPT, GATE, MARKS, RECORDS, TUPLES};
 
 const ALLOW: i32 = 1;
@@ -141,6 +142,29 @@ pub(crate) fn sock_create(ctx: &SockContext) -> i32 {
         return DENY;
     }
     ALLOW
+}
+
+/// A guarded process changes a setting of the kernel's, or reads one. Some switch hooks off, or have the kernel start a program
+/// outside of every guard; those of a network namespace (`net/`) are its own.
+#[inline(always)]
+pub(crate) fn sysctl(ctx: &SysctlContext) -> i32 {
+    if read!((*ctx.sysctl).write) == 0 {
+        return ALLOW;
+    }
+    let guard = look::current_guard();
+    if guard == 0 || look::is_over_the_gate(guard) {
+        return ALLOW;
+    }
+    let mut name = [0u8; UNIX_NAME_BYTES];
+    // SAFETY: at most as many bytes as we have; a longer name is cut.
+    unsafe {
+        helper::bpf_sysctl_get_name(ctx.sysctl, name.as_mut_ptr().cast(), name.len() as u64, 0);
+    }
+    if name[0] == b'n' && name[1] == b'e' && name[2] == b't' && name[3] == b'/' {
+        return ALLOW;
+    }
+    attempted(Counter::GuardKernel, &Tried { guard, other: 0, number: 0, name: &name });
+    DENY
 }
 
 /// Where a packet goes, as its bytes say.

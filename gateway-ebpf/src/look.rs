@@ -10,8 +10,8 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use gateway_ebpf::abi::{
-    Address, BLOCK_BITS, BlockData, Config, DnsKey, ExemptKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX, LOGIN_READ,
-    Record, SPACE_SERVED, SPACE_SERVICES, mapped,
+    Address, BLOCK_BITS, BlockData, Config, DnsKey, ExemptKey, FLAG_ONLY_NETNS, GUARD_LEVELS_MAX,
+    GUARD_OVER_THE_GATE, LOGIN_READ, Record, SPACE_SERVED, SPACE_SERVICES, mapped,
 };
 use gateway_ebpf::choose;
 
@@ -251,6 +251,13 @@ pub(crate) fn is_dns(guard: u32, address: &Address, port: u16) -> bool {
 #[inline(always)]
 pub(crate) fn in_force(guard: u32) -> bool {
     guard != 0 && GUARDS.get_ptr(&guard).is_some()
+}
+
+/// Whether this guard is the one over the gate's own processes.
+#[inline(always)]
+pub(crate) fn is_over_the_gate(guard: u32) -> bool {
+    // SAFETY: a map value the lookup just gave.
+    GUARDS.get_ptr(&guard).is_some_and(|over| unsafe { *over } == GUARD_OVER_THE_GATE)
 }
 
 /// What a socket's connect has of an exemption.

@@ -5,13 +5,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::LsmContext;
-use gateway_ebpf::abi::{
-    Counter, GUARD_OVER_THE_GATE, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, UNIX_NAME_BYTES, UnixKey,
-};
+use gateway_ebpf::abi::{Counter, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, UNIX_NAME_BYTES, UnixKey};
 use gateway_ebpf::choose;
 
 use crate::report::{To, Tried, attempted, refused};
-use crate::{GUARDS, UNIX_ALLOWED, look, outside};
+use crate::{UNIX_ALLOWED, look, outside};
 
 /// What programs at a cgroup answer.
 const ALLOW: i32 = 1;
@@ -60,9 +58,7 @@ fn barred(guard: u32) -> u32 {
     if guard == 0 || !look::is_watched() {
         return 0;
     }
-    // SAFETY: a map value the lookup just gave.
-    let over = GUARDS.get_ptr(&guard).map_or(0, |over| unsafe { *over });
-    if over == GUARD_OVER_THE_GATE { 0 } else { guard }
+    if look::is_over_the_gate(guard) { 0 } else { guard }
 }
 
 /// bpf(cmd, ..): the way to the pins, to the maps and to the links.

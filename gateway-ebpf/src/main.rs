@@ -22,14 +22,14 @@ mod uplink;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::{
-    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm, lsm_cgroup, map,
-    sk_lookup, sock_ops,
+    btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, cgroup_sysctl, classifier, lsm,
+    lsm_cgroup, map, sk_lookup, sock_ops,
 };
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{
     LsmContext, SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
-    TcContext,
+    SysctlContext, TcContext,
 };
 use gateway_ebpf::abi::{
     self, BlockData, Bound, Config, DnsKey, ExemptKey, Flow, FlowCounts, FlowKey, Guarding, Heartbeat,
@@ -178,6 +178,12 @@ pub fn tg_bind6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_create)]
 pub fn tg_sock_create(ctx: SockContext) -> i32 {
     guard::sock_create(&ctx)
+}
+
+/// cgroup/sysctl: 5.2.
+#[cgroup_sysctl]
+pub fn tg_sysctl(ctx: SysctlContext) -> i32 {
+    guard::sysctl(&ctx)
 }
 
 /// cgroup/sock_release: 5.9.

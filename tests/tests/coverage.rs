@@ -223,9 +223,9 @@ fn with_every_hook_in_place_and_nobody_past_the_gate_coverage_says_so() {
     );
     let seen = gate.admin("GET", "/v1/coverage", "");
     assert_eq!((seen.status, seen.json()["past"].as_array().map(Vec::len)), (200, Some(0)));
-    assert!(gate.tidegate(&["doctor"]).text().contains("all 14"));
+    assert!(gate.tidegate(&["doctor"]).text().contains("all 15"));
     gate.kill();
-    assert!(gate.tidegate(&["coverage"]).success().text().contains("all 14 hooks are attached"));
+    assert!(gate.tidegate(&["coverage"]).success().text().contains("all 15 hooks are attached"));
 }
 
 /// Detaches these hooks as root can: by the pin, or by the link itself, the pin standing.
@@ -281,7 +281,7 @@ fn names_what_goes_past(by_pin: bool, hooks: &[&str]) {
     let told = gate.tidegate(&["coverage"]);
     let text = told.text();
     assert!(
-        text.contains("all 14 hooks are attached") && text.contains("no connection reaches past"),
+        text.contains("all 15 hooks are attached") && text.contains("no connection reaches past"),
         "{text}"
     );
     assert!(

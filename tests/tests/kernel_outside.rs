@@ -180,6 +180,24 @@ fn a_guarded_process_mounts_nothing_over_what_is_the_gates_but_may_in_a_namespac
 }
 
 #[test]
+fn a_guarded_process_changes_no_setting_of_the_kernel_but_those_of_its_network() {
+    let outside = Outside::new();
+    let before = outside.world.counter("refused_guard_kernel");
+    // What the kernel starts on a crash, as root and outside of every guard; and what switches LSM programs off.
+    for name in ["kernel/core_pattern", "kernel/modprobe", "vm/drop_caches", "kernel/ftrace_enabled"] {
+        let file = format!("/proc/sys/{name}");
+        if Path::new(&file).exists() {
+            let answer = outside.guarded("set-again", &file);
+            assert!(answer.contains(REFUSED[0]), "{name}: {answer}");
+        }
+    }
+    assert!(outside.world.counter("refused_guard_kernel") > before);
+    assert_eq!(outside.guarded("read", "/proc/sys/kernel/core_pattern"), DONE);
+    assert_eq!(outside.guarded("set-again", "/proc/sys/net/ipv4/ip_forward"), DONE);
+    assert_eq!(outside.neighbour("set-again", "/proc/sys/kernel/core_pattern"), DONE);
+}
+
+#[test]
 fn a_guarded_process_reads_no_memory_of_the_kernel_and_no_disk_below_its_files() {
     let outside = Outside::new();
     let folder = tempfile::tempdir().unwrap();

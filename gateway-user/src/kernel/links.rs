@@ -43,6 +43,7 @@ pub(super) const HOOKS: &[Hook] = &[
     hook("tg_getpeername6", To::Cgroup, 30),
     hook("tg_steer", To::Netns, 36),
     hook("tg_sock_create", To::Cgroup, 2),
+    hook("tg_sysctl", To::Cgroup, 18),
     hook("tg_sendmsg4", To::Cgroup, 14),
     hook("tg_sendmsg6", To::Cgroup, 15),
     hook("tg_connect4", To::Cgroup, 10),

@@ -307,6 +307,7 @@ fn program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, KernelError> {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSysctl(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         _ => Ok(()),

@@ -39,6 +39,8 @@ fn done(deed: &str, what: &str) -> io::Result<()> {
         "make" => File::create(what)?.write_all(b"x"),
         "truncate" => Ok(rustix::fs::open(what, OFlags::WRONLY, Mode::empty())
             .and_then(|file| rustix::fs::ftruncate(file, 0))?),
+        // What it is already, or 1 where that cannot be read.
+        "set-again" => fs::write(what, fs::read(what).unwrap_or_else(|_| b"1".to_vec())),
         "empty" => Ok(rustix::fs::open(what, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).map(drop)?),
         "open-up" => fs::set_permissions(what, std::os::unix::fs::PermissionsExt::from_mode(0o666)),
         "give-away" => std::os::unix::fs::chown(what, Some(61_234), None),
