@@ -9,7 +9,7 @@ use crate::kernel::{GuardRow, Table};
 use crate::limits::SPACE_PROCESSES_MAX;
 
 /// The processes of these guards, each once, with its guard; at most as many as are looked at.
-pub(super) fn find<'a>(table: &'a Table, counts: impl Fn(&GuardRow) -> bool) -> HashMap<u32, &'a str> {
+pub(super) fn find(table: &Table, counts: impl Fn(&GuardRow) -> bool) -> HashMap<u32, &str> {
     let guards: Vec<&GuardRow> = table.guards.iter().filter(|guard| counts(guard)).collect();
     let mut found = HashMap::new();
     for guard in &guards {
