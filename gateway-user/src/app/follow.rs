@@ -68,11 +68,7 @@ impl Follower {
         let mut noticed = Vec::new();
         loop {
             let set = self.bench.shelf.current();
-            for cut in self.kernel.follow(&set).await {
-                if let Err(error) = self.bench.recorder.append(Event::SocketsDestroyed(cut)) {
-                    tracing::error!(%error, "connections that were cut could not be recorded");
-                }
-            }
+            self.kernel.follow(&set).await;
             noticed = self.notice(noticed);
             tokio::select! {
                 changed = state.changed() => {

@@ -14,7 +14,7 @@ use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
 use crate::policy::Set;
-use crate::record::entry::{KernelRefused, SocketsDestroyed};
+use crate::record::entry::Event;
 use crate::service;
 use crate::tally::Tally;
 
@@ -139,11 +139,11 @@ impl Hold {
         }
     }
 
-    /// What the kernel refused and is not recorded yet, with its number; what came with this number last is recorded.
-    pub(super) async fn denied(&self, recorded: Option<u64>) -> io::Result<Option<(u64, KernelRefused)>> {
+    /// What was cut or refused in the kernel and is not recorded yet, with its number; what came with this number last is recorded.
+    pub(super) async fn unrecorded(&self, recorded: Option<u64>) -> io::Result<Option<(u64, Box<Event>)>> {
         match self {
             Self::Own { refusals, .. } => Ok(refusals.next(recorded)),
-            Self::Kept(keeper) => keeper.denied(recorded).await,
+            Self::Kept(keeper) => keeper.unrecorded(recorded).await,
         }
     }
 
@@ -206,8 +206,8 @@ impl Hold {
     /// What keeps the kernel's tables in step with the policy.
     pub(super) fn follow(&self) -> Followed {
         match self {
-            Self::Own { gate, cgroups, place, spaces, .. } => {
-                let kernel = (gate.clone(), spaces.clone());
+            Self::Own { gate, cgroups, place, spaces, refusals, .. } => {
+                let kernel = (gate.clone(), spaces.clone(), refusals.clone());
                 Followed::Own(Box::new(Tables::new(kernel, (cgroups.clone(), Place::clone(place)), None)))
             }
             Self::Kept(keeper) => Followed::Kept { keeper: keeper.clone(), told: None },
@@ -229,12 +229,11 @@ pub(super) enum Followed {
 }
 
 impl Followed {
-    /// Sees to it that the kernel's tables are of this set. Gives what was cut because it is older, to be recorded.
-    pub(super) async fn follow(&mut self, set: &Arc<Set>) -> Vec<SocketsDestroyed> {
+    /// Sees to it that the kernel's tables are of this set.
+    pub(super) async fn follow(&mut self, set: &Arc<Set>) {
         match self {
             Self::Own(tables) => {
                 tables.follow(set).await;
-                std::iter::from_fn(|| tables.take_cut()).collect()
             }
             Self::Kept { keeper, told } => {
                 if let Err(error) = keeper.count().await {
@@ -249,9 +248,6 @@ impl Followed {
                         Some,
                     );
                 }
-                let cut = keeper.take_cut().await;
-                let cut = cut.inspect_err(|error| tracing::error!(%error, "what was cut is not known"));
-                cut.ok().flatten().into_iter().collect()
             }
         }
     }

@@ -239,7 +239,7 @@ pub async fn keep(
     let refusals = Arc::new(Refusals::new(gate.clone(), shelf.clone(), &cgroups));
     let telling = tokio::spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     let watching = tokio::spawn(watch_helpers((&spaces, &refusals), &cgroups, unrefused));
-    let kernel = (gate.clone(), spaces.clone());
+    let kernel = (gate.clone(), spaces.clone(), refusals.clone());
     let keeper = Keeper::new(keeper::Parts {
         tables: Tables::new(kernel, (cgroups.clone(), place(&settings)), Some(user)),
         spaces,

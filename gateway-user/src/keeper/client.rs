@@ -18,7 +18,7 @@ use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
 use crate::limits::{KEEPER_PUBLISH_TIMEOUT, KEEPER_TIMEOUT};
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::{KernelRefused, SocketsDestroyed};
+use crate::record::entry::Event;
 
 /// The keeper is gone.
 #[derive(Debug, thiserror::Error)]
@@ -199,24 +199,13 @@ impl Client {
         }
     }
 
-    /// What was cut because it is older than its protection, and is not recorded yet.
+    /// What was cut or refused in the kernel and is not recorded yet, with its number; what came with this number last is recorded.
     ///
     /// # Errors
     /// As [`Client::resolve`].
-    pub async fn take_cut(&self) -> io::Result<Option<SocketsDestroyed>> {
-        match self.ask(&Request::Cut).await? {
-            (Answer::Cut(cut), _) => Ok(cut),
-            _ => Err(misunderstood()),
-        }
-    }
-
-    /// What the kernel refused and is not recorded yet, with its number; what came with this number last is recorded.
-    ///
-    /// # Errors
-    /// As [`Client::resolve`].
-    pub async fn denied(&self, recorded: Option<u64>) -> io::Result<Option<(u64, KernelRefused)>> {
-        match self.ask(&Request::Denied(recorded)).await? {
-            (Answer::Denied(denied), _) => Ok(denied),
+    pub async fn unrecorded(&self, recorded: Option<u64>) -> io::Result<Option<(u64, Box<Event>)>> {
+        match self.ask(&Request::Unrecorded(recorded)).await? {
+            (Answer::Unrecorded(next), _) => Ok(next),
             _ => Err(misunderstood()),
         }
     }

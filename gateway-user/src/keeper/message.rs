@@ -12,7 +12,7 @@ use crate::admin::Peer;
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::{KernelRefused, SocketsDestroyed};
+use crate::record::entry::Event;
 
 /// What the enforcer wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +35,8 @@ pub enum Request {
     Admin,
     /// The policy directory has changed: read it, and bring the kernel's tables up to date.
     Publish,
-    /// What was cut because it is older than its protection, and is not recorded yet.
-    Cut,
-    /// What the kernel refused and is not recorded yet. What came with this number last is recorded.
-    Denied(Option<u64>),
+    /// What was cut or refused in the kernel and is not recorded yet. What came with this number last is recorded.
+    Unrecorded(Option<u64>),
     /// The kernel's counters.
     Counters,
     /// It is alive.
@@ -63,7 +61,7 @@ pub enum Errand {
 }
 
 /// What the keeper answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// The process.
     Workload(Box<Workload>),
@@ -82,10 +80,8 @@ pub enum Answer {
     IsOwn(bool),
     /// The digest of the set that the kernel's tables are of now.
     Published(Sha256),
-    /// One such cut, if there is one.
-    Cut(Option<SocketsDestroyed>),
     /// The next of it with its number, if there is any.
-    Denied(Option<(u64, KernelRefused)>),
+    Unrecorded(Option<(u64, Box<Event>)>),
     /// The counters, in the order of their list, and how many other network namespaces there are.
     Counters(Vec<u64>, Counted),
     /// The kernel heard it; or a newer gate has taken over, and it did not.

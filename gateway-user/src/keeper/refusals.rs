@@ -1,7 +1,7 @@
-//! What the kernel refused and nobody has recorded yet: alike refusals as one, a bounded number of different ones, and the
+//! What the kernel refused, and what was cut, and nobody has recorded yet: alike refusals as one, a bounded number of different ones, and the
 //! number of all others. However long nobody records, and however many come, it takes the same room and loses no count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,12 +10,15 @@ use crate::identity::holders::{Places, program};
 use crate::kernel::{self, Denial, Gate};
 use crate::limits::{KERNEL_REFUSED_TEXT_BYTES_MAX, KERNEL_REFUSED_TOLD_MAX};
 use crate::policy::Shelf;
-use crate::record::entry::{KernelRefused, Micros, Refused};
+use crate::record::entry::{Event, KernelRefused, Micros, Refused, SocketsDestroyed};
 
 /// The kernel's counter of what the ring had no room for.
 const LOST: &str = "event_lost";
 
-/// Refusals on their way to the record.
+/// Cuts that wait to be recorded. With so many waiting nothing more is cut, and the egress hook drops its packets.
+const CUTS_MAX: usize = 16;
+
+/// Refusals and cuts on their way to the record.
 #[derive(Debug)]
 pub struct Refusals {
     gate: Arc<Gate>,
@@ -28,8 +31,9 @@ pub struct Refusals {
 #[derive(Debug, Default)]
 struct Waiting {
     batch: Batch,
+    cuts: VecDeque<SocketsDestroyed>,
     /// What was handed out last, until somebody says that it is recorded.
-    handed: Option<(u64, KernelRefused)>,
+    handed: Option<(u64, Box<Event>)>,
     /// The number of the last one that was handed out.
     last: u64,
     /// What the last one said of those that are lost.
@@ -68,10 +72,20 @@ impl Refusals {
 
     /// What is to be recorded next, with its number: the same again until it is asked with that number, which says that it is
     /// recorded. A recorder that failed in between has it twice, never not at all.
-    pub fn next(&self, recorded: Option<u64>) -> Option<(u64, KernelRefused)> {
+    pub fn next(&self, recorded: Option<u64>) -> Option<(u64, Box<Event>)> {
         let counters = self.gate.counters().unwrap_or_default();
         let lost = counters.iter().find(|(name, _)| *name == LOST).map(|(_, count)| *count);
         self.waiting().next(recorded, lost, jiff::Timestamp::now().as_microsecond())
+    }
+
+    /// Takes in what was cut.
+    pub(super) fn cut(&self, cut: SocketsDestroyed) {
+        self.waiting().cuts.push_back(cut);
+    }
+
+    /// Whether so many cuts wait that no more should be made.
+    pub(super) fn has_no_room_for_a_cut(&self) -> bool {
+        self.waiting().cuts.len() >= CUTS_MAX
     }
 
     fn described(
@@ -117,26 +131,36 @@ impl Drop for Refusals {
 }
 
 impl Waiting {
-    fn next(&mut self, recorded: Option<u64>, lost: Option<u64>, at: Micros) -> Option<(u64, KernelRefused)> {
+    fn next(&mut self, recorded: Option<u64>, lost: Option<u64>, at: Micros) -> Option<(u64, Box<Event>)> {
         if self.handed.as_ref().is_some_and(|(number, _)| Some(*number) == recorded) {
             self.handed = None;
         }
         if self.handed.is_none() {
-            let lost = lost.unwrap_or(self.lost);
-            if self.batch.refusals.is_empty() && lost == self.lost {
-                return None;
-            }
-            let Batch { refusals, left_out, .. } = std::mem::take(&mut self.batch);
+            let cut = self.cuts.pop_front().map(Event::SocketsDestroyed);
+            let event = cut.or_else(|| self.refused(lost, at))?;
             self.last += 1;
-            self.lost = lost;
-            self.handed = Some((self.last, KernelRefused { at, refusals, left_out, lost_so_far: lost }));
+            self.handed = Some((self.last, Box::new(event)));
         }
         self.handed.clone()
     }
 
+    /// All that was refused since this was asked last.
+    fn refused(&mut self, lost: Option<u64>, at: Micros) -> Option<Event> {
+        let lost = lost.unwrap_or(self.lost);
+        if self.batch.refusals.is_empty() && lost == self.lost {
+            return None;
+        }
+        let Batch { refusals, left_out, .. } = std::mem::take(&mut self.batch);
+        self.lost = lost;
+        Some(Event::KernelRefused(KernelRefused { at, refusals, left_out, lost_so_far: lost }))
+    }
+
     /// How many wait, those included that were handed out and may be recorded.
     fn not_recorded(&self) -> u64 {
-        let handed = self.handed.as_ref().map_or(0, |(_, event)| count(&event.refusals, event.left_out));
+        let handed = match self.handed.as_ref().map(|(_, event)| &**event) {
+            Some(Event::KernelRefused(event)) => count(&event.refusals, event.left_out),
+            _ => 0,
+        };
         handed + count(&self.batch.refusals, self.batch.left_out)
     }
 }
@@ -182,7 +206,7 @@ fn protocol(number: u16) -> Option<String> {
 }
 
 /// The beginning of a text that is too long, which then ends in `…`.
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     match text.len() <= KERNEL_REFUSED_TEXT_BYTES_MAX {
         true => text.to_owned(),
         false => format!("{}…", &text[..text.floor_char_boundary(KERNEL_REFUSED_TEXT_BYTES_MAX)]),

@@ -388,8 +388,7 @@ impl Inner {
                 return given(self.admin.line().await.map(|line| (Answer::Done, vec![line])));
             }
             Request::Publish => self.publish().await,
-            Request::Cut => Ok(Answer::Cut(self.tables.lock().await.take_cut())),
-            Request::Denied(recorded) => Ok(Answer::Denied(self.refusals.next(recorded))),
+            Request::Unrecorded(recorded) => Ok(Answer::Unrecorded(self.refusals.next(recorded))),
             Request::Counters => {
                 let counters = self.gate.counters().map_err(io::Error::other);
                 counters.map(|all| {

@@ -4,16 +4,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Spaces, User, guard_over, older, table};
+use super::{Refusals, Spaces, User, guard_over, older, table};
 use crate::kernel::{self, Gate, Own, Place, Table};
 use crate::policy::Set;
-use crate::record::entry::SocketsDestroyed;
 
 /// How often older connections are looked for after a change of the tables: at once, and when what was just being dialled
 /// stands in the kernel's lists.
 const CUTS: u32 = 2;
-/// Cuts that wait to be recorded. With so many waiting nothing more is cut, and the egress hook drops its packets.
-const CUT_KEPT_MAX: usize = 16;
 
 /// What the kernel was told last.
 #[derive(Debug)]
@@ -35,15 +32,15 @@ pub struct Tables {
     cuts: u32,
     /// Hooks that are not where the load put them.
     missing: Vec<&'static str>,
-    /// What was cut, and nobody has recorded yet.
-    cut: Vec<SocketsDestroyed>,
+    /// Who has recorded what was cut.
+    refusals: Arc<Refusals>,
 }
 
 impl Tables {
     /// Nothing was told yet.
     #[must_use]
     pub fn new(
-        (gate, spaces): (Arc<Gate>, Arc<Spaces>),
+        (gate, spaces, refusals): (Arc<Gate>, Arc<Spaces>, Arc<Refusals>),
         (root, place): (PathBuf, Place),
         user: Option<User>,
     ) -> Self {
@@ -59,7 +56,7 @@ impl Tables {
             unseen: None,
             cuts: 0,
             missing: Vec::new(),
-            cut: Vec::new(),
+            refusals,
         }
     }
 
@@ -73,11 +70,6 @@ impl Tables {
             self.cuts -= 1;
         }
         published
-    }
-
-    /// What was cut since this was asked last.
-    pub fn take_cut(&mut self) -> Option<SocketsDestroyed> {
-        (!self.cut.is_empty()).then(|| self.cut.remove(0))
     }
 
     async fn publish(&mut self, set: &Arc<Set>) -> bool {
@@ -136,13 +128,13 @@ impl Tables {
 
     /// Cuts what is older than the tables that were published; whether it could.
     async fn cut_older(&mut self, set: &Arc<Set>) -> bool {
-        if self.cut.len() >= CUT_KEPT_MAX {
+        if self.refusals.has_no_room_for_a_cut() {
             return false;
         }
         let (set, pins, root) = (set.clone(), self.gate.pins().to_owned(), self.root.clone());
         match tokio::task::spawn_blocking(move || older::cut(&set, &pins, &root)).await {
             Ok(Ok(cut)) => {
-                self.cut.extend(cut);
+                cut.into_iter().for_each(|cut| self.refusals.cut(cut));
                 true
             }
             Ok(Err(error)) => {
