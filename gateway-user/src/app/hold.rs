@@ -35,7 +35,7 @@ pub(super) enum Hold {
         /// The gate, as long as it stands open.
         standing: Arc<Mutex<Option<Standing>>>,
         /// Where the programs are attached.
-        place: Place,
+        place: Box<Place>,
         /// The other network namespaces.
         spaces: Arc<Spaces>,
         /// What the kernel refused.
@@ -54,7 +54,16 @@ impl Hold {
         left: Option<String>,
     ) -> Self {
         let processes = Arc::new(Processes::new(&cgroups));
-        Self::Own { gate, processes, cgroups, left, standing: Arc::default(), place, spaces, refusals }
+        Self::Own {
+            gate,
+            processes,
+            cgroups,
+            left,
+            standing: Arc::default(),
+            place: Box::new(place),
+            spaces,
+            refusals,
+        }
     }
 
     /// Sockets that the programs let out.
@@ -200,7 +209,7 @@ impl Hold {
         match self {
             Self::Own { gate, cgroups, place, spaces, refusals, .. } => {
                 let kernel = (gate.clone(), spaces.clone(), refusals.clone());
-                Followed::Own(Box::new(Tables::new(kernel, (cgroups.clone(), place.clone()), None)))
+                Followed::Own(Box::new(Tables::new(kernel, (cgroups.clone(), Place::clone(place)), None)))
             }
             Self::Kept(keeper) => Followed::Kept { keeper: keeper.clone(), told: None },
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
+use super::refusals::bounded;
 use crate::identity::holders::{Holder, Places, holders};
 use crate::kernel::{self, KernelError, Older, Watch, Why};
 use crate::limits::SOCKETS_DESTROYED_TOLD_MAX;
@@ -36,8 +37,8 @@ pub(super) fn cut(set: &Set, pins: &Path, cgroups: &Path) -> Result<Option<Socke
     let outcomes = kernel::destroy(&older)?;
     let places = Places::new(cgroups);
     let told = older.iter().zip(outcomes).take(SOCKETS_DESTROYED_TOLD_MAX);
-    let sockets: Vec<_> =
-        told.map(|(one, outcome)| described(one, outcome, held.get(&one.inode), set, &places)).collect();
+    let described = |(one, outcome): (&Older, _)| described(one, outcome, held.get(&one.inode), set, &places);
+    let sockets: Vec<_> = told.map(|one| for_one_message(described(one))).collect();
     for one in &sockets {
         let (process, failed) = (one.process.as_deref().unwrap_or("-"), one.failed.as_deref().unwrap_or("-"));
         tracing::warn!(
@@ -53,6 +54,13 @@ pub(super) fn cut(set: &Set, pins: &Path, cgroups: &Path) -> Result<Option<Socke
     }
     let left_out = (older.len() - sockets.len()) as u64;
     Ok(Some(SocketsDestroyed { at: jiff::Timestamp::now().as_microsecond(), sockets, left_out }))
+}
+
+/// The same with texts so short that as many as are told fit into one message: a directory's name may be as long as somebody likes to
+/// whom a cgroup was given.
+pub(super) fn for_one_message(one: DestroyedSocket) -> DestroyedSocket {
+    let (cgroup, unit) = (one.cgroup.as_deref().map(bounded), one.unit.as_deref().map(bounded));
+    DestroyedSocket { cgroup, unit, ..one }
 }
 
 /// One such socket in words.

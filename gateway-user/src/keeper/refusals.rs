@@ -206,7 +206,7 @@ fn protocol(number: u16) -> Option<String> {
 }
 
 /// The beginning of a text that is too long, which then ends in `…`.
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     match text.len() <= KERNEL_REFUSED_TEXT_BYTES_MAX {
         true => text.to_owned(),
         false => format!("{}…", &text[..text.floor_char_boundary(KERNEL_REFUSED_TEXT_BYTES_MAX)]),

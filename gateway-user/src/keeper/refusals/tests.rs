@@ -1,6 +1,8 @@
 use super::*;
 use crate::keeper::message::{Answer, pack, unpack};
-use crate::limits::EVENT_BYTES_MAX;
+use crate::keeper::older::for_one_message;
+use crate::limits::{EVENT_BYTES_MAX, SOCKETS_DESTROYED_TOLD_MAX};
+use crate::record::entry::DestroyedSocket;
 
 fn denial(port: u16) -> Denial {
     Denial {
@@ -159,6 +161,30 @@ fn the_fullest_entry_is_one_message_and_one_event() {
     let refusals = vec![one; KERNEL_REFUSED_TOLD_MAX];
     let event = KernelRefused { at: Micros::MAX, refusals, left_out: u64::MAX, lost_so_far: u64::MAX };
     let event = Event::KernelRefused(event);
+    assert!(event.weight() <= EVENT_BYTES_MAX);
+    let answer = Answer::Unrecorded(Some((u64::MAX, Box::new(event))));
+    assert_eq!(unpack(&pack(1, &answer).unwrap()), Some((1, answer)));
+}
+
+#[test]
+fn the_fullest_entry_of_what_was_cut_is_one_message_and_one_event_too() {
+    let long = "x".repeat(5000);
+    let name = "n".repeat(64);
+    let one = for_one_message(DestroyedSocket {
+        protocol: "udplite".into(),
+        local: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into(),
+        remote: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into(),
+        uid: u32::MAX,
+        process: Some(format!("{}[4294967295]", "\u{1f}".repeat(15).escape_debug())),
+        cgroup: Some(long.clone()),
+        unit: Some(long),
+        target: Some(name.clone()),
+        guard: Some(name),
+        why: "the gate does not stand in this connection of a protected service".into(),
+        failed: Some(std::io::Error::from_raw_os_error(84).to_string()),
+    });
+    let sockets = vec![one; SOCKETS_DESTROYED_TOLD_MAX];
+    let event = Event::SocketsDestroyed(SocketsDestroyed { at: Micros::MAX, sockets, left_out: u64::MAX });
     assert!(event.weight() <= EVENT_BYTES_MAX);
     let answer = Answer::Unrecorded(Some((u64::MAX, Box::new(event))));
     assert_eq!(unpack(&pack(1, &answer).unwrap()), Some((1, answer)));
