@@ -1,5 +1,5 @@
 //! Which files are the gate's own, for the programs that keep what is guarded from changing, hiding or signalling them: the
-//! pins, the directories a [`Place`](super::Place) names, this program, and what stands above each of them.
+//! pins, the directories a [`Place`] names, this program, and what stands above each of them.
 
 use std::collections::BTreeMap;
 use std::fs;
