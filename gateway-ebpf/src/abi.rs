@@ -452,6 +452,8 @@ pub const SEALED_INSIDE: u32 = 2;
 pub const SEALED_PROGRAM: u32 = 4;
 /// Nothing in it is read.
 pub const SEALED_SECRET: u32 = 8;
+/// The pins. Who owns them by his user id, and has no right to programs, changes nothing there either.
+pub const SEALED_PINS: u32 = 16;
 
 /// In the map of guards: one over processes that run apart from the gate, and one over the gate's own.
 pub const GUARD_OVER_OTHERS: u32 = 1;

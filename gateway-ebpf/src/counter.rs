@@ -91,7 +91,7 @@ counters! {
     FlowUncounted = "flow_uncounted",
     /// Refused: a connect that belongs to the gate, in a network namespace where the gate does not listen.
     NoListener = "refused_no_listener",
-    /// Refused: a guarded process called bpf(2).
+    /// Refused: a guarded process called bpf(2), or root without the right to programs opened what is pinned or detached it.
     GuardBpf = "refused_guard_bpf",
     /// Refused: a guarded process looked into one outside of its guard, as ptrace(2) does.
     GuardTrace = "refused_guard_trace",
@@ -99,7 +99,7 @@ counters! {
     GuardSignal = "refused_guard_signal",
     /// Refused: a guarded process mounted something over what is the gate's, or unmounted it.
     GuardMount = "refused_guard_mount",
-    /// Refused: a guarded process changed files of the gate's.
+    /// Refused: a guarded process changed files of the gate's, or root without the right to programs its pins.
     GuardFile = "refused_guard_file",
     /// Refused: a guarded process left its cgroup, or changed one outside of it.
     GuardCgroup = "refused_guard_cgroup",

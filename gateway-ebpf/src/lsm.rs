@@ -5,7 +5,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::LsmContext;
-use gateway_ebpf::abi::{Counter, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, UNIX_NAME_BYTES, UnixKey};
+use gateway_ebpf::abi::{
+    Counter, SEALED_INSIDE, SEALED_PINS, SEALED_PROGRAM, SEALED_SECRET, UNIX_NAME_BYTES, UnixKey,
+};
 use gateway_ebpf::choose;
 
 use crate::report::{To, Tried, attempted, refused};
@@ -64,11 +66,14 @@ fn barred(guard: u32) -> u32 {
 /// bpf(cmd, ..): the way to the pins, to the maps and to the links.
 #[inline(always)]
 pub(crate) fn bpf(ctx: &LsmContext) -> i32 {
+    /// `BPF_OBJ_GET`, `BPF_LINK_UPDATE`, `BPF_LINK_DETACH`: what takes no right but a file's.
+    const OWNERS: [i32; 3] = [7, 29, 34];
     let guard = caller();
-    if guard == 0 {
+    let number: i32 = ctx.arg(0);
+    let owners = number == OWNERS[0] || number == OWNERS[1] || number == OWNERS[2];
+    if guard == 0 && !(owners && look::is_watched() && outside::is_root_with_few_rights()) {
         return PASS;
     }
-    let number: i32 = ctx.arg(0);
     attempted(Counter::GuardBpf, &Tried { guard, other: 0, number: number as u32, name: NAMELESS });
     REFUSE
 }
@@ -375,7 +380,7 @@ pub(crate) fn rename(ctx: &LsmContext) -> i32 {
     let (old, new) = (pointer(ctx, 1), pointer(ctx, 3));
     let guard = caller();
     if guard == 0 {
-        return PASS;
+        return pins(old);
     }
     if outside::is_on_the_way(old) || outside::is_inside(old, CHANGED) {
         return about_entry(Counter::GuardFile, guard, old);
@@ -406,7 +411,16 @@ const CHANGED: u32 = SEALED_INSIDE | SEALED_PROGRAM;
 #[inline(always)]
 fn change(entry: u64) -> i32 {
     let guard = caller();
-    if guard == 0 { PASS } else { change_by(guard, entry) }
+    if guard == 0 { pins(entry) } else { change_by(guard, entry) }
+}
+
+/// What is pinned, by somebody whom no guard holds.
+#[inline(always)]
+fn pins(entry: u64) -> i32 {
+    if outside::is_root_with_few_rights() && look::is_watched() && outside::is_inside(entry, SEALED_PINS) {
+        return about_entry(Counter::GuardFile, 0, entry);
+    }
+    PASS
 }
 
 #[inline(always)]

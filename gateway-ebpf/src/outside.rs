@@ -20,7 +20,7 @@ offsets! {
     SOCK_FAMILY, SOCKET_SOCK, UNIX_ADDRESS, ADDRESS_LENGTH, ADDRESS_NAME, FILE_MODE, FILE_ENTRY, FILE_DATA, PATH_MOUNT,
     PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, SUPER_ROOT, MOUNT_ROOT, MOUNT_PARENT_BACK, MOUNT_INNER,
     MOUNT_SHARED_AT, MOUNT_SHARED, FILE_FLAGS,
-    TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
+    TASK_EFFECTIVE, CRED_RIGHTS, TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
 }
 
 /// Directories above a file that are looked at.
@@ -171,6 +171,17 @@ fn sealed(inode: u64) -> u32 {
 pub(crate) fn runs_the_gate(task: u64) -> bool {
     let file = kernel_word(kernel_word(task, &TASK_MM), &MM_EXE);
     sealed(kernel_word(file, &FILE_INODE)) & SEALED_PROGRAM != 0
+}
+
+/// Whether root runs now without a right to kernel programs: a container's, or a service's that was given few. The kernel asks for
+/// none to open what is pinned by his user id, nor to detach it.
+#[inline(always)]
+pub(crate) fn is_root_with_few_rights() -> bool {
+    /// CAP_SYS_ADMIN, CAP_BPF.
+    const RIGHTS: u64 = 1 << 21 | 1 << 39;
+    // SAFETY: both helpers only read the current task.
+    let (uid, task) = unsafe { (helper::bpf_get_current_uid_gid() as u32, helper::bpf_get_current_task()) };
+    uid == 0 && kernel_word(kernel_word(task, &TASK_EFFECTIVE), &CRED_RIGHTS) & RIGHTS == 0
 }
 
 /// Whether this is whoever runs now, by his process.

@@ -37,6 +37,10 @@ fn main() {
             calls::become_user(uid.parse().unwrap());
             println!("{}", deeds::outcome(deed, what));
         }
+        ["deed-with-few-rights", deed, what] => {
+            calls::keep_few_rights();
+            println!("{}", deeds::outcome(deed, what));
+        }
         ["deed-between", cgroup, at] => {
             enter(cgroup);
             let _listener = std::os::unix::net::UnixListener::bind(at).unwrap();

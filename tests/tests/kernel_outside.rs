@@ -299,6 +299,26 @@ fn the_gates_own_guard_is_not_kept_from_what_the_keeper_gives() {
 }
 
 #[test]
+fn root_without_a_right_to_programs_is_no_owner_of_the_pins() {
+    let outside = Outside::new();
+    let pins = outside.world.pins();
+    let link = pins.join("links/tg_connect4");
+    let few = |deed, what: &Path| {
+        outside.world.lines(&["deed-with-few-rights", deed, what.to_str().unwrap()]).pop().unwrap()
+    };
+    let mut answers = vec![few("pinned", &pins)];
+    if outside.kept {
+        answers.push(few("remove", &link));
+    }
+    for answer in answers {
+        assert_eq!(REFUSED.iter().any(|how| answer.contains(how)), outside.kept, "{answer}");
+    }
+    assert!(link.exists());
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(few("remove", elsewhere.path()), DONE, "its other files are its own");
+}
+
+#[test]
 fn a_second_load_keeps_the_bars_up_and_an_unload_takes_them_down() {
     let outside = Outside::new();
     let us = std::process::id().to_string();

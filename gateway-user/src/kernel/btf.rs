@@ -65,6 +65,8 @@ const OUTSIDE: &[(&str, &[(&str, &str)])] = &[
     ("MOUNT_ROOT", &[("vfsmount", "mnt_root")]),
     ("SUPER_ROOT", &[("super_block", "s_root")]),
     ("FILE_FLAGS", &[("file", "f_flags")]),
+    ("TASK_EFFECTIVE", &[("task_struct", "cred")]),
+    ("CRED_RIGHTS", &[("cred", "cap_effective")]),
     ("TASK_SPACES", &[("task_struct", "nsproxy")]),
     ("SPACES_MOUNTS", &[("nsproxy", "mnt_ns")]),
     ("MOUNTS_NUMBER", &[("mnt_namespace", "ns"), ("ns_common", "inum")]),

@@ -6,7 +6,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use gateway_ebpf::abi::{HOME, InodeKey, Plain, SEALED_INSIDE, SEALED_PROGRAM, SEALED_SECRET, SEALED_WAY};
+use gateway_ebpf::abi::{
+    HOME, InodeKey, Plain, SEALED_INSIDE, SEALED_PINS, SEALED_PROGRAM, SEALED_SECRET, SEALED_WAY,
+};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::pins::{self, map_path};
@@ -62,9 +64,10 @@ fn rows(place: &Place) -> Result<BTreeMap<InodeKey, u32>, KernelError> {
         }
         Ok(())
     };
-    for own in place.sealed.iter().chain([&place.pins]) {
+    for own in &place.sealed {
         add(own, SEALED_WAY | SEALED_INSIDE)?;
     }
+    add(&place.pins, SEALED_WAY | SEALED_INSIDE | SEALED_PINS)?;
     for secret in &place.secret {
         add(secret, SEALED_WAY | SEALED_INSIDE | SEALED_SECRET)?;
     }

@@ -34,6 +34,8 @@ fn done(deed: &str, what: &str) -> io::Result<()> {
         // Opens a pinned map by bpf(2).
         "pins" => tidegate::kernel::status(Path::new(what)).map(drop).map_err(io::Error::other),
         "open" => File::open(what).map(drop),
+        // The same of one map alone, which takes no right but its file's.
+        "pinned" => tidegate::kernel::spaces(Path::new(what)).map(drop).map_err(io::Error::other),
         "read" => File::open(what)?.read(&mut [0; 8]).map(drop),
         "write" => OpenOptions::new().write(true).open(what).map(drop),
         "make" => File::create(what)?.write_all(b"x"),
