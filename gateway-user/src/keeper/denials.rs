@@ -12,6 +12,8 @@ use crate::kernel::{Denial, Denials, KernelLog};
 
 /// What is no refusal, and worse: nobody decided.
 const UNSEEN: &str = "unseen";
+/// A packet at the gate's port whose connect nobody saw. Who dials that port is refused before, as himself.
+const NO_RECORD: &str = "refused_no_record";
 /// What another network namespace lacks.
 const NO_LISTENER: &str = "refused_no_listener";
 /// Refusals logged one by one in a second; the rest are logged as a number.
@@ -59,8 +61,11 @@ impl Telling {
             if denial.reason == NO_LISTENER {
                 self.spaces.hurry();
             }
-            self.refusals.take(&denial);
-            self.log.take(&denial);
+            // What comes late for a connection that is closed is met there, too, so it says nothing of anybody: counted alone.
+            if denial.reason != NO_RECORD {
+                self.refusals.take(&denial);
+                self.log.take(&denial);
+            }
         }
         self
     }

@@ -29,7 +29,11 @@ impl Named {
         if (about.dev(), about.ino()) != self.identity {
             return Err(io::Error::other("another file was put in the place of the database"));
         }
-        match about.len() == self.length.load(Ordering::Relaxed) {
+        self.is_as_long(about.len())
+    }
+
+    fn is_as_long(&self, length: u64) -> io::Result<()> {
+        match length == self.length.load(Ordering::Relaxed) {
             true => Ok(()),
             false => Err(io::Error::other("somebody else changed the length of the database")),
         }
@@ -48,7 +52,7 @@ impl Boxed {
         Self { beneath, named: None }
     }
 
-    /// With a look at the file after each sync.
+    /// With a look at the file after each sync, and at its length before each write.
     pub(super) fn named(beneath: Box<dyn StorageBackend>, named: Named) -> Self {
         Self { beneath, named: Some(named) }
     }
@@ -75,6 +79,10 @@ impl StorageBackend for Boxed {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        // A write at its end makes a file that was cut off as long as it was: then no later look finds out.
+        if let Some(named) = &self.named {
+            named.is_as_long(self.beneath.len()?)?;
+        }
         self.beneath.write(offset, data)
     }
 
