@@ -206,13 +206,23 @@ fn links(aim: &Aim) -> Result<Vec<String>> {
 }
 
 pub(crate) fn detach(aim: &Aim) -> Result<String> {
+    // Some kinds of links cannot be detached by anybody; the others then may be.
+    let (mut detached, mut refused) = (0, None);
     for link in links(aim)? {
-        let link = sys::pinned(&link)?;
-        let mut attributes = [0; 16];
-        attributes[0] = link.as_raw_fd() as u64;
-        sys::bpf(34, &mut attributes)?;
+        let done = sys::pinned(&link).and_then(|link| {
+            let mut attributes = [0; 16];
+            attributes[0] = link.as_raw_fd() as u64;
+            sys::bpf(34, &mut attributes)
+        });
+        match done {
+            Ok(_) => detached += 1,
+            Err(error) => refused = Some(error),
+        }
     }
-    stream::plain(aim, aim.to())
+    match refused {
+        Some(error) if detached == 0 => Err(error),
+        _ => stream::plain(aim, aim.to()),
+    }
 }
 
 pub(crate) fn unpin(aim: &Aim) -> Result<String> {
