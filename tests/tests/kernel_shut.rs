@@ -500,9 +500,9 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
 
 #[test]
 fn no_program_costs_the_kernel_so_much_that_an_older_one_would_refuse_it() {
-    // A verifier looks at a million instructions, and older ones need more of them for the same program: 6.1's 101,147 for
-    // tg_connect4.
-    const MOST: u32 = 200_000;
+    // A verifier looks at a million instructions, and older ones need more of them for the same program: that of 6.1 314,493 for
+    // tg_connect6.
+    const MOST: u32 = 500_000;
     let world = World::new();
     let report = kernel::load(&world.place(), &world.target()).unwrap();
     assert!(report.verified.len() > 15, "{:?}", report.verified);
