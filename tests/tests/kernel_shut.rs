@@ -500,13 +500,14 @@ fn after_unload_nothing_is_left_and_everything_is_open_again() {
 
 #[test]
 fn no_program_costs_the_kernel_so_much_that_an_older_one_would_refuse_it() {
-    // A verifier looks at a million instructions, and older ones need more of them for the same program: that of 6.1 314,493 for
-    // tg_connect6.
-    const MOST: u32 = 500_000;
+    // A verifier looks at a million instructions. Those of 6.1 see less often that two ways are one: there it is 646,430 for
+    // tg_egress.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let most: u32 = if release.starts_with("6.1.") { 700_000 } else { 100_000 };
     let world = World::new();
     let report = kernel::load(&world.place(), &world.target()).unwrap();
     assert!(report.verified.len() > 15, "{:?}", report.verified);
     for (program, instructions) in report.verified {
-        assert!(instructions != 0 && instructions < MOST, "{program}: {instructions}");
+        assert!(instructions != 0 && instructions < most, "{program}: {instructions}");
     }
 }
