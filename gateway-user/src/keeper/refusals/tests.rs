@@ -1,3 +1,5 @@
+//! What is handed out, what is folded, and what is never lost.
+
 use super::*;
 use crate::keeper::message::{Answer, pack, unpack};
 use crate::keeper::older::for_one_message;

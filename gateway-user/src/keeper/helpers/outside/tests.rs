@@ -1,3 +1,5 @@
+//! Who counts as outside of a guard, and by which names it may be talked to.
+
 use super::*;
 use crate::kernel::diag::unix::sample;
 
