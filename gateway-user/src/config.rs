@@ -45,6 +45,8 @@ pub struct Settings {
     pub log: Option<String>,
     /// File of the keys that bodies are encrypted with, where it is not below the state directory.
     pub record_key: Option<PathBuf>,
+    /// File of the key that credentials are sealed with, where it is not in the vault.
+    pub vault_key: Option<PathBuf>,
     /// Where systemd puts the credentials of this service, if it does.
     pub credentials: Option<PathBuf>,
 }
@@ -64,6 +66,7 @@ impl Default for Settings {
             metrics_port: None,
             log: None,
             record_key: None,
+            vault_key: None,
             credentials: None,
         }
     }

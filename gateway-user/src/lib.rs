@@ -9,6 +9,7 @@ pub mod approval;
 pub mod block;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod expression;
 pub mod identity;
 pub mod inspect;

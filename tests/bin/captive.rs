@@ -21,8 +21,11 @@ use tidegate::admin::verb::{Answer, Doing, Gate, Refusal, Verb};
 use tidegate::admin::view::BlockView;
 use tidegate::config::Settings;
 use tidegate::keeper::Client;
-use tidegate::operation::{DemandId, EntryId};
-use tidegate::record::entry::{Blocked, CalledOff, Event, RecordRead, Started, Surged, Unblocked, Voted};
+use tidegate::operation::{DemandId, Direction, EntryId, SessionId};
+use tidegate::record::entry::{
+    Blocked, CalledOff, CredentialClaimed, Event, Head, Intent, RecordRead, SessionOpened, Started, Surged,
+    Unblocked, Verdict, Voted,
+};
 use tidegate::record::{Durable, Order, Recorder};
 use tidegate::{admin, app, cli, kernel};
 
@@ -69,6 +72,9 @@ fn captive(words: &[String]) -> io::Result<()> {
     tell("list the record", fs::read_dir(state.join("record")).map(drop));
     tell("open the store", File::open(state.join("record/record.redb")).map(drop));
     tell("read the record's key", File::open(state.join("keys/record.key")).map(drop));
+    tell("list the vault", fs::read_dir(state.join("vault")).map(drop));
+    tell("open a credential in the vault", File::open(state.join("vault/api.sealed")).map(drop));
+    tell("read the vault's key", File::open(state.join("vault/vault.key")).map(drop));
     tell(
         "put a record in the place of the record",
         fs::rename(state.join("record"), state.join("enforcer/r")),
@@ -140,6 +146,7 @@ fn with_keeper(line: std::os::fd::OwnedFd, tell: Tell) -> io::Result<()> {
         let recorder = record(client.clone()).await?;
         let event = |what: Event| recorder.append(what).map_err(io::Error::other);
         tell("have something recorded", written(event(Event::Surged(surged()))).await);
+        credentials(&client, &recorder, &tell).await;
         for (attempt, forged) in in_human_names() {
             tell(attempt, written(event(forged)).await);
         }
@@ -161,6 +168,67 @@ fn with_keeper(line: std::os::fd::OwnedFd, tell: Tell) -> io::Result<()> {
         tokio::time::sleep(Duration::from_secs(3600)).await;
         Ok(())
     })
+}
+
+/// Credentials that it may have, since it says so in the record, and others.
+async fn credentials(client: &Client, recorder: &Recorder, tell: &Tell) {
+    let (session, at) = (SessionId::now(), now());
+    let peer = || "127.0.0.1:1".to_owned();
+    let opened = SessionOpened {
+        session,
+        at,
+        direction: Direction::Outbound,
+        peer: peer(),
+        destination: TARGET.to_owned(),
+        workload: None,
+        guard: None,
+        target: Some("api".into()),
+    };
+    let claim = |target: &str| CredentialClaimed {
+        entry: EntryId::now(),
+        at,
+        target: target.into(),
+        credential: "api".into(),
+    };
+    let intent = |claim: &CredentialClaimed| Intent {
+        entry: claim.entry,
+        session,
+        at,
+        target: Some("api".into()),
+        kind: "http".into(),
+        operations: Vec::new(),
+        user: None,
+        workload: None,
+        verdict: Verdict::Allow,
+        would: None,
+        rules: Vec::new(),
+        reason: "a captive says so".into(),
+        policy: None,
+        head: Head::default(),
+    };
+    let append = |events| recorder.append_all(events).map_err(io::Error::other);
+    drop(written(append(vec![Event::SessionOpened(opened)])).await);
+    let recorded = async |claim: &CredentialClaimed| {
+        let events = vec![Event::Intent(Box::new(intent(claim))), Event::CredentialClaimed(claim.clone())];
+        written(append(events)).await
+    };
+    let given = async |claim: CredentialClaimed| client.release(claim).await.map(drop);
+    let (one, other, elsewhere) = (claim("api"), claim("api"), claim("elsewhere"));
+    tell("get a credential that the record says nothing of", given(one.clone()).await);
+    tell(
+        "have a claim recorded without its entry",
+        written(append(vec![Event::CredentialClaimed(one.clone())])).await,
+    );
+    drop(recorded(&one).await);
+    tell("get a credential that the record says it gets", given(one.clone()).await);
+    tell("get it a second time", given(one).await);
+    drop(recorded(&other).await);
+    tell(
+        "get another credential than the record says",
+        given(CredentialClaimed { at: at + 1, ..other }).await,
+    );
+    drop(recorded(&elsewhere).await);
+    tell("get a credential for a target that does not get it", given(elsewhere).await);
 }
 
 /// A line to the recorder.

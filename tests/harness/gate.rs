@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -293,6 +293,19 @@ impl Gate {
     #[must_use]
     pub fn tidegate_as(&self, login: u32, words: &[&str]) -> Finished {
         self.tidegate_at(&self.seat.login(login), words)
+    }
+
+    /// Runs `tidegate WORDS...` against this gate with this on its standard input.
+    ///
+    /// # Panics
+    /// When it cannot start, or never ends.
+    #[must_use]
+    pub fn tidegate_given(&self, input: &str, words: &[&str]) -> Finished {
+        let mut given = tempfile::tempfile().expect("a file without a name");
+        given.write_all(input.as_bytes()).and_then(|()| given.rewind()).expect("it takes the input");
+        let mut command = self.settings.command(&self.seat, words);
+        command.stdin(given);
+        Finished::of(command, PATIENCE)
     }
 
     /// Opens `tidegate WORDS...` on a terminal of this seat.

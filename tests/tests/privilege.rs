@@ -197,7 +197,10 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     let target = Upstream::start(&host.client(), HOST);
     let elsewhere = Upstream::start(&host.client(), "127.0.0.1:7999");
     let captive = built("tidegate-captive");
-    let mut gate = gate_on(&host).run_through(&[captive.to_str().unwrap()]).build();
+    let credential = "[[credential]]\nname = \"api\"\ntargets = [\"api\"]\n";
+    let builder = gate_on(&host).policy("c.toml", credential);
+    let mut gate = builder.run_through(&[captive.to_str().unwrap()]).build();
+    drop(gate.tidegate_given("plum-harbour-92-oak\n", &["credential", "set", "api"]).success());
     gate.begin();
     let report = |until: &str| -> BTreeMap<String, Option<String>> {
         let said = eventually("the captive's report", || {
@@ -219,6 +222,7 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
         "connect a socket of the keeper's where it is for",
         "be told the counters",
         "have something recorded",
+        "get a credential that the record says it gets",
         "call unshare(2) before it is confined",
         "block as the operator wants",
         "the end",
@@ -226,7 +230,7 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     for (attempt, error) in &said {
         assert_eq!(error.is_none(), possible.contains(&attempt.as_str()), "{attempt}: {error:?}");
     }
-    assert!(said.len() >= 41, "{said:#?}");
+    assert!(said.len() >= 49, "{said:#?}");
     for (attempt, error) in said.iter().filter(|(attempt, _)| attempt.contains(" a person")) {
         let error = error.as_deref().unwrap_or_default();
         assert!(error.contains("the recorder was not told by admin"), "{attempt}: {error}");

@@ -13,6 +13,7 @@ const ROWS: [&[&str]; 10] = [
         "intercept",
         "identity",
         "approval",
+        "credential",
         "mask",
         "record",
         "rewrite",

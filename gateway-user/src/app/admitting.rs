@@ -53,7 +53,9 @@ pub async fn admit_kept(line: std::os::fd::OwnedFd) -> Result<Ended, AppError> {
                     tracing::warn!("too many wait at the admin socket; one was closed");
                 }
             }
-            Errand::Operator(_) => tracing::error!("the keeper brought somebody who is not for admin"),
+            Errand::Operator(_) | Errand::Claims => {
+                tracing::error!("the keeper brought what is not for admin")
+            }
         }
     }
     beating.abort();

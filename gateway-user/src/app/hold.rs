@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::coverage;
 use crate::admin::coverage::Coverage;
+use crate::credential::Release;
 use crate::identity::process::Processes;
-use crate::keeper::{Change, Client, Counted, Refusals, Spaces, Standing, Tables};
+use crate::keeper::{Change, Client, Counted, Refusals, Releases, Spaces, Standing, Tables};
 use crate::kernel::{Exempt, Gate, Listeners, Place, Seen};
 use crate::limits::SPACES_NEWS_TIMEOUT;
 use crate::operation::{Sha256, Workload};
@@ -40,6 +41,8 @@ pub(super) enum Hold {
         spaces: Arc<Spaces>,
         /// What the kernel refused.
         refusals: Arc<Refusals>,
+        /// Who gives credentials out.
+        releases: Arc<Releases>,
     },
     /// The keeper has it.
     Kept(Client),
@@ -49,6 +52,7 @@ impl Hold {
     /// Over programs that this process loaded.
     pub(super) fn own(
         (gate, spaces, refusals): (Arc<Gate>, Arc<Spaces>, Arc<Refusals>),
+        releases: Releases,
         cgroups: PathBuf,
         place: Place,
         left: Option<String>,
@@ -63,6 +67,7 @@ impl Hold {
             place: Box::new(place),
             spaces,
             refusals,
+            releases: Arc::new(releases),
         }
     }
 
@@ -83,6 +88,26 @@ impl Hold {
                 })
             }
             Self::Kept(keeper) => keeper.exempt(),
+        }
+    }
+
+    /// What gives an operation the credential that it claims.
+    pub(super) fn releases(&self) -> Release {
+        match self {
+            Self::Own { releases, .. } => {
+                let releases = releases.clone();
+                Release::by(move |claim| {
+                    let releases = releases.clone();
+                    Box::pin(async move { releases.release(&claim).await })
+                })
+            }
+            Self::Kept(keeper) => {
+                let keeper = keeper.clone();
+                Release::by(move |claim| {
+                    let keeper = keeper.clone();
+                    Box::pin(async move { keeper.release(claim).await })
+                })
+            }
         }
     }
 

@@ -42,10 +42,13 @@ use crate::admin::{self, Admin, AdminError, Socket};
 use crate::approval::{Clock, Desk, DeskError, Key, KeyError, Ledger, Parts, Spool, SpoolError};
 use crate::block::Blocks;
 use crate::config::Settings;
+use crate::credential::Vault;
 use crate::identity::token::Verifier;
 use crate::intercept::Names;
 use crate::judge::{Bench, Bodies, Draining, Plans};
-use crate::keeper::{self, Keeper, KeeperError, Refusals, Spaces, Tables, User, denials, helpers, table};
+use crate::keeper::{
+    self, Keeper, KeeperError, Refusals, Releases, Spaces, Tables, User, denials, helpers, table,
+};
 use crate::kernel::{self, GuardRow, KernelError, Listeners, Place};
 use crate::limits::{CONNECTIONS_MAX, HEARTBEAT_EVERY};
 use crate::mask;
@@ -161,7 +164,12 @@ pub fn place(settings: &Settings) -> Place {
             .cloned()
             .chain(socket_directory(&settings.admin_socket))
             .collect(),
-        secret: [&settings.state].into_iter().chain(&settings.record_key).cloned().collect(),
+        secret: [&settings.state]
+            .into_iter()
+            .chain(&settings.record_key)
+            .chain(&settings.vault_key)
+            .cloned()
+            .collect(),
     }
 }
 
@@ -200,11 +208,12 @@ pub async fn run(settings: Settings, options: Options) -> Result<Ended, AppError
     work.spawn(tell_denials(gate.denials()?, told, (spaces.clone(), refusals.clone())));
     work.spawn(spaces.clone().watch());
     work.spawn(watch_helpers((&spaces, &refusals), &cgroups, unrefused));
+    let releases = Releases::own(Vault::of(&settings), shelf.clone(), recorder.clone());
     let door = Operators::Own(Socket::bind(&settings.admin_socket)?);
     enforce(
         &settings,
         (shelf, Opened::of(recorder, sealing)),
-        Hold::own((gate, spaces, refusals), cgroups, place(&settings), options.listeners),
+        Hold::own((gate, spaces, refusals), releases, cgroups, place(&settings), options.listeners),
         door,
         (work, Signs::listen()?),
     )
@@ -264,6 +273,7 @@ pub async fn keep(
         user,
         recorder,
         admin,
+        vault: Vault::of(&settings),
         state: settings.state,
         admin_socket: settings.admin_socket,
         arguments,
@@ -325,6 +335,7 @@ async fn enforce(
         names: Names::default(),
         key,
         plans: Plans::hashing(hash_key),
+        releases: hold.releases(),
         metrics,
         draining: Draining::default(),
     });

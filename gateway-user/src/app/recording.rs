@@ -16,6 +16,7 @@ use super::{AppError, Ended, Options, open_record};
 use crate::config::Settings;
 use crate::keeper::{Errands, message::Errand};
 use crate::limits::{DRAIN_TIMEOUT, RECORD_ORDERS_MAX};
+use crate::record::entry::CredentialClaimed;
 use crate::record::warrant::Warrants;
 use crate::record::witness::Kind;
 use crate::record::{DIRECTORY, Recorder, line};
@@ -76,6 +77,9 @@ pub async fn record_kept(settings: Settings, options: Options, line: OwnedFd) ->
             }
             Errand::Warrants => {
                 take_warrants(with.into(), warrants.clone()).map_err(AppError::io("the line to admin"))?;
+            }
+            Errand::Claims => {
+                answer_claims(with.into(), open.clone()).map_err(AppError::io("the line to the keeper"))?;
             }
             Errand::Operator(asked) => operator(asked, with, &open, &state, &rooms),
             Errand::Caller(_) => tracing::error!("the keeper brought somebody who is not for the recorder"),
@@ -146,6 +150,19 @@ fn take_warrants(line: UnixStream, warrants: Arc<Warrants>) -> std::io::Result<(
         }
     });
     taking.map(drop)
+}
+
+/// Says what the record says of credentials, on a thread of its own. There is one line at a time.
+fn answer_claims(line: UnixStream, open: Arc<ArcSwapOption<Serving>>) -> std::io::Result<()> {
+    let answering = std::thread::Builder::new().name("record-claims".to_owned());
+    let answering = answering.spawn(move || {
+        let spend =
+            |claim: &CredentialClaimed| open.load().as_ref().is_some_and(|it| it.recorder.spend(claim));
+        if let Err(error) = line::claims::answer(&line, spend) {
+            tracing::error!(%error, "the line to the keeper");
+        }
+    });
+    answering.map(drop)
 }
 
 fn operator(

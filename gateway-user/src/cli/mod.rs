@@ -5,6 +5,7 @@
 mod approvals;
 mod blocks;
 mod coverage;
+mod credential;
 mod gate;
 mod inspect;
 mod manual;
@@ -118,6 +119,10 @@ struct Global {
     /// else keys/record.key in the state directory].
     #[arg(long, global = true, env = "TIDEGATE_RECORD_KEY", value_name = "FILE")]
     record_key: Option<PathBuf>,
+    /// File of the key that credentials of services are sealed with [default: the systemd credential tidegate.vault-key,
+    /// else vault/vault.key in the state directory].
+    #[arg(long, global = true, env = "TIDEGATE_VAULT_KEY", value_name = "FILE")]
+    vault_key: Option<PathBuf>,
     /// Where systemd puts credentials.
     #[arg(long, global = true, env = "CREDENTIALS_DIRECTORY", value_name = "DIR", hide = true)]
     credentials: Option<PathBuf>,
@@ -138,6 +143,7 @@ enum Command {
     Inspect(inspect::Args),
     Approvals(approvals::Args),
     Notify(notify::Args),
+    Credential(credential::Args),
     Report(report::Args),
     Top(top::Args),
     Block(blocks::Block),
@@ -171,6 +177,7 @@ impl Context {
             metrics_port: global.metrics_port,
             log: global.log,
             record_key: global.record_key,
+            vault_key: global.vault_key,
             credentials: global.credentials,
         };
         Self { settings, out: Output::new(global.json, global.color) }
@@ -205,6 +212,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Approvals(args) => approvals::run(args, context),
         Command::Notify(args) => notify::run(args, context),
+        Command::Credential(args) => credential::run(args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Top(args) => top::run(&args, context),
         Command::Block(args) => blocks::block(args, context),

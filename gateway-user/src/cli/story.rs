@@ -58,6 +58,9 @@ pub(super) fn show_entry(
     if let Some(policy) = intent.policy {
         field(context, "policy", &policy.to_string())?;
     }
+    if let Some(claimed) = &entry.claimed {
+        field(context, "credential", &format!("{} for {}", claimed.credential, claimed.target))?;
+    }
     if let Some(demanded) = &entry.demanded {
         field(context, "demand", &format!("{} at {}", demanded.demand, time(demanded.at)))?;
         field(context, "digest", &demanded.digest.to_string())?;
@@ -247,6 +250,9 @@ fn event_in_words(event: &Event) -> (&'static str, Tone, String) {
         Event::Surged(event) => ("surge", Tone::Warn, surged(event)),
         Event::SocketsDestroyed(event) => ("cut", Tone::Warn, cut(event)),
         Event::KernelRefused(event) => ("refused", Tone::Warn, refused(event)),
+        Event::CredentialClaimed(event) => {
+            ("credential", Tone::Strong, format!("{} for {}", event.credential, event.target))
+        }
         Event::Interrupted(event) => ("gap", Tone::Bad, interrupted(event)),
     }
 }

@@ -15,11 +15,16 @@ pub enum Edge {
     Address,
     /// Only a letter or digit before it.
     Open,
+    /// Anything: it is as exact as a find can be.
+    Free,
 }
 
 impl Edge {
     /// Whether a find may start at `at`.
     pub(super) fn before(self, text: &[u8], at: usize) -> bool {
+        if self == Self::Free {
+            return true;
+        }
         let Some(&last) = at.checked_sub(1).and_then(|n| text.get(n)) else { return true };
         let second = at.checked_sub(2).map(|n| text[n]);
         let after = |class: fn(&u8) -> bool| second.is_some_and(|b| class(&b));
@@ -39,13 +44,13 @@ impl Edge {
                 !(matches!(last, b'.' | b':') && after(u8::is_ascii_alphanumeric)
                     || last == b'/' && after(u8::is_ascii_alphabetic))
             }
-            Self::Open => true,
+            Self::Open | Self::Free => true,
         }
     }
 
     /// Whether a find may end at `at`; `None` where what follows must be known first.
     pub(super) fn after(self, text: &[u8], at: usize, more: bool) -> Option<bool> {
-        if self == Self::Open {
+        if matches!(self, Self::Open | Self::Free) {
             return Some(true);
         }
         let Some(&next) = text.get(at) else { return (!more).then_some(true) };
@@ -56,7 +61,7 @@ impl Edge {
             Self::Word => matches!(next, b'-' | b'.'),
             Self::Number => matches!(next, b' ' | b'-' | b'.' | b'/' | b':' | b','),
             Self::Address => next == b'.' || next == b':',
-            Self::Open => false,
+            Self::Open | Self::Free => false,
         };
         if self == Self::Number && matches!(next, b'%' | b'@') {
             return Some(false);

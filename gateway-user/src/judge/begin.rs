@@ -274,7 +274,7 @@ impl Drop for Awaiting<'_> {
             let why = "the exchange ended before its body was known, on which rules depend";
             let intent = self.judge.unjudged(self.begun, self.asked, why.to_owned());
             // The entry ends itself; a record that cannot be written keeps no beginning either.
-            drop(self.begun.entry.intend(intent, true));
+            drop(self.begun.entry.intend(intent, None, true));
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::limits::{BODY_STRETCH_BYTES, RECORDED_BODY_BYTES_MAX};
 use crate::mask::{Hits, MaskError, Packing, Plan, Unpacker};
 use crate::operation::{EntryId, SessionId};
 use crate::record::entry::{
-    BodyEnd, BodyStretch, Decided, Demanded, Ending, EntryClosed, Event, Gap, Head, Intent, Micros,
-    Responded, Side,
+    BodyEnd, BodyStretch, CredentialClaimed, Decided, Demanded, Ending, EntryClosed, Event, Gap, Head,
+    Intent, Micros, Responded, Side,
 };
 use crate::record::{Durable, RecordError, Recorder};
 use crate::telemetry::Metrics;
@@ -107,13 +107,20 @@ impl Entry {
         self.session
     }
 
-    /// Writes what is about to happen. `soon`: nobody waits for it alone.
+    /// Writes what is about to happen, and with which credential. `soon`: nobody waits for it alone.
     ///
     /// # Errors
     /// When the record cannot take it; the operation must then be refused.
-    pub fn intend(&self, intent: Intent, soon: bool) -> Result<Durable, RecordError> {
+    pub fn intend(
+        &self,
+        intent: Intent,
+        claim: Option<CredentialClaimed>,
+        soon: bool,
+    ) -> Result<Durable, RecordError> {
         let target = intent.target.clone();
-        let events = vec![Event::Intent(Box::new(intent))];
+        let intent = Event::Intent(Box::new(intent));
+        let events: Vec<Event> =
+            [Some(intent), claim.map(Event::CredentialClaimed)].into_iter().flatten().collect();
         let durable =
             if soon { self.recorder.append_soon(events) } else { self.recorder.append_all(events) }?;
         let mut progress = self.progress();
@@ -129,12 +136,14 @@ impl Entry {
         self.recorder.append(Event::Demanded(demanded))
     }
 
-    /// Writes the end of a hold.
+    /// Writes the end of a hold, and with which credential the operation goes on.
     ///
     /// # Errors
     /// When the record cannot take it.
-    pub fn decide(&self, decided: Decided) -> Result<Durable, RecordError> {
-        self.recorder.append(Event::Decided(decided))
+    pub fn decide(&self, decided: Decided, claim: Option<CredentialClaimed>) -> Result<Durable, RecordError> {
+        let decided = Event::Decided(decided);
+        self.recorder
+            .append_all([Some(decided), claim.map(Event::CredentialClaimed)].into_iter().flatten().collect())
     }
 
     /// Keeps the response head the client is about to get; it is written with what comes next.

@@ -102,7 +102,7 @@ impl Judge {
     /// Writes down that the operation is held, before a byte of its body is asked for.
     pub(super) async fn begin_hold(&self, held: Held, asked: &Asked) -> Result<Box<Held>, Denial> {
         let intent = self.intent(&held.entry, &held.case, &held.decision, asked, Recorded::Hold);
-        written(&held.entry, held.entry.intend(intent, false)).await?;
+        written(&held.entry, held.entry.intend(intent, None, false)).await?;
         Ok(Box::new(held))
     }
 
@@ -306,8 +306,10 @@ impl Judge {
             reason: format!("approved by {by}{lasts}"),
             policy: Some(case.set.digest()),
         };
-        written(&entry, entry.decide(decided)).await?;
-        Ok(self.allowed(entry, &case, &decision, None, false))
+        let claim = self.claim(&entry, &case);
+        written(&entry, entry.decide(decided, claim.clone())).await?;
+        let injection = self.inject(&entry, &case, claim).await?;
+        Ok(self.allowed(entry, &case, &decision, (None, false), injection))
     }
 
     async fn end_hold(&self, entry: &Arc<Entry>, why: String, denial: Denial) -> Denial {
@@ -320,7 +322,7 @@ impl Judge {
             reason: why.clone(),
             policy: Some(self.bench.shelf.current().digest()),
         };
-        refused(entry, entry.decide(decided).map(drop), why, denial).await
+        refused(entry, entry.decide(decided, None).map(drop), why, denial).await
     }
 }
 

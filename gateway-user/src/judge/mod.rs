@@ -4,6 +4,7 @@
 mod begin;
 mod block;
 mod bodies;
+mod credential;
 mod denial;
 mod electorate;
 mod entry;
@@ -33,6 +34,7 @@ use arc_swap::ArcSwap;
 
 use crate::approval::{Desk, Key};
 use crate::block::Blocks;
+use crate::credential::{Injection, Release};
 use crate::identity::token::Verifier;
 use crate::intercept::{Flow, Names};
 use crate::mask::Plan;
@@ -53,6 +55,8 @@ pub struct Bench {
     pub shelf: Shelf,
     /// The record.
     pub recorder: Recorder,
+    /// What gives operations their credentials.
+    pub releases: Release,
     /// Where held operations wait for people.
     pub desk: Desk,
     /// What tells people of them.
@@ -172,6 +176,8 @@ pub struct Duties {
     pub recorded: Plan,
     /// Whether the `Authorization` field goes on.
     pub forward_token: bool,
+    /// The credential that the target gets.
+    pub injection: Option<Injection>,
     /// What is changed in the answer.
     pub rewrites: rewrite::Plan,
     /// Other fields that do not go on: those that static keys come in, where tokens do not.
@@ -315,9 +321,10 @@ impl Judge {
         if let Err(error) = self.begun() {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        let overlap = may_overlap(&asked.request);
+        let claim = self.claim(&entry, case);
+        let overlap = claim.is_none() && may_overlap(&asked.request);
         let observed = intent.would.is_some();
-        let mut recorded = match entry.intend(intent, overlap) {
+        let mut recorded = match entry.intend(intent, claim.clone(), overlap) {
             Ok(durable) => Some(durable),
             Err(error) => return Verdict::Deny(Denial::unrecorded(&entry, &error)),
         };
@@ -327,7 +334,12 @@ impl Judge {
         {
             return Verdict::Deny(Denial::unrecorded(&entry, &error));
         }
-        Verdict::Allow(self.allowed(entry, case, decision, recorded, observed))
+        match self.inject(&entry, case, claim).await {
+            Ok(injection) => {
+                Verdict::Allow(self.allowed(entry, case, decision, (recorded, observed), injection))
+            }
+            Err(denial) => Verdict::Deny(denial),
+        }
     }
 
     fn allowed(
@@ -335,12 +347,13 @@ impl Judge {
         entry: Arc<Entry>,
         case: &Case,
         decision: &Decision,
-        recorded: Option<Durable>,
-        observed: bool,
+        (recorded, observed): (Option<Durable>, bool),
+        injection: Option<Injection>,
     ) -> Allowed {
-        let masks = if observed { &[] } else { decision.masks.as_slice() };
+        let mut masks = if observed { Vec::new() } else { decision.masks.clone() };
+        masks.extend(injection.iter().map(|injection| injection.mask.clone()));
         let plans::Hiding { asks, answers, recorded: hidden, .. } =
-            self.bench.plans.of(&case.set, &case.target.name, masks);
+            self.bench.plans.of(&case.set, &case.target.name, &masks);
         let forward_token = case.target.forward_token;
         let stripped = match forward_token {
             true => Vec::new(),
@@ -356,6 +369,7 @@ impl Judge {
                 forward_token,
                 stripped,
                 judged: case.set.headers_looked_at(&case.target.name),
+                injection,
                 rewrites: case.rewrites.response.clone(),
             },
             recorded,
@@ -376,7 +390,7 @@ impl Judge {
         let intent = self.intent(entry, case, decision, asked, Recorded::Deny);
         let intent = Intent { reason: head::told(&intent.reason), ..intent };
         let why = intent.reason.clone();
-        let begun = entry.intend(intent, true).map(drop);
+        let begun = entry.intend(intent, None, true).map(drop);
         let kept = begun.and_then(|()| self.keep_refused(entry, case, &asked.head, body));
         refused(entry, kept, why, denial).await
     }
@@ -429,7 +443,7 @@ impl Judge {
     async fn closed(&self, entry: &Arc<Entry>, intent: Intent, denial: Denial) -> Denial {
         entry.answered(denial.status);
         let why = intent.reason.clone();
-        let begun = entry.intend(intent, true).map(drop);
+        let begun = entry.intend(intent, None, true).map(drop);
         refused(entry, begun, why, denial).await
     }
 

@@ -11,6 +11,9 @@ use crate::policy::nouns::{Mask, On};
 /// Combinations of target and masks kept at once.
 const PLANS_MAX: usize = 1024;
 
+/// Of one combination of names at once: a credential that is set anew is another mask of the same name.
+const SAME_MAX: usize = 4;
+
 /// What is hidden, from whom.
 #[derive(Clone)]
 pub(super) struct Hiding {
@@ -62,6 +65,9 @@ impl Plans {
             return hiding.clone();
         }
         let hiding = self.compile(set, target, masks);
+        if same.len() >= SAME_MAX {
+            same.remove(0);
+        }
         same.push((masks.to_vec(), hiding.clone()));
         hiding
     }

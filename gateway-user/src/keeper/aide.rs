@@ -193,6 +193,13 @@ impl Aide {
         Ok(ours.into())
     }
 
+    /// A line by which it says what may have a credential.
+    pub(super) async fn claims(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.send(&Errand::Claims, theirs.as_fd()).await?;
+        Ok(ours)
+    }
+
     /// Ends the line that was given last: its enforcer is gone, or has another one.
     pub(super) fn hang_up(&self) {
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 use super::link::Link;
 use super::message::{Answer, News, Request, pack, unpack};
 use super::{Change, Counted};
+use crate::credential::Secret;
 use crate::identity::process::Facts;
 use crate::kernel::{Exempt, Listeners, counter_names};
 use crate::limits::{KEEPER_PUBLISH_TIMEOUT, KEEPER_TIMEOUT};
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::Event;
+use crate::record::entry::{CredentialClaimed, Event};
 
 /// The keeper is gone.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +207,17 @@ impl Client {
     pub async fn unrecorded(&self, recorded: Option<u64>) -> io::Result<Option<(u64, Box<Event>)>> {
         match self.ask(&Request::Unrecorded(recorded)).await? {
             (Answer::Unrecorded(next), _) => Ok(next),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// The credential that an operation claims, whose claim is in the record.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`], and where it is not given out.
+    pub async fn release(&self, claim: CredentialClaimed) -> io::Result<Secret> {
+        match self.ask(&Request::Release(claim)).await? {
+            (Answer::Released(secret), _) => Ok(secret),
             _ => Err(misunderstood()),
         }
     }

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Counted;
 use crate::admin::Peer;
+use crate::credential::Secret;
 use crate::identity::process::Facts;
 use crate::limits::KEEPER_MESSAGE_BYTES_MAX;
 use crate::operation::{Sha256, Workload};
-use crate::record::entry::Event;
+use crate::record::entry::{CredentialClaimed, Event};
 
 /// What the enforcer wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub enum Request {
     Ready,
     /// A line to the recorder.
     Record,
+    /// The credential of an operation whose claim is in the record.
+    Release(CredentialClaimed),
 }
 
 /// What the keeper brings recorder and admin, with one descriptor each.
@@ -54,6 +57,8 @@ pub enum Errand {
     Enforcer,
     /// To admin: one end of a line to the recorder; to the recorder: the other.
     Warrants,
+    /// To the recorder: the keeper's end of a line over which it asks for claims.
+    Claims,
     /// Somebody at the admin socket, and who that is.
     Caller(Box<Peer>),
     /// Somebody at the recorder's socket, and whether the keeper lets him give orders: his name, or why not.
@@ -86,6 +91,8 @@ pub enum Answer {
     Counters(Vec<u64>, Counted),
     /// The kernel heard it; or a newer gate has taken over, and it did not.
     Beat(bool),
+    /// The credential.
+    Released(Secret),
     /// It is done.
     Done,
     /// It is not.

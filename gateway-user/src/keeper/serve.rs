@@ -15,13 +15,15 @@ use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
+use zeroize::Zeroizing;
 
 use super::aide::{self, Aide};
 use super::child::{self, Pause};
 use super::link::{self, Link};
 use super::message::{Answer, Came, News, Request, pack, unpack};
-use super::{Change, Refusals, Spaces, Standing, Tables, User, allowed, state};
+use super::{Change, Refusals, Releases, Spaces, Standing, Tables, User, allowed, state};
 use crate::admin;
+use crate::credential::Vault;
 use crate::identity::process::Processes;
 use crate::kernel::{Gate, Listeners};
 use crate::limits::{DRAIN_TIMEOUT, KEEPER_ASKED_MAX, SPACES_NEWS_TIMEOUT};
@@ -71,6 +73,8 @@ pub struct Parts {
     pub admin: User,
     /// Its state directory.
     pub state: PathBuf,
+    /// The vault.
+    pub vault: Vault,
     /// Where operators knock.
     pub admin_socket: PathBuf,
     /// The enforcer's command line, without the program.
@@ -90,6 +94,7 @@ struct Inner {
     tables: Mutex<Tables>,
     spaces: Arc<Spaces>,
     refusals: Arc<Refusals>,
+    releases: Releases,
     processes: Arc<Processes>,
     user: User,
     recorder: Arc<Aide>,
@@ -123,8 +128,10 @@ impl Keeper {
         let orders = admin::record_socket(&parts.admin_socket);
         let recorder = Aide::of(&parts, aide::RECORDER, parts.recorder, orders, &started);
         let admin = Aide::of(&parts, aide::ADMIN, parts.admin, parts.admin_socket.clone(), &started);
+        let recorder = Arc::new(recorder);
         Self(Arc::new(Inner {
-            recorder: Arc::new(recorder),
+            releases: Releases::of(parts.vault, parts.shelf.clone(), recorder.clone()),
+            recorder,
             admin: Arc::new(admin),
             started,
             shelf: parts.shelf,
@@ -350,7 +357,7 @@ impl Inner {
             answering.spawn(async move {
                 let (answer, descriptors) = keeper.answer(request).await;
                 let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                let sent = async { line.send(&pack(number, &answer)?, &descriptors).await };
+                let sent = async { line.send(&Zeroizing::new(pack(number, &answer)?), &descriptors).await };
                 let sent = tokio::time::timeout(ANSWER_TAKEN_WITHIN, sent).await;
                 if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     tracing::debug!(%error, "an answer did not reach the enforcer");
@@ -382,6 +389,7 @@ impl Inner {
             Request::Record => {
                 return given(self.recorder.line().await.map(|line| (Answer::Done, vec![line])));
             }
+            Request::Release(claim) => self.releases.release(&claim).await.map(Answer::Released),
             Request::Listeners => return given(self.listeners()),
             Request::Door => self.open_door(),
             Request::Admin => {

@@ -263,6 +263,7 @@ fn a_declared_detector_is_honoured_by_its_mask_and_by_every_record() {
         pattern: "EMP-[0-9]{6}".to_owned(),
         keywords: vec!["staff".to_owned()],
         min_entropy_milli: 500,
+        edge: crate::expression::Edge::Word,
     });
     let mut own = (*mask("m", &[], &[], &[], Style::Stars)).clone();
     own.declared.push(Arc::clone(&noun));

@@ -10,7 +10,7 @@ use crate::operation::{Direction, KEY_PROVIDER};
 use super::declare::{Draft, Entry, Wanted};
 use super::nouns::{Approval, Exempt, Guard, Person, Role, Target};
 use super::problem::{Place, Problem, Problems, did_you_mean};
-use super::{extract, rewrites};
+use super::{credentials, extract, rewrites};
 
 /// Reports every mistake between nouns.
 pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
@@ -24,9 +24,11 @@ pub(super) fn check(draft: &Draft, problems: &RefCell<Problems>) {
     unique("mask", names(&draft.masks, |n| &n.name), &report);
     unique("detector", names(&draft.detectors, |n| &n.name), &report);
     unique("approval", names(&draft.approvals, |n| &n.name), &report);
+    unique("credential", names(&draft.credentials, |n| &n.name), &report);
     unique("rewrite", names(&draft.rewrites, |n| &n.name), &report);
     extract::noun::check(draft, &report);
     rewrites::check(draft, &report);
+    credentials::check(draft, &report);
     unique("notify", names(&draft.notifies, |n| &n.name), &report);
     unique("hours", names(&draft.hours, |n| &n.name), &report);
     for target in &draft.targets {

@@ -16,13 +16,13 @@ use crate::operation::{Direction, Sha256};
 use super::document::{At, Fields, not_yet, tables};
 use super::files::{FileKind, Files};
 use super::nouns::{
-    Approval, ClaimMatch, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify, On,
-    OperationNoun, Owned, Person, Protocol, Require, Rewrite, Role, Style, Target,
+    Approval, ClaimMatch, Credential, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify,
+    On, OperationNoun, Owned, Person, Protocol, Require, Rewrite, Role, Style, Target,
 };
 use super::parse::{self, Misread};
 use super::problem::{Place, Problem, Problems, did_you_mean};
 use super::when::Hours;
-use super::{detectors, extract, json_path, rewrites, schema, words};
+use super::{credentials, detectors, extract, json_path, rewrites, schema, words};
 
 /// A noun, where its name stands, and where each of its keys' values stands.
 #[derive(Debug, Clone)]
@@ -88,6 +88,8 @@ pub(super) struct Draft {
     pub extracts: Vec<Entry<Extract>>,
     /// Rewrites.
     pub rewrites: Vec<Entry<Rewrite>>,
+    /// Credentials.
+    pub credentials: Vec<Entry<Credential>>,
     /// Where people hear of demands.
     pub notifies: Vec<Entry<Notify>>,
     /// Hours.
@@ -100,7 +102,7 @@ pub(super) struct Draft {
     pub read_at: Option<Timestamp>,
 }
 
-pub(super) const BUILT: [&str; 14] = [
+pub(super) const BUILT: [&str; 15] = [
     "target",
     "operation",
     "guard",
@@ -113,10 +115,11 @@ pub(super) const BUILT: [&str; 14] = [
     "approval",
     "extract",
     "rewrite",
+    "credential",
     "hours",
     "notify",
 ];
-const LATER: [&str; 3] = ["budget", "credential", "witness"];
+const LATER: [&str; 2] = ["budget", "witness"];
 
 /// Reads all noun files.
 pub(super) fn read(files: &Files, problems: &RefCell<Problems>) -> Draft {
@@ -179,6 +182,12 @@ impl Draft {
                 fields.distinct("targets", &targets);
                 let targets = self.names(Wanted::Target, targets);
                 self.rewrites.extend(rewrites::read(fields, &name, targets));
+            }
+            "credential" => {
+                let targets = fields.need_texts("targets");
+                fields.distinct("targets", &targets);
+                let targets = self.names(Wanted::Target, targets);
+                self.credentials.extend(credentials::read(fields, &name, targets));
             }
             "detector" => self.detectors.push(detectors::read(fields, name)),
             "hours" => self.hours.extend(time::hours(fields, name)),
@@ -434,7 +443,7 @@ fn target(fields: &Fields<'_>, name: &At<String>, now: Option<Timestamp>) -> Opt
     fields.distinct("labels", &labels);
     let observed_until = time::observed(fields, now);
     let runs = runs(fields, name, direction.as_ref().map(|direction| direction.value));
-    fields.finish(&["transparent", "http", "credential", "upstream", "timeouts"]);
+    fields.finish(&["transparent", "http", "upstream", "timeouts"]);
     let target = Target {
         name: name.value.clone(),
         direction: direction?.value,

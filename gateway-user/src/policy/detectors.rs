@@ -10,7 +10,7 @@ use super::document::{At, Fields};
 use super::nouns::{Detector, DetectorNoun, Mask};
 use super::problem::{Problem, Problems, did_you_mean};
 use super::words;
-use crate::expression::{Engine, check_pattern};
+use crate::expression::{Edge, Engine, check_pattern};
 use crate::limits::{DETECTOR_KEYWORD_BYTES_MAX, DETECTORS_MAX};
 
 /// Reads one. Its examples are tried at once.
@@ -35,6 +35,7 @@ pub(super) fn read(fields: &Fields<'_>, name: At<String>) -> Entry<DetectorNoun>
         pattern: pattern.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
         keywords: keywords.into_iter().map(|word| word.value).collect(),
         min_entropy_milli: entropy.map_or(0, |entropy| entropy.value),
+        edge: Edge::Word,
     };
     if let Some(pattern) = pattern {
         match engine_of(&noun) {

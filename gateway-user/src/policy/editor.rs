@@ -207,6 +207,16 @@ const NOUNS: &[(&str, &str, &[Key])] = &[
         ],
     ),
     (
+        "credential",
+        "what the gate puts into requests, of its vault",
+        &[
+            NAME,
+            ("targets", true, Kind::Texts, "targets that get it"),
+            ("header", false, Kind::Text, "the header field; absent: authorization"),
+            ("scheme", false, Kind::Word(&["bearer", "basic", "plain"]), "what stands before it"),
+        ],
+    ),
+    (
         "approval",
         "who must say yes, and how many",
         &[

@@ -6,6 +6,7 @@ mod attributes;
 pub mod cases;
 mod changes;
 mod check;
+mod credentials;
 mod decide;
 mod declare;
 mod detectors;

@@ -161,6 +161,30 @@ pub struct Rewrite {
     pub set: Option<serde_json::Value>,
 }
 
+/// A credential that the gate puts into what a target is sent. What it is lies in the vault, under the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Unique name, also in the vault.
+    pub name: String,
+    /// Targets that get it; never empty. A target gets at most one.
+    pub targets: Vec<String>,
+    /// The header field it is put into, in lower case. What the client sends in it goes no further.
+    pub header: String,
+    /// How the field's value is made of it.
+    pub scheme: Scheme,
+}
+
+/// How a header field says a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer` and the credential (RFC 6750 section 2.1).
+    Bearer,
+    /// `Basic` and the credential in base64, which is `user:password` (RFC 7617).
+    Basic,
+    /// The credential alone.
+    Plain,
+}
+
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

@@ -80,7 +80,7 @@ pub(super) fn read(fields: &Fields<'_>, name: &At<String>, targets: Vec<String>)
 }
 
 /// A header field's name.
-fn header(text: &str) -> Result<String, Misread> {
+pub(super) fn header(text: &str) -> Result<String, Misread> {
     let refuse = |message: String, help: &str| Err(Misread { message, help: Some(help.to_owned()) });
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || text.len() > 256 || !text.bytes().all(token) {
@@ -98,7 +98,7 @@ fn header(text: &str) -> Result<String, Misread> {
         listed
     };
     match why {
-        Some(why) => refuse(format!("no rewrite may touch the header `{name}`"), why),
+        Some(why) => refuse(format!("the header `{name}` is not for a policy file to write"), why),
         None => Ok(name),
     }
 }

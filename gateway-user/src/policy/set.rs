@@ -14,11 +14,12 @@ use jiff::Timestamp;
 use crate::operation::{Direction, Sha256};
 
 use super::check::may_approve;
+use super::credentials;
 use super::declare::{Draft, Entry};
 use super::memo::{Memo, Sight};
 use super::nouns::{
-    Approval, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify, OnUnavailable,
-    OperationNoun, PathPart, PathPattern, Person, Rewrite, Role, Source, Target,
+    Approval, Credential, DetectorNoun, Exempt, Extract, Guard, IdentityProvider, Mask, Notify,
+    OnUnavailable, OperationNoun, PathPart, PathPattern, Person, Rewrite, Role, Source, Target,
 };
 use super::problem::{Problem, Problems};
 use super::rules::Rule;
@@ -43,6 +44,7 @@ pub struct Set {
     operations: Vec<OperationNoun>,
     extracts: HashMap<String, Vec<Extract>>,
     rewrites: Vec<Arc<Rewrite>>,
+    credentials: Vec<Arc<Credential>>,
     guards: Vec<Guard>,
     exempts: Vec<Exempt>,
     roles: Vec<Role>,
@@ -76,14 +78,16 @@ impl Set {
             entries.into_iter().map(|entry| entry.noun).collect()
         }
         let (digest, schema, notes) = about;
+        let targets = credentials::targets(draft.targets, &draft.credentials);
         let mut set = Self {
             digest,
             schema,
             notes,
-            targets: nouns(draft.targets),
+            targets,
             operations: nouns(draft.operations),
             extracts: HashMap::new(),
             rewrites: nouns(draft.rewrites).into_iter().map(Arc::new).collect(),
+            credentials: nouns(draft.credentials).into_iter().map(Arc::new).collect(),
             guards: nouns(draft.guards),
             exempts: nouns(draft.exempts),
             roles: nouns(draft.roles),
@@ -418,6 +422,12 @@ impl Set {
     /// All rewrites, in the order of their files.
     pub(super) fn rewrites(&self) -> &[Arc<Rewrite>] {
         &self.rewrites
+    }
+
+    /// All credentials, in the order of their files.
+    #[must_use]
+    pub fn credentials(&self) -> &[Arc<Credential>] {
+        &self.credentials
     }
 
     /// The operations a target declares.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
+use super::claim::Claims;
 use super::entry::{Event, Interrupted, Micros};
 use super::house::{Done, Order, Upkept};
 use super::journal::StateOp;
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) keys: Keys,
     pub(super) witness: Witness,
+    pub(super) claims: Claims,
 }
 
 impl Shared {

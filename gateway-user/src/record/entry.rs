@@ -65,6 +65,8 @@ pub enum Event {
     SocketsDestroyed(SocketsDestroyed),
     /// The kernel programs refused something, or saw what nobody decided.
     KernelRefused(KernelRefused),
+    /// An operation is about to be given a credential.
+    CredentialClaimed(CredentialClaimed),
 }
 
 impl Event {
@@ -93,6 +95,7 @@ impl Event {
             Self::Surged(event) => event.at,
             Self::SocketsDestroyed(event) => event.at,
             Self::KernelRefused(event) => event.at,
+            Self::CredentialClaimed(event) => event.at,
         })
     }
 
@@ -157,6 +160,7 @@ impl Event {
             }
             Self::SocketsDestroyed(event) => event.sockets.iter().map(DestroyedSocket::weight).sum(),
             Self::KernelRefused(event) => event.refusals.iter().map(Refused::weight).sum(),
+            Self::CredentialClaimed(event) => event.target.len() + event.credential.len(),
             Self::PolicyWeighed(event) => event.widened.iter().map(Widened::weight).sum(),
             Self::SessionClosed(_)
             | Self::Started(_)
@@ -300,6 +304,19 @@ impl Head {
     fn weight(&self) -> usize {
         self.line.len() + self.fields.iter().map(|(name, value)| name.len() + value.len() + 48).sum::<usize>()
     }
+}
+
+/// An operation is about to be given a credential of the vault. Durable before it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialClaimed {
+    /// The entry.
+    pub entry: EntryId,
+    /// When.
+    pub at: Micros,
+    /// The target that it is sent to.
+    pub target: String,
+    /// Its name in the vault.
+    pub credential: String,
 }
 
 /// A response head, masked.

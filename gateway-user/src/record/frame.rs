@@ -131,6 +131,7 @@ impl Frame {
                 Event::Surged(_) => (21, About::Gate),
                 Event::SocketsDestroyed(_) => (22, About::Gate),
                 Event::KernelRefused(_) => (23, About::Gate),
+                Event::CredentialClaimed(event) => (24, About::Entry(event.entry)),
             },
             Self::Body(body) => (5, About::Entry(body.entry)),
             Self::Put { .. } => (11, About::Gate),

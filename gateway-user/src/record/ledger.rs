@@ -170,6 +170,7 @@ impl Ledger {
                 Event::Demanded(demanded) => entry(demanded.entry)?,
                 Event::Decided(decided) => entry(decided.entry)?,
                 Event::Responded(responded) => entry(responded.entry)?,
+                Event::CredentialClaimed(claimed) => entry(claimed.entry)?,
                 Event::Body(body) => entry(body.entry)?,
                 Event::EntryClosed(closed) => {
                     entry(closed.entry)?;
@@ -220,6 +221,9 @@ impl Ledger {
             Event::Intent(intent) => self.open_entry(intent, places)?,
             Event::Demanded(demanded) => {
                 places.push(Place::session(self.entry(demanded.entry)?.session, false));
+            }
+            Event::CredentialClaimed(claimed) => {
+                places.push(Place::session(self.entry(claimed.entry)?.session, false));
             }
             Event::Decided(decided) => {
                 let entry = self.entry(decided.entry)?;

@@ -5,6 +5,7 @@
 //! fails, is full or hangs, `append` refuses at once and the caller answers 503; the record comes back by itself.
 
 pub mod chain;
+mod claim;
 mod desk;
 pub mod entry;
 pub mod export;
@@ -430,6 +431,16 @@ impl Recorder {
         match &*self.0 {
             Hand::Own(writer) => writer.scan(prefix),
             Hand::Far(line) => line.scan(prefix),
+        }
+    }
+
+    /// Whether the record says that this entry uses this credential on this target; then it does not a second time.
+    #[must_use]
+    pub fn spend(&self, claim: &entry::CredentialClaimed) -> bool {
+        match &*self.0 {
+            Hand::Own(writer) => writer.spend(claim),
+            // The recorder says it to whoever has the vault, and to nobody else.
+            Hand::Far(_) => false,
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::entry::{
-    Decided, Demanded, Ending, EntryClosed, Event, Intent, Micros, Responded, SessionClosed, SessionOpened,
-    Side, Verdict, Voted,
+    CredentialClaimed, Decided, Demanded, Ending, EntryClosed, Event, Intent, Micros, Responded,
+    SessionClosed, SessionOpened, Side, Verdict, Voted,
 };
 use super::frame::Frame;
 use super::journal::store_name;
@@ -83,6 +83,8 @@ pub struct EntryView {
     pub decided: Vec<Decided>,
     /// Votes on it.
     pub votes: Vec<Voted>,
+    /// The credential that it was about to be given.
+    pub claimed: Option<CredentialClaimed>,
     /// Response heads.
     pub responded: Vec<Responded>,
     /// Stretches of its bodies, in order.
@@ -286,6 +288,7 @@ impl EntryView {
             demanded: None,
             decided: Vec::new(),
             votes,
+            claimed: None,
             responded: Vec::new(),
             stretches: Vec::new(),
             closed: None,
@@ -296,6 +299,7 @@ impl EntryView {
         match frame {
             Frame::Event(Event::Demanded(event)) => self.demanded = Some(event.clone()),
             Frame::Event(Event::Decided(event)) => self.decided.push(event.clone()),
+            Frame::Event(Event::CredentialClaimed(event)) => self.claimed = Some(event.clone()),
             Frame::Event(Event::Responded(event)) => self.responded.push(event.clone()),
             Frame::Event(Event::EntryClosed(event)) => self.closed = Some(event.clone()),
             Frame::Body(body) => self.stretches.push(Stretch { side: body.side, placed: body.placed }),

@@ -144,7 +144,8 @@ impl Deed {
             | Event::Kept(_)
             | Event::Surged(_)
             | Event::SocketsDestroyed(_)
-            | Event::KernelRefused(_) => None,
+            | Event::KernelRefused(_)
+            | Event::CredentialClaimed(_) => None,
         }
     }
 }

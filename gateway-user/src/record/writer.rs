@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::claim::Claims;
 use super::desk::{Answer, Desk, Item, Owed, Shared, now, watch};
-use super::entry::{Event, Interrupted, Micros, Started};
+use super::entry::{CredentialClaimed, Event, Interrupted, Micros, Started};
 use super::house::{Done, House, Order, Upkept};
 use super::journal::{Journal, Refused, StateOp};
 use super::witness::Witness;
@@ -49,6 +50,7 @@ impl Writer {
             tuning,
             keys,
             witness,
+            claims: Claims::default(),
         });
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
@@ -84,6 +86,11 @@ impl Writer {
             desk.owing.ends.push(gap);
         }
         self.0.work.notify_one();
+    }
+
+    /// Whether the record says so; then it does not a second time.
+    pub(super) fn spend(&self, claim: &CredentialClaimed) -> bool {
+        self.0.claims.spend(claim)
     }
 
     pub(crate) fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, RecordError> {
@@ -311,6 +318,7 @@ impl Loop {
         if !journal.is_empty() {
             journal.commit(now())?;
         }
+        journal.claimed().for_each(|claim| self.shared.claims.durable(claim));
         let room = room.unwrap_or_else(|| journal.make_room().is_ok());
         self.written(journal, before, room);
         journal.tidy();

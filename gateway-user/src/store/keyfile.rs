@@ -81,11 +81,18 @@ impl Place {
     /// directory.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
+        let below = Self::below(&settings.state).path;
+        Self::chosen(settings.record_key.as_deref(), settings, CREDENTIAL, below)
+    }
+
+    /// The file that is `named`, else systemd's credential of this name where there is one, else `otherwise`.
+    #[must_use]
+    pub fn chosen(named: Option<&Path>, settings: &Settings, credential: &str, otherwise: PathBuf) -> Self {
         let credentials = settings.credentials.as_deref();
-        let handed = credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists());
-        match settings.record_key.clone().or(handed) {
+        let handed = credentials.map(|directory| directory.join(credential)).filter(|path| path.exists());
+        match named.map(Path::to_owned).or(handed) {
             Some(path) => Self::file(&path, credentials),
-            None => Self::below(&settings.state),
+            None => Self { path: otherwise, credential: false },
         }
     }
 

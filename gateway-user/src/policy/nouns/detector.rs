@@ -1,6 +1,6 @@
 //! What masks look for by its shape: the detectors that come along, and those that a policy declares.
 
-use crate::expression::Rule;
+use crate::expression::{Edge, Rule};
 
 /// What a detector finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -211,6 +211,8 @@ pub struct DetectorNoun {
     pub keywords: Vec<String>,
     /// Thousandths of a bit of entropy per character that a find has at least.
     pub min_entropy_milli: u32,
+    /// What may not stand beside a find.
+    pub edge: Edge,
 }
 
 impl DetectorNoun {
@@ -221,6 +223,7 @@ impl DetectorNoun {
             pattern: self.pattern.clone(),
             keywords: self.keywords.clone(),
             entropy_milli: self.min_entropy_milli,
+            edge: self.edge,
             ..Rule::default()
         }
     }

@@ -120,6 +120,7 @@ impl Exchange {
         };
         let trailing = || {
             let late = plan.names().into_iter().chain(duties.judged.iter().chain(&duties.stripped).cloned());
+            let late = late.chain(duties.injection.iter().map(|injection| injection.header.to_string()));
             Trailing::new(&duties.asks, late.collect())
         };
         let masked = !duties.asks.is_empty();
@@ -169,6 +170,9 @@ impl Exchange {
             safe,
         );
         duties.stripped.iter().for_each(|name| drop(parts.headers.remove(name.as_str())));
+        if let Some(injection) = &duties.injection {
+            parts.headers.insert(injection.header.clone(), injection.value.clone());
+        }
         if chunked {
             say_chunked(&mut parts.headers);
         }

@@ -6,6 +6,7 @@
 //! Appends are answered in the order they were sent, as they become durable; one answer stands for all that one commit
 //! took. When the line breaks, whoever waits is refused, and what an enforcer left open is closed in the record.
 
+pub mod claims;
 mod client;
 mod server;
 mod state;

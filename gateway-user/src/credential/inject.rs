@@ -1,0 +1,153 @@
+//! A credential as a target gets it, and as nobody else may see it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use http::header::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::Secret;
+use crate::expression::Edge;
+use crate::limits::{CREDENTIAL_BYTES_MIN, PATTERN_MATCH_BYTES_MAX};
+use crate::policy::nouns::{Credential, DetectorNoun, Mask, On, Scheme, Style};
+
+/// A header field cannot say it.
+#[derive(Debug, thiserror::Error)]
+#[error("the credential `{0}` cannot be said in a header field: it has other characters than visible ASCII")]
+pub struct Unsayable(String);
+
+/// What is put into one request.
+#[derive(Clone)]
+pub struct Injection {
+    /// The field.
+    pub header: HeaderName,
+    /// Its value.
+    pub value: HeaderValue,
+    /// Hides the credential wherever the target says it back, from the client and from the record.
+    pub mask: Arc<Mask>,
+}
+
+impl Injection {
+    /// What this credential is to a target.
+    ///
+    /// # Errors
+    /// A header field cannot say it.
+    pub fn of(noun: &Credential, secret: &Secret) -> Result<Self, Unsayable> {
+        let unsayable = || Unsayable(noun.name.clone());
+        let encoded = || Zeroizing::new(BASE64.encode(secret.bytes()).into_bytes());
+        let (scheme, said) = match noun.scheme {
+            Scheme::Bearer => ("Bearer ", Zeroizing::new(secret.bytes().to_vec())),
+            Scheme::Basic => ("Basic ", encoded()),
+            Scheme::Plain => ("", Zeroizing::new(secret.bytes().to_vec())),
+        };
+        if !said.iter().all(|b| (0x20..0x7F).contains(b)) {
+            return Err(unsayable());
+        }
+        let whole = Zeroizing::new([scheme.as_bytes(), &said].concat());
+        let mut value = HeaderValue::from_bytes(&whole).map_err(|_| unsayable())?;
+        value.set_sensitive(true);
+        let header = HeaderName::from_bytes(noun.header.as_bytes()).map_err(|_| unsayable())?;
+        Ok(Self { header, value, mask: mask(noun, secret, &said) })
+    }
+}
+
+/// Finds the credential as it is and as it is said; of `user:password`, the password, too.
+fn mask(noun: &Credential, secret: &Secret, said: &[u8]) -> Arc<Mask> {
+    let password = secret.bytes().iter().position(|&b| b == b':').map(|at| &secret.bytes()[at + 1..]);
+    let password = password.filter(|_| noun.scheme == Scheme::Basic);
+    let mut forms: Vec<&[u8]> = [Some(secret.bytes()), Some(said), password].into_iter().flatten().collect();
+    forms.retain(|form| form.len() >= CREDENTIAL_BYTES_MIN);
+    forms.dedup();
+    let name = format!("credential {}", noun.name);
+    let detector = DetectorNoun {
+        name: name.clone(),
+        pattern: forms.into_iter().map(pattern).collect::<Vec<_>>().join("|"),
+        keywords: Vec::new(),
+        min_entropy_milli: 0,
+        edge: Edge::Free,
+    };
+    Arc::new(Mask {
+        name,
+        targets: noun.targets.clone(),
+        find: Vec::new(),
+        declared: vec![Arc::new(detector)],
+        paths: Vec::new(),
+        keys: Vec::new(),
+        columns: Vec::new(),
+        headers: Vec::new(),
+        on: On::Response,
+        style: Style::Stars,
+    })
+}
+
+/// These bytes as an expression. A long one is found part by part.
+fn pattern(form: &[u8]) -> String {
+    let parts = form.len().div_ceil(PATTERN_MATCH_BYTES_MAX).max(1);
+    let literal = |part: &[u8]| {
+        part.iter().fold(String::with_capacity(4 * part.len()), |mut text, b| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "\\x{b:02x}");
+            text
+        })
+    };
+    form.chunks(form.len().div_ceil(parts)).map(literal).collect::<Vec<_>>().join("|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Plan;
+
+    fn noun(scheme: Scheme) -> Credential {
+        Credential { name: "crm".into(), targets: vec!["crm".into()], header: "authorization".into(), scheme }
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    fn seen(injection: &Injection, text: &str) -> String {
+        Plan::new(&[injection.mask.clone()]).scrub(text).into_owned()
+    }
+
+    #[test]
+    fn a_scheme_stands_before_it_and_nothing_prints_it() {
+        let of = |scheme, text: &str| Injection::of(&noun(scheme), &secret(text)).unwrap();
+        let bearer = of(Scheme::Bearer, "k-0123456789");
+        assert_eq!(bearer.value.as_bytes(), b"Bearer k-0123456789");
+        assert!(!format!("{:?}", bearer.value).contains("k-0123456789"));
+        assert!(!format!("{:?}", secret("k-0123456789")).contains("0123"));
+        // RFC 7617 section 2.
+        let basic = of(Scheme::Basic, "Aladdin:open sesame");
+        assert_eq!(basic.value.as_bytes(), b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(of(Scheme::Plain, "k-0123456789").value.as_bytes(), b"k-0123456789");
+        assert!(Injection::of(&noun(Scheme::Bearer), &secret("schlüssel-1")).is_err());
+        assert!(Injection::of(&noun(Scheme::Basic), &secret("u:schlüssel-1")).is_ok());
+    }
+
+    #[test]
+    fn what_a_target_says_back_is_hidden_in_every_form_and_inside_of_words() {
+        let basic = Injection::of(&noun(Scheme::Basic), &secret("Aladdin:open sesame")).unwrap();
+        for text in
+            ["Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "Aladdin:open sesame", "the password is open sesame!"]
+        {
+            let seen = seen(&basic, text);
+            assert!(!seen.contains("QWxh") && !seen.contains("sesame"), "{seen}");
+        }
+        let bearer = Injection::of(&noun(Scheme::Bearer), &secret("k-0123456789")).unwrap();
+        assert!(!seen(&bearer, "xk-0123456789y").contains("0123456789"));
+        assert_eq!(seen(&bearer, "k-012345678 9"), "k-012345678 9");
+    }
+
+    #[test]
+    fn the_longest_credential_is_hidden_whole() {
+        let long: String = (0..4096).map(|n| char::from(b'!' + (n * 7 % 90) as u8)).collect();
+        let bearer = Injection::of(&noun(Scheme::Bearer), &secret(&long)).unwrap();
+        let seen = seen(&bearer, &format!("before {long} after"));
+        assert!(seen.starts_with("before *") && seen.ends_with("* after"), "{seen}");
+        assert!(
+            !long.as_bytes().windows(8).any(|part| seen.as_bytes().windows(8).any(|other| other == part))
+        );
+    }
+}
