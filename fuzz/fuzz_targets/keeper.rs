@@ -3,6 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tidegate::keeper::message::{Answer, Errand, Request, pack, unpack};
+use tidegate::record::entry::CredentialClaimed;
+use tidegate::record::line::{self, Frames};
 
 fuzz_target!(|data: &[u8]| {
     if let Some((number, request)) = unpack::<Request>(data) {
@@ -12,6 +14,13 @@ fuzz_target!(|data: &[u8]| {
     if let Some((number, answer)) = unpack::<Answer>(data) {
         let again = pack(number, &answer).expect("it came in one message");
         assert_eq!(unpack::<Answer>(&again), Some((number, answer)));
+    }
+    let mut claims = Frames::default();
+    claims.push(data);
+    while let Ok(Some(claim)) = claims.message::<CredentialClaimed>() {
+        let mut again = Frames::default();
+        again.push(&line::pack(&claim).expect("it came in one message"));
+        assert_eq!(again.message::<CredentialClaimed>().ok().flatten(), Some(claim));
     }
     if let Some((number, errand)) = unpack::<Errand>(data) {
         let again = pack(number, &errand).expect("it came in one message");

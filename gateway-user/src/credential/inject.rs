@@ -141,6 +141,22 @@ mod tests {
     }
 
     #[test]
+    fn beside_all_that_a_policy_may_declare_the_longest_one_is_hidden_all_the_same() {
+        let declared = |n: usize| {
+            let pattern = format!("D{n:02}-[0-9a-f]{{64}}[g-z]{{1,100}}");
+            let (keywords, edge) = (Vec::new(), Edge::Word);
+            Arc::new(DetectorNoun { name: format!("d{n}"), pattern, keywords, min_entropy_milli: 0, edge })
+        };
+        let declared: Vec<_> = (0..crate::limits::DETECTORS_MAX).map(declared).collect();
+        let password: String = (0..4090).map(|n| char::from(b'!' + (n * 11 % 90) as u8)).collect();
+        let basic = Injection::of(&noun(Scheme::Basic), &secret(&format!("user:{password}"))).unwrap();
+        let plan = Plan::everything(&[basic.mask], &declared);
+        assert!(!plan.scrub(&format!("x{password}y")).contains(&password[..8]));
+        let other = format!("D59-{}g", "0f".repeat(32));
+        assert!(!plan.scrub(&other).contains("0f0f"), "and what is declared, too");
+    }
+
+    #[test]
     fn the_longest_credential_is_hidden_whole() {
         let long: String = (0..4096).map(|n| char::from(b'!' + (n * 7 % 90) as u8)).collect();
         let bearer = Injection::of(&noun(Scheme::Bearer), &secret(&long)).unwrap();

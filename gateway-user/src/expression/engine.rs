@@ -12,7 +12,7 @@ use regex_automata::nfa::thompson;
 use regex_automata::util::pool::Pool;
 use regex_automata::{Anchored, Input, MatchKind};
 
-use super::edge::is_word;
+use super::edge::{Edge, is_word};
 use super::{Found, Rule, entropy_milli, syntax_config};
 use crate::limits::{PATTERN_AUTOMATON_BYTES_MAX, PATTERN_MATCH_BYTES_MAX};
 
@@ -25,8 +25,9 @@ const UNLESS_BYTES: usize = 16;
 pub struct Engine {
     dfa: DFA,
     scratch: Pool<Scratch, Box<dyn Fn() -> Scratch + Send + Sync + UnwindSafe + RefUnwindSafe>>,
-    /// Bytes that some rule's find starts with.
+    /// Bytes that some rule's find starts with; those of rules whose finds may start inside of a word.
     first: [bool; 256],
+    inside: [bool; 256],
     rules: Vec<Rule>,
     keywords: Option<AhoCorasick>,
     /// The rule that each keyword belongs to, and whether it speaks against.
@@ -61,22 +62,21 @@ impl Engine {
     /// # Errors
     /// Why they cannot be compiled, in words for the operator.
     pub fn new(rules: Vec<Rule>) -> Result<Self, String> {
+        Self::within(PATTERN_AUTOMATON_BYTES_MAX, rules)
+    }
+
+    /// An engine for rules that were each found fit, with the room that all of them take together: those of the program, those
+    /// of a policy directory, and a credential.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn of_all(rules: Vec<Rule>) -> Result<Self, String> {
+        Self::within(2 * PATTERN_AUTOMATON_BYTES_MAX, rules)
+    }
+
+    fn within(bytes: usize, rules: Vec<Rule>) -> Result<Self, String> {
         let patterns: Vec<&str> = rules.iter().map(|rule| rule.pattern.as_str()).collect();
-        let nfa = thompson::Config::new()
-            .utf8(false)
-            .which_captures(thompson::WhichCaptures::None)
-            .nfa_size_limit(Some(PATTERN_AUTOMATON_BYTES_MAX));
-        let dfa = DFA::builder()
-            .syntax(syntax_config())
-            .thompson(nfa)
-            .configure(
-                DFA::config()
-                    .match_kind(MatchKind::All)
-                    .cache_capacity(PATTERN_AUTOMATON_BYTES_MAX)
-                    .skip_cache_capacity_check(true),
-            )
-            .build_many(&patterns)
-            .map_err(|error| deepest(&error))?;
+        let dfa = automaton(bytes, &patterns)?;
         let (mut words, mut keyword_rules) = (Vec::new(), Vec::new());
         for (index, rule) in rules.iter().enumerate() {
             for (list, against) in [(&rule.keywords, false), (&rule.unless, true)] {
@@ -93,7 +93,11 @@ impl Engine {
         let scratch: Box<dyn Fn() -> Scratch + Send + Sync + UnwindSafe + RefUnwindSafe> =
             Box::new(move || Scratch { cache: made.create_cache(), ends: Vec::new() });
         let first = first_bytes(&dfa)?;
-        Ok(Self { dfa, scratch: Pool::new(scratch), first, rules, keywords, keyword_rules, least_digits })
+        let free: Vec<&str> =
+            rules.iter().filter(|rule| rule.edge == Edge::Free).map(|rule| rule.pattern.as_str()).collect();
+        let inside = if free.is_empty() { [false; 256] } else { first_bytes(&automaton(bytes, &free)?)? };
+        let scratch = Pool::new(scratch);
+        Ok(Self { dfa, scratch, first, inside, rules, keywords, keyword_rules, least_digits })
     }
 
     /// Figures without which nothing can be found.
@@ -117,8 +121,8 @@ impl Engine {
         while let Some(found) = text[at..].iter().position(|&b| self.first[usize::from(b)]) {
             let start = at + found;
             at = start + 1;
-            // Inside a word nothing starts, whatever the rule.
-            if start > 0 && is_word(text[start - 1]) {
+            // Inside a word nothing starts, but for the rules that say so.
+            if start > 0 && is_word(text[start - 1]) && !self.inside[usize::from(text[start])] {
                 continue;
             }
             scratch.ends.clear();
@@ -264,6 +268,20 @@ fn is_whole_word(text: &[u8], start: usize, end: usize) -> bool {
 }
 
 /// Which bytes lead on from the start.
+/// An automaton for these expressions, none larger than so many bytes.
+fn automaton(bytes: usize, patterns: &[&str]) -> Result<DFA, String> {
+    let nfa = thompson::Config::new()
+        .utf8(false)
+        .which_captures(thompson::WhichCaptures::None)
+        .nfa_size_limit(Some(bytes));
+    let dfa = DFA::config()
+        .match_kind(MatchKind::All)
+        .cache_capacity(PATTERN_AUTOMATON_BYTES_MAX)
+        .skip_cache_capacity_check(true);
+    let builder = DFA::builder().syntax(syntax_config()).thompson(nfa).configure(dfa).build_many(patterns);
+    builder.map_err(|error| deepest(&error))
+}
+
 fn first_bytes(dfa: &DFA) -> Result<[bool; 256], String> {
     let mut cache = dfa.create_cache();
     let mut first = [false; 256];

@@ -1,10 +1,11 @@
 //! Values of header fields under masks.
 //!
-//! Hides the whole value, and only what `headers` names: nobody but an operator knows which fields a protocol needs.
+//! Hides the whole value, and only what `headers` names: nobody but an operator knows which fields a protocol needs. A credential
+//! that the gate itself put into the request is hidden in any of them.
 
 use super::plan::Plan;
 use super::stream::Hits;
-use super::window::Hidden;
+use super::window::{Hidden, STARS};
 
 impl Plan {
     /// Whether it hides any header field.
@@ -16,13 +17,35 @@ impl Plan {
     /// What stands in the place of this field's value, and what to count; `None` where it is not hidden.
     #[must_use]
     pub fn header(&self, name: &str, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
-        let rule = self.0.header(name)?;
+        let Some(rule) = self.0.header(name) else { return self.exact(value) };
         let mut hidden = Hidden::new(rule.look);
         hidden.take(value);
         let mut shown = Vec::new();
         hidden.write(&self.0, false, &mut shown);
         let names = rule.names.iter().filter_map(|&index| self.0.names.get(index));
         let masks = names.map(|name| (name.clone(), 1)).collect();
+        Some((shown, Hits { masks, ..Hits::default() }))
+    }
+
+    /// The value without what is known exactly.
+    fn exact(&self, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
+        if self.0.exact.is_empty() {
+            return None;
+        }
+        let mut spans = Vec::new();
+        self.0.find(value, 0, self.0.exact, false, b"", &mut spans);
+        let first = spans.first()?;
+        let names = self.0.rule(first.detector)?.names.iter().filter_map(|&index| self.0.names.get(index));
+        let masks = names.map(|name| (name.clone(), 1)).collect();
+        let (mut shown, mut at) = (Vec::new(), 0);
+        for span in &spans {
+            if span.start >= at {
+                shown.extend_from_slice(&value[at..span.start]);
+                shown.extend_from_slice(STARS);
+            }
+            at = at.max(span.end);
+        }
+        shown.extend_from_slice(&value[at..]);
         Some((shown, Hits { masks, ..Hits::default() }))
     }
 }

@@ -12,6 +12,7 @@ use super::hash::HashKey;
 use super::look::{Look, strictest};
 use super::path::Paths;
 use super::stream::Stream;
+use crate::expression::Edge;
 use crate::policy::nouns::{Detector, DetectorNoun, Mask, Style};
 
 /// What to hide. Cheap to clone, shared by all streams.
@@ -36,6 +37,8 @@ pub(super) struct Compiled {
     /// Mask names, then detector names; counts are kept by index.
     pub(super) names: Vec<String>,
     pub(super) set: Set,
+    /// Those that know exactly what they find.
+    pub(super) exact: Set,
     finder: Finder,
     /// By the number of the detector.
     rules: Vec<Option<Rule>>,
@@ -143,6 +146,7 @@ impl Compiled {
         let mut plan = Self {
             names: masks.iter().map(|mask| mask.name.clone()).collect(),
             set: Set::default(),
+            exact: Set::default(),
             finder: Finder::default(),
             rules: vec![None; SLOTS],
             declared: declared_by(masks, everything.unwrap_or_default()),
@@ -162,6 +166,9 @@ impl Compiled {
             let Some(slot) = Slot::declared(n) else { break };
             let named = |mask: &Mask| mask.declared.contains(noun);
             plan.add_detector(slot, masks, named, everything.map(|_| noun.name.as_str()));
+            if noun.edge == Edge::Free {
+                plan.exact = plan.exact.with_slot(slot);
+            }
         }
         plan.finder = Finder::new(plan.set, &plan.declared);
         for (index, mask) in masks.iter().enumerate() {
@@ -252,7 +259,7 @@ impl Compiled {
     }
 
     pub(super) fn has_headers(&self) -> bool {
-        !self.headers.is_empty()
+        !self.headers.is_empty() || !self.exact.is_empty()
     }
 
     pub(super) fn has_fields(&self) -> bool {

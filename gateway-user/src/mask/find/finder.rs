@@ -58,7 +58,7 @@ impl Finder {
             return Ok(Self::default());
         }
         let whose = rules.iter().map(|rule| (rule.slot, rule.name)).collect();
-        let engine = Engine::new(rules.into_iter().map(|rule| rule.rule).collect())?;
+        let engine = Engine::of_all(rules.into_iter().map(|rule| rule.rule).collect())?;
         Ok(Self { expressions: Some(Arc::new(Expressions { engine, rules: whose })) })
     }
 

@@ -40,15 +40,15 @@ pub(super) struct Slot(u8);
 pub(super) const SLOTS: usize = 127;
 /// The first number of a declared one.
 const DECLARED_FROM: u8 = 64;
-const _: () = assert!(
-    Detector::ALL.len() <= DECLARED_FROM as usize
-        && DECLARED_FROM as usize + crate::limits::DETECTORS_MAX <= SLOTS
-);
+/// Those of a policy directory, and the one of a credential.
+const DECLARED_MAX: usize = crate::limits::DETECTORS_MAX + 1;
+const _: () =
+    assert!(Detector::ALL.len() <= DECLARED_FROM as usize && DECLARED_FROM as usize + DECLARED_MAX <= SLOTS);
 
 impl Slot {
-    /// That of the n-th declared detector; `None` beyond [`crate::limits::DETECTORS_MAX`].
+    /// That of the n-th declared detector; `None` beyond [`DECLARED_MAX`].
     pub(super) fn declared(n: usize) -> Option<Self> {
-        let n = u8::try_from(n).ok().filter(|&n| usize::from(n) < crate::limits::DETECTORS_MAX)?;
+        let n = u8::try_from(n).ok().filter(|&n| usize::from(n) < DECLARED_MAX)?;
         Some(Self(DECLARED_FROM + n))
     }
 

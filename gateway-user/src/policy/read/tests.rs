@@ -232,7 +232,7 @@ fn a_safe_mode_is_rules_that_need_nobody_and_that_some_approval_turns_to() {
 
 #[test]
 fn what_the_design_has_and_this_version_has_not_is_refused_by_name() {
-    for noun in ["budget", "credential", "witness"] {
+    for noun in ["budget", "witness"] {
         added_mistake(&format!("\n[[{noun}]]\n"), "b.toml:2:3", &["not supported yet", noun]);
     }
     let keys = [
@@ -429,6 +429,36 @@ fn two_targets_that_claim_one_place_are_refused() {
         "[[target]]\nname = \"NAME\"\ndirection = \"outbound\"\nports = [80]\nhosts = [\"a.example\"]\n";
     let both = named.replace("NAME", "x") + &named.replace("NAME", "y");
     added_mistake(&both, "b.toml:10:9", &["both claim a.example:80", "b.toml:5:9"]);
+}
+
+#[test]
+fn a_credential_that_something_else_contradicts_is_refused() {
+    let crm = "[[credential]]\nname = \"a\"\ntargets = [\"crm\"]\n";
+    assert_eq!(mistakes(&[("a.toml", NOUNS), ("b.toml", crm)]), Vec::<String>::new());
+    let both =
+        format!("{crm}[[credential]]\nname = \"b\"\ntargets = [\"react\", \"crm\"]\nheader = \"x-key\"\n");
+    added_mistake(&both, "b.toml:5:8", &["`b` and `a` are both for `crm`", "b.toml:2:8"]);
+    let rewritten = "[[rewrite]]\nname = \"r\"\ntargets = [\"crm\"]\non = \"request\"\nheader = \"X-Key\"\nset = \"mine\"\n";
+    added_mistake(
+        &format!("{crm}header = \"x-key\"\n{rewritten}"),
+        "b.toml:2:8",
+        &["both write the header `x-key`"],
+    );
+    let forwards = "[[target]]\nname = \"x\"\ndirection = \"outbound\"\nports = [80]\naddresses = [\"10.0.0.2\"]\nforward_token = true\n\
+                    [[credential]]\nname = \"a\"\ntargets = [\"x\"]\n";
+    added_mistake(forwards, "b.toml:6:17", &["the caller's own token", "name another header"]);
+    assert_eq!(
+        mistakes(&[("a.toml", NOUNS), ("b.toml", &format!("{forwards}header = \"x-key\"\n"))]),
+        Vec::<String>::new()
+    );
+    for (key, told) in [
+        ("header = \"Content-Length\"", "is not for a policy file to write"),
+        ("header = \"x key\"", "is not the name of a header field"),
+        ("scheme = \"digest\"", "is no `scheme`"),
+    ] {
+        added_mistake(&format!("{crm}{key}\n"), "b.toml:4:10", &[told]);
+    }
+    added_mistake(&crm.replace("crm", "nobody"), "b.toml:3:12", &["no `target` is called `nobody`"]);
 }
 
 #[test]
