@@ -50,6 +50,8 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 12 * 1024;
 pub const DEMANDS_PER_SUBJECT_MAX: usize = 100;
 /// Demands waiting for a human at once, in all.
 pub const DEMANDS_MAX: usize = 10_000;
+/// Sessions, and as many entries, that are open in the record at once: more than an enforcer has connections.
+pub const RECORD_OPEN_MAX: usize = 4 * CONNECTIONS_MAX;
 /// Events waiting for the journal's writer. Above it operations are refused with 503.
 pub const JOURNAL_QUEUE_MAX: usize = 8 * 1024;
 /// Bytes of events waiting for the journal's writer: as much as a slow disk takes within the commit timeout.

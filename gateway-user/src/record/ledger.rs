@@ -12,6 +12,7 @@ use super::entry::{
 };
 use super::frame::Frame;
 use super::index::{Dimension, Place};
+use crate::limits::RECORD_OPEN_MAX;
 use crate::operation::{EntryId, SessionId};
 
 /// Sessions and entries without an end.
@@ -78,6 +79,14 @@ struct OpenEntry {
     "{0} is not open in the record: its opening was refused or never written, or its end is written already"
 )]
 pub struct NotOpen(pub String);
+
+/// Whether so many may be open at once.
+fn room(open: usize) -> Result<(), NotOpen> {
+    match open <= RECORD_OPEN_MAX {
+        true => Ok(()),
+        false => Err(NotOpen(format!("one more than {RECORD_OPEN_MAX} at once"))),
+    }
+}
 
 impl Ledger {
     /// Sessions that are open.
@@ -159,6 +168,7 @@ impl Ledger {
                         return Err(NotOpen(format!("session {} a second time", opened.session)));
                     }
                     sessions.insert(opened.session, true);
+                    room(self.sessions.len() + sessions.len())?;
                 }
                 Event::Intent(intent) => {
                     session(intent.session)?;
@@ -166,6 +176,7 @@ impl Ledger {
                         return Err(NotOpen(format!("entry {} a second time", intent.entry)));
                     }
                     entries.insert(intent.entry, true);
+                    room(self.entries.len() + entries.len())?;
                 }
                 Event::Demanded(demanded) => entry(demanded.entry)?,
                 Event::Decided(decided) => entry(decided.entry)?,
@@ -277,6 +288,7 @@ impl Ledger {
         if self.sessions.contains_key(&opened.session) {
             return Err(NotOpen(format!("session {} a second time", opened.session)));
         }
+        room(self.sessions.len() + 1)?;
         let open = OpenSession { open: 0, ended: false, last: None, story: Story::default() };
         self.sessions.insert(opened.session, open);
         places.push(Place::session(opened.session, false));
@@ -291,6 +303,7 @@ impl Ledger {
         if self.entries.contains_key(&intent.entry) {
             return Err(NotOpen(format!("entry {} a second time", intent.entry)));
         }
+        room(self.entries.len() + 1)?;
         let session = self.sessions.get_mut(&intent.session).filter(|session| !session.ended);
         let session = session.ok_or_else(|| NotOpen(format!("session {}", intent.session)))?;
         session.open += 1;
@@ -362,5 +375,41 @@ fn side(side: Side) -> usize {
     match side {
         Side::Request => 0,
         Side::Response => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::Direction;
+
+    fn opened() -> Event {
+        Event::SessionOpened(SessionOpened {
+            session: SessionId::now(),
+            at: 1,
+            direction: Direction::Outbound,
+            peer: String::new(),
+            destination: String::new(),
+            workload: None,
+            guard: None,
+            target: None,
+        })
+    }
+
+    #[test]
+    fn no_more_than_the_bound_are_open_at_once_however_they_come() {
+        let (mut ledger, mut places) = (Ledger::default(), Vec::new());
+        for _ in 0..RECORD_OPEN_MAX {
+            ledger.admit(&Frame::Event(opened()), &mut places).unwrap();
+            places.clear();
+        }
+        assert!(ledger.check(&[opened()]).is_err());
+        assert!(ledger.admit(&Frame::Event(opened()), &mut places).is_err());
+        let one = *ledger.sessions.keys().next().unwrap();
+        let end = SessionClosed { session: one, at: 1, entries: 0, ending: Ending::Finished };
+        ledger.admit(&Frame::Event(Event::SessionClosed(end)), &mut places).unwrap();
+        ledger.touch(one, 1);
+        assert!(ledger.check(&[opened()]).is_ok());
+        assert!(ledger.check(&[opened(), opened()]).is_err(), "all of them or none");
     }
 }
