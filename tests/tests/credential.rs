@@ -270,7 +270,10 @@ fn the_vault_is_roots_alone_and_the_command_shows_no_credential() {
     let text = listed.text();
     assert_eq!(listed.code(), Some(1), "one is missing: {text}");
     assert!(text.contains("crm-api") && text.contains("missing") && !text.contains(SECRET), "{text}");
+    let doctor = || gate.tidegate(&["doctor"]).text();
+    assert!(doctor().contains("tidegate credential set search"), "{}", doctor());
     set(&gate, "search", NEXT);
+    assert!(doctor().contains("2 of 2"), "{}", doctor());
     let listed = gate.tidegate(&["--json", "credential", "list"]).success().json();
     let names: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["crm-api", "search"]);

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::output::{escape_line, time};
 use super::{Context, Failure};
 use crate::credential::{Vault, VaultError};
+use crate::kernel::{Check, Found};
 use crate::limits::CREDENTIAL_BYTES_MAX;
 use crate::policy;
 
@@ -116,6 +117,29 @@ impl Drop for Unseen {
             // A terminal that is gone shows nothing either.
             let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
         }
+    }
+}
+
+/// Whether the vault holds all that the policy gives to targets; `None` where it gives nothing.
+pub(super) fn check(context: &Context) -> Option<Check> {
+    let set = policy::read(&context.settings.policies).ok().filter(|set| !set.credentials().is_empty())?;
+    let check = |found, seen: String, means: String| {
+        Some(Check { name: "credentials in the vault", found, seen, means })
+    };
+    let kept = match Vault::of(&context.settings).list() {
+        Ok(kept) => kept,
+        Err(error) => return check(Found::Unknown, error.to_string(), "run as root to find out".to_owned()),
+    };
+    let is_kept = |name: &str| kept.iter().any(|kept| kept.name == name);
+    let missing = set.credentials().iter().map(|credential| credential.name.as_str());
+    let missing: Vec<&str> = missing.filter(|name| !is_kept(name)).collect();
+    match missing.as_slice() {
+        [] => check(Found::Ok, format!("{} of {0}", set.credentials().len()), String::new()),
+        [first, ..] => check(
+            Found::Reduced,
+            format!("missing: {}", missing.join(", ")),
+            format!("their targets are refused: `tidegate credential set {first}`"),
+        ),
     }
 }
 

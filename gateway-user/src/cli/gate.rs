@@ -303,6 +303,7 @@ fn doctor(context: &Context) -> Result<(), Failure> {
     probe.checks.push(kernel::heartbeat_check(&context.settings.pins));
     probe.checks.extend(kernel::attached(&context.settings.pins));
     probe.checks.extend(kernel::spaces_check(&context.settings.pins));
+    probe.checks.extend(super::credential::check(context));
     let checked = Checked { probe, policy: policy_notices(context) };
     let probe = &checked.probe;
     if context.out.is_json() {
