@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""A customer database behind a small HTTP API. It hides nothing and refuses nobody: that is the gate's work.
+"""A customer database behind a small HTTP API. It hides nothing, and refuses nobody who has its key: that is the gate's work.
 
     crm_api.py [PORT]        8800 unless told otherwise
+
+Where there is a file crm.key in the working directory, every request must carry what is in it as a bearer token.
 """
 
 import sys
+from pathlib import Path
 
 from http_json import Handler, Refusal, serve
+
+KEY = Path("crm.key")
 
 # The card is a test number of the payment networks; RFC 2606 keeps example.com for nobody.
 CUSTOMERS = {
@@ -31,6 +36,8 @@ CUSTOMERS = {
 
 class Crm(Handler):
     def answer(self, method, path, body):
+        if KEY.exists() and self.headers.get("Authorization") != f"Bearer {KEY.read_text().strip()}":
+            raise Refusal(401, "the key, please")
         match [method, *path.split("/")[1:]]:
             case ["GET", "v1", "customers"]:
                 return list(CUSTOMERS.values())

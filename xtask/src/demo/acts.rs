@@ -21,6 +21,9 @@ const OTHER_CARD: &str = "5555-5555-5555-4444";
 const EMAIL: &str = "grace.hopper@example.com";
 const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 
+/// What the CRM wants to be shown.
+const CRM_KEY: &str = "plum-harbour-92-oak";
+
 const ASK: &str = r#"curl -s --json '{"task": "How does customer 42 pay, and what is the e-mail?"}' http://react.example:8700/v1/run"#;
 const ASK_ABOUT_13: &str =
     r#"curl -s --json '{"task": "Summarise customer 13"}' http://react.example:8700/v1/run"#;
@@ -41,6 +44,7 @@ pub(super) fn all(stage: &mut Stage, keep: bool) -> Result<()> {
     held(stage)?;
     policy_changes(stage)?;
     which_process(stage)?;
+    holds_nothing(stage)?;
     escapes(stage)?;
     killed(stage)?;
     recorded(stage)?;
@@ -228,9 +232,42 @@ fn which_process(stage: &mut Stage) -> Result<()> {
     )
 }
 
+fn holds_nothing(stage: &mut Stage) -> Result<()> {
+    stage.screen.title(
+        "7. The agent holds nothing",
+        "From now on the CRM wants a key. The agent has none, and will have none: the gate has it.",
+    )?;
+    stage.quietly(Who::Root, &format!("echo {CRM_KEY} > crm.key && chmod 644 crm.key"))?;
+    let keyless = stage.types(Who::Agent, CUSTOMER)?;
+    stage
+        .check("the CRM refuses the agent", keyless.has("HTTP/1.1 401") && keyless.has("the key, please"))?;
+    stage.types(Who::Root, "tidegate credential set crm < crm.key")?;
+    let declared = "cat > policies/crm-key.toml <<'END'\n\
+                    [[credential]]\n\
+                    name = \"crm\"\n\
+                    targets = [\"crm\"]\n\
+                    END";
+    stage.types(Who::Root, declared)?;
+    stage.eventually("the key in the agent's calls", || {
+        Ok(stage.quietly(Who::Agent, CUSTOMER)?.has("HTTP/1.1 200").then_some(()))
+    })?;
+    let agent = stage.types(Who::Agent, CUSTOMER)?;
+    stage.check(
+        "the same command by the agent: allowed, and no key in sight",
+        agent.has("HTTP/1.1 200") && !agent.has(CRM_KEY),
+    )?;
+    let placeholder = "curl -so /dev/null -w '%{http_code}\n' -H 'Authorization: Bearer mine' http://crm.example:8800/v1/customers/42";
+    let placeholder = stage.types(Who::Agent, placeholder)?;
+    stage.check("what it sends in the key's place goes nowhere", placeholder.has("200"))?;
+    let vault = stage.types(Who::Agent, "cat state/vault/crm.sealed")?;
+    stage.check("the vault is root's alone, and sealed", vault.code != Some(0))?;
+    let listed = stage.types(Who::Root, "tidegate credential list")?;
+    stage.check("names, and no more", listed.has("crm") && !listed.has(CRM_KEY))
+}
+
 fn escapes(stage: &mut Stage) -> Result<()> {
     stage.screen.title(
-        "7. The agent tries to get out",
+        "8. The agent tries to get out",
         "First, as in act 0, by obeying the instruction in customer 13's notes:",
     )?;
     let injected = stage.types(Who::Ada, ASK_ABOUT_13)?;
@@ -271,7 +308,7 @@ fn escapes(stage: &mut Stage) -> Result<()> {
 fn killed(stage: &mut Stage) -> Result<()> {
     stage
         .screen
-        .title("8. The enforcer is killed", "Nobody is left to ask. So the answer is no, at once.")?;
+        .title("9. The enforcer is killed", "Nobody is left to ask. So the answer is no, at once.")?;
     stage.kill_gate("9")?;
     let inbound = stage.types(Who::Ada, "curl -sS http://react.example:8700/v1/health")?;
     stage.check("inbound: refused", inbound.code == Some(7))?;
@@ -288,7 +325,7 @@ fn killed(stage: &mut Stage) -> Result<()> {
 fn recorded(stage: &mut Stage) -> Result<()> {
     stage
         .screen
-        .title("9. All of that is on record", "Every operation was written down before it was done.")?;
+        .title("10. All of that is on record", "Every operation was written down before it was done.")?;
     let list = stage.types(Who::Root, "tidegate sessions list --verdict deny")?;
     stage.check(
         "every refusal is listed: from whom, to where",
@@ -308,7 +345,7 @@ fn recorded(stage: &mut Stage) -> Result<()> {
     let names = stage.types(Who::Root, "grep -c 'Grace Hopper' everything.txt")?;
     stage.check("what was said is on record", names.code == Some(0))?;
     let clear = format!(
-        "grep -rlaE '{CARD}|{OTHER_CARD}|{EMAIL}|{KEY}' everything.txt state gate.log || echo nowhere"
+        "grep -rlaE '{CARD}|{OTHER_CARD}|{EMAIL}|{KEY}|{CRM_KEY}' everything.txt state gate.log || echo nowhere"
     );
     let clear = stage.types(Who::Root, &clear)?;
     stage.check("what was masked is not: in no body, no head, no file, no log", clear.text == "nowhere\n")?;
@@ -318,7 +355,7 @@ fn recorded(stage: &mut Stage) -> Result<()> {
 
 fn tampered(stage: &mut Stage) -> Result<()> {
     stage.screen.title(
-        "10. One byte of the record is changed",
+        "11. One byte of the record is changed",
         "Somebody with root would like the refused deletion of run r2 to have been about run r9.",
     )?;
     stage.kill_gate("TERM")?;
@@ -349,7 +386,7 @@ fn play(stage: &mut Stage) -> Result<()> {
 }
 
 fn unload(stage: &mut Stage) -> Result<()> {
-    stage.screen.title("11. Unloaded", "As if nothing had been.")?;
+    stage.screen.title("12. Unloaded", "As if nothing had been.")?;
     let unloaded = stage.types(Who::Root, "tidegate unload")?;
     let gone = unloaded.code == Some(0) && !stage.is_pinned();
     stage.check("nothing is left of it in the kernel", gone)?;
