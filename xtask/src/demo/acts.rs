@@ -237,7 +237,10 @@ fn holds_nothing(stage: &mut Stage) -> Result<()> {
         "7. The agent holds nothing",
         "From now on the CRM wants a key. The agent has none, and will have none: the gate has it.",
     )?;
-    stage.quietly(Who::Root, &format!("echo {CRM_KEY} > crm.key && chmod 644 crm.key"))?;
+    stage.quietly(
+        Who::Root,
+        &format!("install -m 400 -o 61020 /dev/null crm.key && echo {CRM_KEY} > crm.key"),
+    )?;
     let keyless = stage.types(Who::Agent, CUSTOMER)?;
     stage
         .check("the CRM refuses the agent", keyless.has("HTTP/1.1 401") && keyless.has("the key, please"))?;
