@@ -91,6 +91,8 @@ pub const WITNESS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub const PROOF_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Targets whose bodies may have an age of their own; each costs a segment, and a sync in the commits that touch it.
 pub const LANES_MAX: usize = 16;
+/// Bytes of the name of a noun in a policy file.
+pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a credential. A shorter one is guessed, and would be hidden in the middle of words.
 pub const CREDENTIAL_BYTES_MIN: usize = 8;
 /// What a header field may be long to most servers, halved.
@@ -99,8 +101,6 @@ pub const CREDENTIAL_BYTES_MAX: usize = 4096;
 pub const CREDENTIALS_MAX: usize = 1024;
 /// How long an operation may take from its claim in the record to the credential.
 pub const CLAIM_COUNTS_FOR: Duration = Duration::from_secs(60);
-/// Claims that wait for their credential at once.
-pub const CLAIMS_MAX: usize = 16_384;
 /// Bytes of a key file. The most generations a ring holds, in hexadecimal, fit well.
 pub const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
 /// Bytes of one executable that is hashed. Larger ones have no digest.

@@ -98,7 +98,7 @@ impl Dialer {
         Self { exempt, tasks }
     }
 
-    /// Opens a connection for the operation that `permit` allows, from the network namespace that its flow came from.
+    /// Opens a connection for the operation that `permit` allows, from the network namespace with this cookie, or the gate's own.
     ///
     /// # Errors
     /// See [`UpstreamError`].
@@ -120,7 +120,7 @@ impl Dialer {
                 tracing::debug!(%to, %error, "upstream connection ended");
             }
         });
-        Ok(Line { sender, to, task })
+        Ok(Line { sender, to, space, task })
     }
 
     async fn connect(&self, space: Option<u64>, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
@@ -137,6 +137,7 @@ impl Dialer {
 pub struct Line {
     sender: SendRequest<RequestBody>,
     to: SocketAddr,
+    space: Option<u64>,
     task: JoinHandle<()>,
 }
 
@@ -145,6 +146,12 @@ impl Line {
     #[must_use]
     pub fn to(&self) -> SocketAddr {
         self.to
+    }
+
+    /// The network namespace that it was dialled in; `None`: the gate's own.
+    #[must_use]
+    pub fn space(&self) -> Option<u64> {
+        self.space
     }
 
     /// Waits until it can take a request; `false` when the target has closed it.

@@ -219,9 +219,12 @@ async fn credentials(client: &Client, recorder: &Recorder, tell: &Tell) {
         "have a claim recorded without its entry",
         written(append(vec![Event::CredentialClaimed(one.clone())])).await,
     );
+    tell("get a credential for a claim that was refused", given(one.clone()).await);
     drop(recorded(&one).await);
     tell("get a credential that the record says it gets", given(one.clone()).await);
-    tell("get it a second time", given(one).await);
+    tell("get it a second time", given(one.clone()).await);
+    drop(written(append(vec![Event::CredentialClaimed(one.clone())])).await);
+    tell("get it for another claim of the same entry", given(one).await);
     drop(recorded(&other).await);
     tell(
         "get another credential than the record says",

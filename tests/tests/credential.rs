@@ -141,9 +141,15 @@ fn the_target_gets_it_once_and_who_asks_never_sees_it() {
             [("Content-Type", "application/json"), ("X-Echo", echo.as_str()), ("Set-Cookie", SECRET)];
         upstream.next(Answer::new(200, &fields, said));
         let placeholder = "Authorization: Bearer placeholder\r\n";
+        let words = format!("HTTP/1.1 401 not {SECRET}\r\nContent-Length: 0\r\n\r\n");
+        upstream.next(Answer::bytes(words));
         let answer = ask(&host, CRM, "GET /echo", placeholder);
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let sent = upstream.requests().pop().unwrap();
+        let mut client = dial(&host, CRM);
+        client.send(format!("GET /words HTTP/1.1\r\nHost: {CRM}\r\nConnection: close\r\n\r\n")).unwrap();
+        let refused = String::from_utf8(client.to_end().unwrap()).unwrap();
+        assert!(refused.starts_with("HTTP/1.1 401") && !refused.contains("plum"), "{refused}");
+        let sent = upstream.requests().remove(0);
         assert_eq!(
             all(&sent, "authorization"),
             [format!("Bearer {SECRET}")],
@@ -173,7 +179,7 @@ fn no_other_target_gets_it_and_each_gets_its_own_in_its_own_field() {
     let gate = gate_on(&host).start();
     set(&gate, "crm-api", SECRET);
     set(&gate, "search", NEXT);
-    let own = "Authorization: Bearer mine\r\nX-Api-Key: placeholder\r\n";
+    let own = "Authorization: Bearer mine\r\nX-Api-Key: placeholder\r\nX_Api_Key: twin\r\n";
     assert_eq!(ask(&host, OTHER, "GET /plain", own).status, 200);
     assert_eq!(ask(&host, SEARCH, "GET /found", own).status, 200);
     let (plain, found) = (other.requests().pop().unwrap(), search.requests().pop().unwrap());
@@ -182,6 +188,12 @@ fn no_other_target_gets_it_and_each_gets_its_own_in_its_own_field() {
         (vec!["Bearer mine"], vec!["placeholder"])
     );
     assert_eq!(all(&found, "x-api-key"), [NEXT]);
+    assert!(all(&found, "x_api_key").is_empty(), "nor in another spelling that some servers read the same");
+    let head = format!("{:?}", gate.entry_of("/found").intent.head);
+    assert!(
+        !head.contains("placeholder") && !head.contains("twin"),
+        "what a client sends there may be its own: {head}"
+    );
     assert!(all(&found, "authorization").is_empty(), "who asks is not the target's to know");
     assert!(gate.entry_of("/plain").claimed.is_none());
     assert_eq!(gate.entry_of("/found").claimed.unwrap().credential, "search");
@@ -301,4 +313,25 @@ fn the_vault_is_roots_alone_and_the_command_shows_no_credential() {
         ],
     );
     assert!(!strangers.status.success() && strangers.errors().contains("Permission denied"));
+}
+
+#[test]
+fn a_host_that_nobody_declared_gets_no_credential() {
+    let host = Host::new();
+    let upstream = Upstream::start(&host.client(), CRM);
+    let gate = gate_on(&host).start();
+    set(&gate, "crm-api", SECRET);
+    // `localhost` is at that address, and the target has no `hosts`.
+    let named = dial(&host, CRM).ask("GET /named HTTP/1.1\r\nHost: localhost:7201\r\n\r\n").unwrap();
+    assert_eq!(named.status, 503, "{}", named.text());
+    assert!(upstream.requests().is_empty());
+    let named = NOUNS.replace("ports = [7201]", "ports = [7201]\nhosts = [\"localhost\"]");
+    gate.write_policy("a.toml", &named);
+    eventually("the declared name", || {
+        let ask = dial(&host, CRM).ask("GET /named HTTP/1.1\r\nHost: localhost:7201\r\n\r\n").ok()?;
+        (ask.status == 200).then_some(())
+    });
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(all(&requests[0], "authorization"), [format!("Bearer {SECRET}")]);
 }

@@ -230,7 +230,7 @@ fn an_enforcer_that_is_taken_over_gets_nothing_that_policy_does_not_declare() {
     for (attempt, error) in &said {
         assert_eq!(error.is_none(), possible.contains(&attempt.as_str()), "{attempt}: {error:?}");
     }
-    assert!(said.len() >= 49, "{said:#?}");
+    assert!(said.len() >= 51, "{said:#?}");
     for (attempt, error) in said.iter().filter(|(attempt, _)| attempt.contains(" a person")) {
         let error = error.as_deref().unwrap_or_default();
         assert!(error.contains("the recorder was not told by admin"), "{attempt}: {error}");

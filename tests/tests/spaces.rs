@@ -41,6 +41,22 @@ name = "agents"
 cgroups = ["/NAME.slice/agent"]
 "#;
 
+/// Gets a credential.
+const VAULTED: &str = "192.0.2.60:80";
+const CREDENTIAL: &str = r#"
+[[target]]
+name = "vaulted"
+direction = "outbound"
+addresses = ["192.0.2.60"]
+ports = [80]
+
+[[credential]]
+name = "crm"
+targets = ["vaulted"]
+"#;
+const CREDENTIAL_RULE: &str =
+    r#"permit (principal, action == Action::"http", resource == Target::"vaulted");"#;
+
 const RULES: &str = r#"
 permit (principal, action == Action::"http", resource == Target::"api");
 forbid (principal, action == Action::"http", resource == Target::"api") when { context.segments.contains("denied") };
@@ -156,6 +172,25 @@ fn the_gate_dials_from_the_namespace_that_the_flow_came_from() {
     let mut client = dial(&host.agent(), NEAR).unwrap();
     let answer = client.get("192.0.2.50", "/near-nowhere").unwrap();
     assert!([502, 504].contains(&answer.status), "{}", answer.status);
+}
+
+#[test]
+fn a_credential_goes_to_the_target_and_not_to_who_answers_at_its_address_in_the_callers_namespace() {
+    let host = host();
+    host.add_address("192.0.2.60".parse().unwrap());
+    let real = Upstream::start(&host.client(), VAULTED);
+    let gate = gate_on(&host).policy("b.toml", CREDENTIAL).policy("b.cedar", CREDENTIAL_RULE).start();
+    drop(gate.tidegate_given("plum-harbour-92-oak\n", &["credential", "set", "crm"]).success());
+    let space = host.space("agent", 1);
+    space.ip(&["address", "add", "192.0.2.60/32", "dev", "lo"]);
+    served(&gate, &space);
+    let false_one = Upstream::start(&space.seat(&host, "client"), VAULTED);
+    let mut client = dial(&space.seat(&host, "agent"), VAULTED).unwrap();
+    assert_eq!(client.get("192.0.2.60", "/vaulted").unwrap().status, 200);
+    assert!(reached(&real, "/vaulted"), "as the gate's own namespace sees it");
+    assert_eq!((false_one.connections(), false_one.received().len()), (0, 0));
+    let sent = real.requests().pop().unwrap();
+    assert_eq!(sent.header("authorization"), Some("Bearer plum-harbour-92-oak"));
 }
 
 #[test]

@@ -51,6 +51,9 @@ Example:
     },
 }
 
+/// Bytes of a line of a terminal, its end with it.
+const TERMINAL_LINE_BYTES_MAX: usize = 4095;
+
 /// Runs the command.
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let vault = Vault::of(&context.settings);
@@ -86,6 +89,10 @@ fn read() -> io::Result<Zeroizing<Vec<u8>>> {
         eprint!("credential: ");
         io::BufRead::read_until(&mut io::BufReader::with_capacity(1, stdin), b'\n', &mut text)?;
         eprintln!();
+        // Where a line is longer, the terminal passes on a part of it (termios(3), "Canonical and noncanonical mode").
+        if text.len() >= TERMINAL_LINE_BYTES_MAX {
+            return Err(io::Error::other("a terminal cuts such a long line off: give it from a file"));
+        }
     } else {
         stdin.read_to_end(&mut text)?;
     }
@@ -105,7 +112,8 @@ impl Unseen {
         }
         let before = tcgetattr(io::stdin())?;
         let mut unseen = before.clone();
-        unseen.local_modes.remove(LocalModes::ECHO);
+        // Ctrl-C is read as a part of the line, which is refused then: the terminal is as before in any case.
+        unseen.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
         tcsetattr(io::stdin(), OptionalActions::Flush, &unseen)?;
         Ok(Self(Some(before)))
     }

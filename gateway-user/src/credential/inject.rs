@@ -12,10 +12,26 @@ use crate::expression::Edge;
 use crate::limits::{CREDENTIAL_BYTES_MIN, PATTERN_MATCH_BYTES_MAX};
 use crate::policy::nouns::{Credential, DetectorNoun, Mask, On, Scheme, Style};
 
-/// A header field cannot say it.
+/// Why a credential is not put into a request.
 #[derive(Debug, thiserror::Error)]
-#[error("the credential `{0}` cannot be said in a header field: it has other characters than visible ASCII")]
-pub struct Unsayable(String);
+pub enum Unfit {
+    /// A header field cannot say it.
+    #[error(
+        "the credential `{name}` cannot be said in a header field: it has other characters than visible ASCII"
+    )]
+    Unsayable {
+        /// Its name.
+        name: String,
+    },
+    /// It could not be hidden where the target says it back.
+    #[error(
+        "of the credential `{name}` neither user nor password has {CREDENTIAL_BYTES_MIN} bytes: it could not be hidden"
+    )]
+    Short {
+        /// Its name.
+        name: String,
+    },
+}
 
 /// What is put into one request.
 #[derive(Clone)]
@@ -32,9 +48,9 @@ impl Injection {
     /// What this credential is to a target.
     ///
     /// # Errors
-    /// A header field cannot say it.
-    pub fn of(noun: &Credential, secret: &Secret) -> Result<Self, Unsayable> {
-        let unsayable = || Unsayable(noun.name.clone());
+    /// See [`Unfit`].
+    pub fn of(noun: &Credential, secret: &Secret) -> Result<Self, Unfit> {
+        let unsayable = || Unfit::Unsayable { name: noun.name.clone() };
         let encoded = || Zeroizing::new(BASE64.encode(secret.bytes()).into_bytes());
         let (scheme, said) = match noun.scheme {
             Scheme::Bearer => ("Bearer ", Zeroizing::new(secret.bytes().to_vec())),
@@ -48,21 +64,44 @@ impl Injection {
         let mut value = HeaderValue::from_bytes(&whole).map_err(|_| unsayable())?;
         value.set_sensitive(true);
         let header = HeaderName::from_bytes(noun.header.as_bytes()).map_err(|_| unsayable())?;
-        Ok(Self { header, value, mask: mask(noun, secret, &said) })
+        let forms = forms(noun.scheme, secret.bytes(), &said);
+        let forms = forms.map_err(|()| Unfit::Short { name: noun.name.clone() })?;
+        Ok(Self { header, value, mask: mask(noun, &forms) })
     }
 }
 
-/// Finds the credential as it is and as it is said; of `user:password`, the password, too.
-fn mask(noun: &Credential, secret: &Secret, said: &[u8]) -> Arc<Mask> {
-    let password = secret.bytes().iter().position(|&b| b == b':').map(|at| &secret.bytes()[at + 1..]);
-    let password = password.filter(|_| noun.scheme == Scheme::Basic);
-    let mut forms: Vec<&[u8]> = [Some(secret.bytes()), Some(said), password].into_iter().flatten().collect();
+/// What of a credential is looked for where a target answers: as it is and as it is said, base64 also without its padding; of
+/// `user:password` each of the two, of several words (`Token abc`) the last, where they are long enough not to be a part of anything.
+///
+/// # Errors
+/// Of `user:password` neither is.
+fn forms<'s>(scheme: Scheme, secret: &'s [u8], said: &'s [u8]) -> Result<Vec<&'s [u8]>, ()> {
+    let padding = said.iter().rev().take_while(|&&b| b == b'=').count();
+    let mut forms = vec![secret, said];
+    match scheme {
+        Scheme::Basic => {
+            let at = secret.iter().position(|&b| b == b':').unwrap_or(secret.len());
+            let parts = [&secret[..at], secret.get(at + 1..).unwrap_or_default()];
+            if parts.iter().all(|part| part.len() < CREDENTIAL_BYTES_MIN) {
+                return Err(());
+            }
+            forms.extend(parts);
+            forms.push(&said[..said.len() - padding]);
+        }
+        Scheme::Bearer | Scheme::Plain => forms.extend(secret.rsplit(|&b| b == b' ').next()),
+    }
     forms.retain(|form| form.len() >= CREDENTIAL_BYTES_MIN);
+    forms.sort_unstable();
     forms.dedup();
+    Ok(forms)
+}
+
+/// Finds the credential in these forms.
+fn mask(noun: &Credential, forms: &[&[u8]]) -> Arc<Mask> {
     let name = format!("credential {}", noun.name);
     let detector = DetectorNoun {
         name: name.clone(),
-        pattern: forms.into_iter().map(pattern).collect::<Vec<_>>().join("|"),
+        pattern: forms.iter().map(|form| pattern(form)).collect::<Vec<_>>().join("|"),
         keywords: Vec::new(),
         min_entropy_milli: 0,
         edge: Edge::Free,
@@ -81,13 +120,25 @@ fn mask(noun: &Credential, secret: &Secret, said: &[u8]) -> Arc<Mask> {
     })
 }
 
-/// These bytes as an expression. A long one is found part by part.
+/// Bytes of a part that is found by itself: in percent-encoding (RFC 3986 section 2.1) each may take three.
+const PART_BYTES: usize = PATTERN_MATCH_BYTES_MAX / 3;
+
+/// These bytes as an expression, plain or in percent-encoding. A long one is found part by part.
 fn pattern(form: &[u8]) -> String {
-    let parts = form.len().div_ceil(PATTERN_MATCH_BYTES_MAX).max(1);
+    let parts = form.len().div_ceil(PART_BYTES).max(1);
     let literal = |part: &[u8]| {
         part.iter().fold(String::with_capacity(4 * part.len()), |mut text, b| {
             // Writing to a string does not fail.
-            let _ = write!(text, "\\x{b:02x}");
+            let _ = match b {
+                b if b.is_ascii_alphanumeric() => write!(text, "\\x{b:02x}"),
+                b => {
+                    let encoded = format!("{b:02x}").bytes().fold(String::new(), |hex, digit| {
+                        let digit = char::from(digit);
+                        hex + &format!("[{digit}{}]", digit.to_ascii_uppercase())
+                    });
+                    write!(text, "(?:\\x{b:02x}|%{encoded})")
+                }
+            };
             text
         })
     };
@@ -138,6 +189,25 @@ mod tests {
         let bearer = Injection::of(&noun(Scheme::Bearer), &secret("k-0123456789")).unwrap();
         assert!(!seen(&bearer, "xk-0123456789y").contains("0123456789"));
         assert_eq!(seen(&bearer, "k-012345678 9"), "k-012345678 9");
+    }
+
+    #[test]
+    fn its_parts_are_hidden_and_so_is_percent_encoding() {
+        let hides = |scheme, text: &str, said: &str| {
+            let injection = Injection::of(&noun(scheme), &secret(text)).unwrap();
+            let shown = seen(&injection, said);
+            assert!(shown.contains("****"), "{said}: {shown}");
+            shown
+        };
+        hides(Scheme::Basic, "sk_live_0123456789:", "no such key: sk_live_0123456789");
+        hides(Scheme::Basic, "0123456789abcdef:x", "no such key: 0123456789abcdef");
+        hides(Scheme::Basic, "Aladdin:open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ%3D%3D");
+        hides(Scheme::Basic, "Aladdin:open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ");
+        hides(Scheme::Plain, "Token k-0123456789", "bad token \"k-0123456789\"");
+        let shown = hides(Scheme::Bearer, "ab/cd+ef==gh", "/login?token=ab%2Fcd%2bef%3D%3dgh&n=1");
+        assert_eq!(shown, "/login?token=********&n=1");
+        let short = Injection::of(&noun(Scheme::Basic), &secret("admin:hunter2"));
+        assert!(matches!(short, Err(Unfit::Short { .. })));
     }
 
     #[test]

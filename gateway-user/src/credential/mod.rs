@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::record::entry::CredentialClaimed;
 
-pub use inject::{Injection, Unsayable};
+pub use inject::{Injection, Unfit};
 pub use vault::{Kept, VAULT, Vault, VaultError};
 
 /// A credential. Forgotten when dropped.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 use crate::config::Settings;
-use crate::limits::{CREDENTIAL_BYTES_MAX, CREDENTIAL_BYTES_MIN, CREDENTIALS_MAX};
+use crate::limits::{CREDENTIAL_BYTES_MAX, CREDENTIAL_BYTES_MIN, CREDENTIALS_MAX, NAME_BYTES_MAX};
 use crate::store::keyfile::{KeyError, Place};
 use crate::store::keyring::{Keyring, SealError};
 
@@ -106,6 +107,11 @@ impl Vault {
     pub fn set(&self, name: &str, secret: Zeroizing<Vec<u8>>) -> Result<(), VaultError> {
         let file = self.file(name)?;
         check(&secret)?;
+        let failed = |source| VaultError::Io { path: self.directory.display().to_string(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+        // One at a time: two that make the key would each seal with another.
+        let directory = fs::File::open(&self.directory).map_err(failed)?;
+        directory.lock().map_err(failed)?;
         let known = self.list()?;
         if known.len() >= CREDENTIALS_MAX && known.iter().all(|kept| kept.name != name) {
             return Err(VaultError::Unfit(format!(
@@ -162,7 +168,7 @@ impl Vault {
         match is_name(name) {
             true => Ok(Place::file(&self.directory.join(format!("{name}.{ENDING}")), None)),
             false => Err(VaultError::Unfit(format!(
-                "`{}` is no name of a credential: letters, digits, `.`, `_`, `-`, at most 64",
+                "`{}` is no name of a credential: letters, digits, `.`, `_`, `-`, at most {NAME_BYTES_MAX}",
                 name.escape_debug()
             ))),
         }
@@ -172,7 +178,7 @@ impl Vault {
 /// As names in policy files are; none that leads out of the directory.
 fn is_name(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    (1..=64).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.')
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.')
 }
 
 fn about(name: &str) -> Vec<u8> {

@@ -267,7 +267,6 @@ fn is_whole_word(text: &[u8], start: usize, end: usize) -> bool {
     before && after
 }
 
-/// Which bytes lead on from the start.
 /// An automaton for these expressions, none larger than so many bytes.
 fn automaton(bytes: usize, patterns: &[&str]) -> Result<DFA, String> {
     let nfa = thompson::Config::new()
@@ -282,6 +281,7 @@ fn automaton(bytes: usize, patterns: &[&str]) -> Result<DFA, String> {
     builder.map_err(|error| deepest(&error))
 }
 
+/// Which bytes lead on from the start.
 fn first_bytes(dfa: &DFA) -> Result<[bool; 256], String> {
     let mut cache = dfa.create_cache();
     let mut first = [false; 256];

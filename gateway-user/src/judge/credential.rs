@@ -1,11 +1,28 @@
 //! The credential that goes with a permit: claimed in the record, then asked for. Without it the operation is refused.
 
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::entry::{Entry, now};
 use super::{Case, Denial, Judge, refused};
 use crate::credential::Injection;
+use crate::operation::{Direction, Kind};
+use crate::policy::nouns::Target;
 use crate::record::entry::CredentialClaimed;
+
+/// Why a name that only resolves to a target's address is not enough.
+const NO_HOSTS: &str = "the request names a host, and the target's `hosts` are not declared: what answers at its address to that \
+                        name may be somebody else's";
+
+/// Whether the request names a host that nobody declared to be the target: at an address that many share its server may be another.
+fn may_be_elsewhere(target: &Target, operation: &Kind) -> bool {
+    let names_another = match operation {
+        Kind::Http(request) => request.host.parse::<IpAddr>().is_err(),
+        Kind::Open { .. } => true,
+    };
+    target.direction == Direction::Outbound && target.hosts.is_empty() && names_another
+}
 
 impl Judge {
     /// What the record must say before the credential of this operation's target is given out; `None` where it gets none.
@@ -28,10 +45,14 @@ impl Judge {
         let Some((claim, noun)) = claim.zip(case.set.credential_of(&case.target.name)) else {
             return Ok(None);
         };
-        let why = match self.bench.releases.of(claim).await {
+        let given = match may_be_elsewhere(&case.target, &case.operation.kind) {
+            true => Err(io::Error::other(NO_HOSTS)),
+            false => self.bench.releases.of(claim).await,
+        };
+        let why = match given {
             Ok(secret) => match Injection::of(noun, &secret) {
                 Ok(injection) => return Ok(Some(injection)),
-                Err(unsayable) => unsayable.to_string(),
+                Err(unfit) => unfit.to_string(),
             },
             Err(error) => format!("the credential `{}` was not given out: {error}", noun.name),
         };

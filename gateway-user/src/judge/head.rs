@@ -2,11 +2,13 @@
 //! detector. Never stores a token.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::mask::{self, Plan};
 use crate::operation::User;
 use crate::policy::Set;
 use crate::record::entry::Head;
+use crate::wire::field::is_twin;
 
 /// A head for the record.
 #[must_use]
@@ -45,19 +47,25 @@ pub(super) fn hiding(plan: &Plan, mut head: Head) -> Head {
 
 /// Fields as approvers see them.
 pub(super) fn shown(plan: &Plan, set: &Set, fields: &[(String, Vec<u8>)]) -> Vec<(String, String)> {
-    let keys = set.key_headers();
-    let value = |name: &str, value: &[u8]| match keys.contains(name.to_ascii_lowercase().as_str()) {
+    let keys = kept_back(set);
+    let value = |name: &str, value: &[u8]| match keys.iter().any(|key| is_twin(key, name)) {
         true => "[masked: credential]".to_owned(),
         false => plan.scrub_header(name, &String::from_utf8_lossy(value)).into_owned(),
     };
     fields.iter().map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
-/// The same without the values of the fields that static keys come in.
+/// Fields that static keys come in, and those that credentials are put into: a client may send its own there.
+fn kept_back(set: &Set) -> BTreeSet<&str> {
+    let credentials = set.credentials().iter().map(|credential| credential.header.as_str());
+    set.key_headers().into_iter().chain(credentials).filter(|name| *name != "authorization").collect()
+}
+
+/// The same without the values of the fields that keys and credentials come in.
 pub(super) fn without_keys(set: &Set, mut head: Head) -> Head {
-    let headers = set.key_headers();
+    let headers = kept_back(set);
     for (name, value) in head.fields.iter_mut().filter(|_| !headers.is_empty()) {
-        if headers.contains(name.to_ascii_lowercase().as_str()) {
+        if headers.iter().any(|key| is_twin(key, name)) {
             "********".clone_into(value);
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::aide::Aide;
 use crate::credential::{Secret, Vault};
@@ -14,8 +14,11 @@ use crate::record::Recorder;
 use crate::record::entry::CredentialClaimed;
 use crate::record::line::claims::Asking;
 
-/// How long the recorder may take to answer: it does nothing for it but remember.
+/// How long the recorder may take to answer, and others before who asks: it does nothing for it but remember. Shorter than an
+/// enforcer waits.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// Credentials that are being given out at once; one more is refused. The keeper has other things to do.
+const RELEASES_MAX: usize = 64;
 
 /// Who gives them out.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub struct Releases {
     vault: Vault,
     shelf: Shelf,
     record: Record,
+    rooms: Semaphore,
 }
 
 /// Who knows what the record says.
@@ -38,12 +42,13 @@ impl Releases {
     /// Of a gate in one process.
     #[must_use]
     pub fn own(vault: Vault, shelf: Shelf, recorder: Recorder) -> Self {
-        Self { vault, shelf, record: Record::Own(recorder) }
+        Self { vault, shelf, record: Record::Own(recorder), rooms: Semaphore::new(RELEASES_MAX) }
     }
 
     /// Of the keeper.
     pub(super) fn of(vault: Vault, shelf: Shelf, recorder: Arc<Aide>) -> Self {
-        Self { vault, shelf, record: Record::Far(recorder, Mutex::default()) }
+        let record = Record::Far(recorder, Mutex::default());
+        Self { vault, shelf, record, rooms: Semaphore::new(RELEASES_MAX) }
     }
 
     /// The credential that this entry claims.
@@ -53,6 +58,9 @@ impl Releases {
     /// already, or the vault does not have it.
     pub async fn release(&self, claim: &CredentialClaimed) -> io::Result<Secret> {
         let CredentialClaimed { entry, target, credential, .. } = claim;
+        let Ok(_room) = self.rooms.try_acquire() else {
+            return Err(io::Error::other(format!("{RELEASES_MAX} are being given out at the moment")));
+        };
         if !self.is_declared(claim) {
             // The policy may have changed a moment ago.
             let shelf = self.shelf.clone();
@@ -64,7 +72,10 @@ impl Releases {
                 )));
             }
         }
-        if !self.record.spend(claim).await? {
+        let said = tokio::time::timeout(ANSWERED_WITHIN, self.record.spend(claim)).await;
+        if !said
+            .map_err(|_| io::Error::other("the recorder does not say whether the record has its claim"))??
+        {
             tracing::error!(%entry, %credential, %target, "a credential was asked for without a claim in the record");
             return Err(io::Error::other("the record does not say that this operation uses it"));
         }
@@ -104,7 +115,7 @@ impl Record {
 
     /// Asks once. The line comes back where it is still of use.
     async fn ask(mut asking: Asking, claim: &CredentialClaimed) -> io::Result<(Asking, bool)> {
-        let said = tokio::time::timeout(ANSWERED_WITHIN, asking.spend(claim)).await;
-        Ok((asking, said.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+        let said = asking.spend(claim).await?;
+        Ok((asking, said))
     }
 }

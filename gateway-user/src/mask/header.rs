@@ -17,7 +17,12 @@ impl Plan {
     /// What stands in the place of this field's value, and what to count; `None` where it is not hidden.
     #[must_use]
     pub fn header(&self, name: &str, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
-        let Some(rule) = self.0.header(name) else { return self.exact(value) };
+        self.named_header(name, value).or_else(|| self.exact(value))
+    }
+
+    /// The same by the field's name alone.
+    pub(super) fn named_header(&self, name: &str, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
+        let rule = self.0.header(name)?;
         let mut hidden = Hidden::new(rule.look);
         hidden.take(value);
         let mut shown = Vec::new();

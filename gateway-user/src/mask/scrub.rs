@@ -98,7 +98,7 @@ impl Plan {
     /// As [`scrub_header`], by the detectors of this plan and the fields that its masks name.
     #[must_use]
     pub fn scrub_header<'v>(&self, name: &str, value: &'v str) -> Cow<'v, str> {
-        if let Some((shown, _)) = self.header(name, value.as_bytes()) {
+        if let Some((shown, _)) = self.named_header(name, value.as_bytes()) {
             return Cow::Owned(String::from_utf8_lossy(&shown).into_owned());
         }
         credential(name, value, self.place_label()).unwrap_or_else(|| self.scrub(value))

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::declare::{Draft, Entry};
 use super::document::{At, Fields};
-use super::nouns::{Credential, Part, Scheme, Side, Target};
+use super::nouns::{Block, Credential, Part, Scheme, Side, Target};
 use super::problem::Problem;
 use super::rewrites;
 use super::set::Set;
+use crate::operation::Direction;
+use crate::wire::field::is_twin;
 
 /// The field that HTTP has for it (RFC 9110 section 11.6.2).
 const AUTHORIZATION: &str = "authorization";
@@ -55,8 +57,10 @@ pub(super) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
             }
         }
         for rewrite in &draft.rewrites {
-            let same =
-                rewrite.noun.on == Side::Request && rewrite.noun.part == Part::Header(noun.header.clone());
+            let same = match &rewrite.noun.part {
+                Part::Header(header) => rewrite.noun.on == Side::Request && is_twin(header, &noun.header),
+                Part::Field(_) => false,
+            };
             if let Some(target) = shares(&rewrite.noun.targets).filter(|_| same) {
                 let text = format!(
                     "`{}` and the rewrite `{}` both write the header `{}` of what `{target}` gets",
@@ -69,6 +73,9 @@ pub(super) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
             let is_said = target.noun.forward_token && target.places.contains_key("forward_token");
             is_said && noun.header == AUTHORIZATION && noun.targets.contains(&target.noun.name)
         };
+        for target in draft.targets.iter().filter(|target| noun.targets.contains(&target.noun.name)) {
+            one_server(credential, target, report);
+        }
         if let Some(target) = draft.targets.iter().find(forwards) {
             let text =
                 format!("`{}` gets the caller's own token, and a credential in its place", target.noun.name);
@@ -76,6 +83,24 @@ pub(super) fn check(draft: &Draft, report: &dyn Fn(Problem)) {
                 Problem::at(target.place("forward_token"), text).also(&credential.at, "the credential");
             report(problem.help("take `forward_token` out, or name another header for the credential"));
         }
+    }
+}
+
+/// Reports a target that may be anybody's server: what is put into its requests would be theirs.
+fn one_server(credential: &Entry<Credential>, target: &Entry<Target>, report: &dyn Fn(Problem)) {
+    let refuse = |key: &str, what: String, help: &str| {
+        let problem = Problem::at(target.place(key), what).also(&credential.at, "the credential");
+        report(problem.help(help));
+    };
+    let noun = &target.noun;
+    let is_one = |block: &Block| block.prefix == if block.address.is_ipv4() { 32 } else { 128 };
+    if noun.direction == Direction::Outbound && !noun.addresses.iter().all(is_one) {
+        let what = format!("`{}` gets a credential, and is every address of a block", noun.name);
+        refuse("addresses", what, "name the addresses of its servers, one by one");
+    }
+    if noun.hosts.iter().any(|host| host.starts_with("*.")) {
+        let what = format!("`{}` gets a credential, and is every name below another", noun.name);
+        refuse("hosts", what, "name its hosts, one by one: some of the others may be anybody's");
     }
 }
 

@@ -28,7 +28,8 @@ impl Misread {
 }
 
 /// Characters of a noun's name. Names become ids in records, metrics and kernel tables.
-const NAME_CHARS_MAX: usize = 64;
+/// All of them are ASCII.
+const NAME_CHARS_MAX: usize = crate::limits::NAME_BYTES_MAX;
 
 /// A noun's name: letters, digits, `.`, `_`, `-`; starts with a letter or digit.
 ///

@@ -10,7 +10,8 @@ use super::chain::{
     Base, Checkpoint, FORMAT, Link, META_BASE, META_CHECKPOINT, META_FORMAT, META_HEAD, META_KEYS,
     META_LATENESS, META_SEGMENT, META_STORE, Tail, meta,
 };
-use super::entry::{CredentialClaimed, Event, Micros};
+use super::claim::Claims;
+use super::entry::{Event, Micros};
 use super::frame::{Frame, KeptBody, Packer};
 use super::head::{ListedKey, SignedHead, Signer};
 use super::index::{Place, Rows};
@@ -243,17 +244,20 @@ impl Journal {
             }
             event => Frame::Event(event),
         };
-        let added = self.add_frame(&frame);
+        self.add_frame(&frame)?;
         self.spent.push(frame);
-        added
+        Ok(())
     }
 
-    /// What the commit that was just written says of credentials.
-    pub(crate) fn claimed(&self) -> impl Iterator<Item = &CredentialClaimed> {
-        self.spent.iter().filter_map(|frame| match frame {
-            Frame::Event(Event::CredentialClaimed(claim)) => Some(claim),
-            _ => None,
-        })
+    /// Has it known what the commit that was just written says of credentials.
+    pub(crate) fn tell(&self, claims: &Claims) {
+        for frame in &self.spent {
+            match frame {
+                Frame::Event(Event::CredentialClaimed(claim)) => claims.durable(claim),
+                Frame::Event(Event::EntryClosed(closed)) => claims.ended(closed.entry),
+                _ => {}
+            }
+        }
     }
 
     /// Frees what was written. A matter of many small pieces, so not before those who wait have been told.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{
-    BodyEnd, Ending, EntryClosed, Event, Intent, Micros, SessionClosed, SessionOpened, Side, Verdict,
+    BodyEnd, CredentialClaimed, Ending, EntryClosed, Event, Intent, Micros, SessionClosed, SessionOpened,
+    Side, Verdict,
 };
 use super::frame::Frame;
 use super::index::{Dimension, Place};
@@ -79,6 +80,14 @@ struct OpenEntry {
     "{0} is not open in the record: its opening was refused or never written, or its end is written already"
 )]
 pub struct NotOpen(pub String);
+
+/// Whether what an entry claims is for its own target.
+fn meant_for(target: Option<&str>, claimed: &CredentialClaimed) -> Result<(), NotOpen> {
+    match target == Some(claimed.target.as_str()) {
+        true => Ok(()),
+        false => Err(NotOpen(format!("entry {} on that target", claimed.entry))),
+    }
+}
 
 /// Whether so many may be open at once.
 fn room(open: usize) -> Result<(), NotOpen> {
@@ -156,6 +165,7 @@ impl Ledger {
     /// The first that would not.
     pub fn check(&self, events: &[Event]) -> Result<(), NotOpen> {
         let (mut sessions, mut entries) = (BTreeMap::new(), BTreeMap::new());
+        let mut targets: BTreeMap<EntryId, Option<&str>> = BTreeMap::new();
         for event in events {
             let has_session = |id| *sessions.get(&id).unwrap_or(&self.has_session(id));
             let has_entry = |id| *entries.get(&id).unwrap_or(&self.entries.contains_key(&id));
@@ -176,12 +186,18 @@ impl Ledger {
                         return Err(NotOpen(format!("entry {} a second time", intent.entry)));
                     }
                     entries.insert(intent.entry, true);
+                    targets.insert(intent.entry, intent.target.as_deref());
                     room(self.entries.len() + entries.len())?;
                 }
                 Event::Demanded(demanded) => entry(demanded.entry)?,
                 Event::Decided(decided) => entry(decided.entry)?,
                 Event::Responded(responded) => entry(responded.entry)?,
-                Event::CredentialClaimed(claimed) => entry(claimed.entry)?,
+                Event::CredentialClaimed(claimed) => {
+                    entry(claimed.entry)?;
+                    let target = || self.entries.get(&claimed.entry)?.target.as_deref();
+                    let target = targets.get(&claimed.entry).copied().unwrap_or_else(target);
+                    meant_for(target, claimed)?;
+                }
                 Event::Body(body) => entry(body.entry)?,
                 Event::EntryClosed(closed) => {
                     entry(closed.entry)?;
@@ -234,7 +250,9 @@ impl Ledger {
                 places.push(Place::session(self.entry(demanded.entry)?.session, false));
             }
             Event::CredentialClaimed(claimed) => {
-                places.push(Place::session(self.entry(claimed.entry)?.session, false));
+                let entry = self.entry(claimed.entry)?;
+                meant_for(entry.target.as_deref(), claimed)?;
+                places.push(Place::session(entry.session, false));
             }
             Event::Decided(decided) => {
                 let entry = self.entry(decided.entry)?;

@@ -299,7 +299,10 @@ impl EntryView {
         match frame {
             Frame::Event(Event::Demanded(event)) => self.demanded = Some(event.clone()),
             Frame::Event(Event::Decided(event)) => self.decided.push(event.clone()),
-            Frame::Event(Event::CredentialClaimed(event)) => self.claimed = Some(event.clone()),
+            // Only the first one counts.
+            Frame::Event(Event::CredentialClaimed(event)) => {
+                self.claimed.get_or_insert_with(|| event.clone());
+            }
             Frame::Event(Event::Responded(event)) => self.responded.push(event.clone()),
             Frame::Event(Event::EntryClosed(event)) => self.closed = Some(event.clone()),
             Frame::Body(body) => self.stretches.push(Stretch { side: body.side, placed: body.placed }),

@@ -318,7 +318,7 @@ impl Loop {
         if !journal.is_empty() {
             journal.commit(now())?;
         }
-        journal.claimed().for_each(|claim| self.shared.claims.durable(claim));
+        journal.tell(&self.shared.claims);
         let room = room.unwrap_or_else(|| journal.make_room().is_ok());
         self.written(journal, before, room);
         journal.tidy();

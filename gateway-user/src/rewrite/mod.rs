@@ -16,6 +16,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::json::NotJson;
 use crate::policy::nouns::{Part, Rewrite};
+use crate::wire::field::is_twin;
 
 /// Why a body cannot be rewritten. Nothing of it may follow what has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -172,9 +173,7 @@ impl Plan {
 impl Header {
     /// Whether a field is this one, also as servers read it to which `_` is `-`.
     fn is(&self, name: &str) -> bool {
-        let mut pairs = self.name.bytes().zip(name.bytes());
-        let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        self.name.len() == name.len() && pairs.all(|(one, other)| plain(one) == plain(other))
+        is_twin(&self.name, name)
     }
 }
 

@@ -28,11 +28,11 @@ pub const CREDENTIAL: &str = "tidegate.record-key";
 pub enum KeyError {
     /// There are none.
     #[error(
-        "the key {0} is missing. What is sealed with it can be read by nobody without it: put it back (from a backup, or name its place with --record-key); a new one is made only with a new record"
+        "the key {0} is missing. What is sealed with it can be read by nobody without it: put it back from a backup, or name its place (--record-key, --vault-key); a new one is made only where nothing is sealed yet"
     )]
     Missing(String),
     /// Others could read or replace it, or it is no key file.
-    #[error("the key file {path} {what}")]
+    #[error("the file {path} {what}")]
     Unfit {
         /// The file.
         path: String,
@@ -40,7 +40,7 @@ pub enum KeyError {
         what: String,
     },
     /// The file system refused.
-    #[error("the key file {path}: {what}")]
+    #[error("the file {path}: {what}")]
     Io {
         /// The file.
         path: String,

@@ -35,7 +35,7 @@ pub const GENERATIONS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// Its key is not in the ring.
-    #[error("it is sealed with generation {0} of the record's key, and that key is not here")]
+    #[error("it is sealed with generation {0} of its key, and that key is not here")]
     NoKey(u32),
     /// It was changed, is no sealed item, or belongs elsewhere.
     #[error("it does not open: it was changed, moved from another place, or sealed with another key")]

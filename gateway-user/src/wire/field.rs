@@ -3,6 +3,13 @@
 
 use super::fault::Fault;
 
+/// Whether two names are those of one field, also to servers that read `_` as `-`.
+#[must_use]
+pub fn is_twin(one: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
 /// Fields that belong to one connection (RFC 9110 section 7.6.1, and the de facto `Proxy-Connection`, `Keep-Alive`).
 pub const HOP_BY_HOP: [&str; 8] = [
     "connection",

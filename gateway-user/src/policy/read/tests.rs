@@ -451,6 +451,18 @@ fn a_credential_that_something_else_contradicts_is_refused() {
         mistakes(&[("a.toml", NOUNS), ("b.toml", &format!("{forwards}header = \"x-key\"\n"))]),
         Vec::<String>::new()
     );
+    let target = "[[target]]\nname = \"x\"\ndirection = \"outbound\"\nports = [80]\nWHERE\n[[credential]]\nname = \"a\"\ntargets = [\"x\"]\n";
+    let at = |place: &str| target.replace("WHERE", place);
+    added_mistake(
+        &at("addresses = [\"10.0.0.2\", \"10.1.0.0/24\"]"),
+        "b.toml:5:13",
+        &["every address of a block"],
+    );
+    added_mistake(
+        &at("hosts = [\"a.example\", \"*.b.example\"]"),
+        "b.toml:5:9",
+        &["every name below another"],
+    );
     for (key, told) in [
         ("header = \"Content-Length\"", "is not for a policy file to write"),
         ("header = \"x key\"", "is not the name of a header field"),

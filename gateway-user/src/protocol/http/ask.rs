@@ -171,6 +171,7 @@ impl Exchange {
         );
         duties.stripped.iter().for_each(|name| drop(parts.headers.remove(name.as_str())));
         if let Some(injection) = &duties.injection {
+            forward::without(&mut parts.headers, injection.header.as_str());
             parts.headers.insert(injection.header.clone(), injection.value.clone());
         }
         if chunked {

@@ -105,7 +105,7 @@ impl Trailing {
                 if let Some(packing) = unpacked {
                     forward::shed(&mut fields, packing);
                 }
-                self.late.iter().for_each(|name| drop(fields.remove(name)));
+                self.late.iter().for_each(|name| forward::without(&mut fields, name));
                 entry.masked(side, forward::hide(&mut fields, &self.plan));
                 Frame::trailers(fields)
             },

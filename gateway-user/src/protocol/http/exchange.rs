@@ -209,7 +209,10 @@ impl Exchange {
         };
         let sent = async {
             let mut line = self.line.lock().await;
-            let mut kept = line.take();
+            let flow = self.judge.flow();
+            // In another network namespace whoever has the caller's rights may answer in the target's name.
+            let space = if duties.injection.is_some() { None } else { flow.space };
+            let mut kept = line.take().filter(|open| open.space() == space);
             if let Some(open) = &mut kept
                 && !open.is_ready().await
             {
@@ -217,10 +220,7 @@ impl Exchange {
             }
             let mut ready = match kept {
                 Some(open) => open,
-                None => {
-                    let flow = self.judge.flow();
-                    self.dialer.dial(&permit, (flow.space, flow.destination)).await?
-                }
+                None => self.dialer.dial(&permit, (space, flow.destination)).await?,
             };
             let response = ready.send(permit, outgoing.request).await?;
             *line = Some(ready);
@@ -342,6 +342,8 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         // The version is the gate's own, whatever the upstream speaks (RFC 9110 section 2.5).
         parts.version = http::Version::HTTP_11;
+        // Nor are its words for the status: no mask looks into them.
+        parts.extensions.remove::<hyper::ext::ReasonPhrase>();
         let bodiless = method == Method::HEAD || body.is_end_stream();
         let rewritten = duties.rewrites.has_fields();
         let masked = !duties.answers.is_empty();

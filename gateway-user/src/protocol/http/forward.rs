@@ -99,6 +99,13 @@ fn ask_for_whole(headers: &mut HeaderMap, safe: bool) {
     }
 }
 
+/// Removes a field, in each spelling that some reader takes for it.
+pub(super) fn without(headers: &mut HeaderMap, name: &str) {
+    let twins: Vec<HeaderName> =
+        headers.keys().filter(|other| field::is_twin(other.as_str(), name)).cloned().collect();
+    twins.into_iter().for_each(|twin| drop(headers.remove(twin)));
+}
+
 /// Fields that say something about exact bytes, which masking changes.
 const OF_EXACT_BYTES: [&str; 8] = [
     "content-length",

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Ask, Frames, Said, Vitals, pack};
-use crate::limits;
+use crate::limits::{self, NAME_BYTES_MAX};
 use crate::record::desk::{now, weigh};
 use crate::record::entry::{Event, Intent, Micros, SessionOpened};
 use crate::record::operations::{Look, Looked};
@@ -164,6 +164,13 @@ fn unfit(events: &[Event]) -> Option<&'static str> {
     let mut deeds = events.iter().filter(|event| Deed::of(event).is_some()).filter_map(Event::at);
     if deeds.any(|at| !done_now.contains(&at)) {
         return Some("what a human did is of another time");
+    }
+    let named = |event: &Event| match event {
+        Event::CredentialClaimed(claim) => claim.target.len().max(claim.credential.len()),
+        _ => 0,
+    };
+    if events.iter().any(|event| named(event) > NAME_BYTES_MAX) {
+        return Some("no target and no credential has so long a name");
     }
     let untimely = events.iter().filter_map(Event::at).any(|at| !times.contains(&at));
     untimely.then_some("an event is of another time")
