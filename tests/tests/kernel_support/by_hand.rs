@@ -1,0 +1,132 @@
+//! Deeds that are seldom done, most of them as the system call that no safe crate offers.
+#![allow(unsafe_code, reason = "what is tried is the call itself")]
+
+use std::fs::{self, File};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open, pivot_root};
+
+/// One deed, by name.
+pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
+    match deed {
+        "schedule" => schedule(number(what)),
+        "pin" => {
+            let pid = rustix::process::Pid::from_raw(number(what));
+            let processors = rustix::thread::sched_getaffinity(pid)?;
+            Ok(rustix::thread::sched_setaffinity(pid, &processors)?)
+        }
+        "signal-by-input" => signal_by_input(what),
+        "turn-root" => Ok(pivot_root(what, what)?),
+        "turn-root-apart" => turn_root_apart(what),
+        "sample" => sample(number(what), -1),
+        "sample-everybody" => sample(-1, number(what)),
+        "load-module" => {
+            let file = File::open(what)?;
+            // SAFETY: a live descriptor, and an empty text.
+            answered(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) })
+        }
+        "load-module-from-memory" => {
+            let bytes = fs::read(what)?;
+            // SAFETY: live bytes with their number, and an empty text.
+            answered(unsafe {
+                libc::syscall(libc::SYS_init_module, bytes.as_ptr(), bytes.len(), c"".as_ptr())
+            })
+        }
+        "load-kernel" => {
+            /// `KEXEC_FILE_NO_INITRAMFS`.
+            const ALONE: i32 = 4;
+            let file = File::open(what)?;
+            // SAFETY: a live descriptor, and an empty text with its zero.
+            answered(unsafe {
+                libc::syscall(libc::SYS_kexec_file_load, file.as_raw_fd(), -1, 1, c"".as_ptr(), ALONE)
+            })
+        }
+        // Of no part: that takes a loaded kernel away.
+        "load-kernel-from-memory" => {
+            let none = std::ptr::null::<u8>();
+            // SAFETY: no parts, so nothing is read.
+            answered(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, none, 0) })
+        }
+        "make-pipe" => Ok(mknodat(CWD, what, FileType::Fifo, Mode::RUSR, 0)?),
+        "remove-directory" => fs::remove_dir(what),
+        "receive" => receive(),
+        // What is open here once more, by way of its own process.
+        "take-again" => {
+            let us = pidfd_open(getpid(), PidfdFlags::empty())?;
+            Ok(pidfd_getfd(us, io::stdin().as_raw_fd(), PidfdGetfdFlags::empty()).map(drop)?)
+        }
+        other => panic!("no such deed: {other}"),
+    }
+}
+
+fn number(text: &str) -> i32 {
+    text.parse().unwrap()
+}
+
+fn answered(answer: libc::c_long) -> io::Result<()> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// As it is scheduled already, where nobody changed that.
+fn schedule(pid: i32) -> io::Result<()> {
+    let usual = libc::sched_param { sched_priority: 0 };
+    // SAFETY: a live structure.
+    answered(unsafe { libc::sched_setscheduler(pid, libc::SCHED_OTHER, &raw const usual) }.into())
+}
+
+/// `PID:SIGNAL`: has the kernel send it when there is input, and gives input.
+fn signal_by_input(what: &str) -> io::Result<()> {
+    /// `F_SETSIG`.
+    const SIGNAL: i32 = 10;
+    let (pid, signal) = what.split_once(':').unwrap();
+    let (reader, mut writer) = UnixStream::pair()?;
+    for (command, value) in
+        [(libc::F_SETOWN, number(pid)), (SIGNAL, number(signal)), (libc::F_SETFL, libc::O_ASYNC)]
+    {
+        // SAFETY: a live descriptor, and a command that takes a number.
+        answered(unsafe { libc::fcntl(reader.as_raw_fd(), command, value) }.into())?;
+    }
+    writer.write_all(b"x")
+}
+
+/// In a mount namespace of its own: a root that may be left, and another one.
+fn turn_root_apart(what: &str) -> io::Result<()> {
+    let over = |what: &str| mount("tmpfs", what, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>);
+    super::apart()?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    over(what)?;
+    rustix::process::chroot(what)?;
+    rustix::process::chdir("/")?;
+    fs::create_dir("/new")?;
+    over("/new")?;
+    fs::create_dir("/new/old")?;
+    Ok(pivot_root("/new", "/new/old")?)
+}
+
+/// Asks for samples of this process, or of everybody on this processor.
+fn sample(pid: i32, processor: i32) -> io::Result<()> {
+    /// `PERF_TYPE_SOFTWARE`, whose first is the clock, and the size of the oldest form.
+    const CLOCK: u64 = 1 | 64 << 32;
+    let about: [u64; 8] = [CLOCK, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: as many live bytes as they say. The descriptor goes with the process.
+    answered(unsafe { libc::syscall(libc::SYS_perf_event_open, about.as_ptr(), pid, processor, -1, 0u64) })
+}
+
+/// Takes the descriptor that waits at our standard input. What the kernel refuses to hand over is not there, and no error says so.
+fn receive() -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let read = recvmsg(io::stdin(), &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty())?;
+    assert_eq!(read.bytes, 1, "the byte that it came with");
+    let came = control.drain().any(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next().is_some(),
+        _ => false,
+    });
+    if came { Ok(()) } else { Err(io::Error::other("nothing came with it")) }
+}
