@@ -24,12 +24,13 @@ const END: &str = "tidegate: all programs have run";
 const NEEDS: [Need; 1] = [Need::command("ip", "iproute2", "hosts of their own for the tests")];
 
 /// Programs of the tests that need nothing but a kernel and `ip`.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "kernel_path",
     "kernel_guard",
     "kernel_escape",
     "kernel_outside",
     "kernel_seldom",
+    "kernel_refusals",
     "kernel_shut",
     "attack",
 ];
