@@ -4,6 +4,7 @@
 
 mod kernel_support;
 
+use std::ffi::CStr;
 use std::fs;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use kernel_support::outside::{DONE, Outside};
 use kernel_support::{PORT, calls};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::signal::unix::{SignalKind, signal};
 
 const NOBODYS: &str = "-";
@@ -53,7 +55,7 @@ fn a_guarded_process_does_not_say_when_and_where_the_gate_runs() {
     let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
     let outside = Outside::new();
     let (us, sleeper) = (std::process::id().to_string(), Sleeper::new());
-    for deed in ["schedule", "pin"] {
+    for deed in ["schedule", "pin", "nice", "disk-priority"] {
         is_refused_to_guarded_alone(&outside, deed, &us, "refused_guard_signal", DONE);
         assert_eq!(outside.guarded(deed, &sleeper.0.id().to_string()), DONE, "{deed} of somebody else");
         assert_eq!(outside.guarded(deed, "0"), DONE, "{deed} of itself");
@@ -183,4 +185,75 @@ fn a_guarded_process_takes_no_socket_from_outside_but_from_its_own() {
     let nobodys = Path::new(NOBODYS);
     assert_eq!([handed(nobodys, &by_somebody), again(nobodys, connected().into())], [DONE; 2]);
     assert_eq!(counter() - before, if outside.kept { 3 } else { 0 });
+}
+
+#[test]
+fn a_guarded_process_writes_nothing_that_the_kernel_keeps_of_the_gate() {
+    let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
+    let outside = Outside::new();
+    let (us, sleeper) = (std::process::id(), Sleeper::new());
+    // By the first it would be the one that is killed where memory is short.
+    for name in ["oom_score_adj", "clear_refs"] {
+        let of = |pid: u32| format!("/proc/{pid}/{name}");
+        is_refused_to_guarded_alone(&outside, "write", &of(us), "refused_guard_signal", DONE);
+        assert_eq!(outside.guarded("write", &of(sleeper.0.id())), DONE, "{name} of somebody else");
+        assert_eq!(outside.guarded("write", &format!("/proc/self/{name}")), DONE, "{name} of itself");
+        assert_eq!(outside.guarded("read", &format!("/proc/{us}/oom_score_adj")), DONE);
+    }
+}
+
+#[test]
+fn a_guarded_process_types_into_no_terminal() {
+    let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
+    let outside = Outside::new();
+    is_refused_to_guarded_alone(&outside, "type", NOBODYS, "refused_guard_kernel", DONE);
+}
+
+#[test]
+fn a_guarded_process_makes_what_is_the_gates_neither_unchangeable_nor_wait_for_it() {
+    let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
+    let outside = Outside::new();
+    let (policy, pins) = (outside.file("policy.toml"), outside.world.pins());
+    is_refused_to_guarded_alone(&outside, "flags-again", &policy, "refused_guard_file", DONE);
+    // The file system of the pins has nothing to freeze, and says so whoever may ask.
+    let (pins, nothing) = (pins.to_str().unwrap(), "Operation not supported (os error 95)");
+    is_refused_to_guarded_alone(&outside, "freeze", pins, "refused_guard_mount", nothing);
+    is_refused_to_guarded_alone(&outside, "hold-back", &policy, "refused_guard_file", DONE);
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(outside.guarded("flags-again", elsewhere.path().to_str().unwrap()), DONE);
+    // A file system with nothing of the gate's.
+    let folder = tempfile::tempdir().unwrap();
+    mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), None::<&CStr>).unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert_eq!(outside.guarded("hold-back", file.to_str().unwrap()), DONE);
+    unmount(folder.path(), UnmountFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_guarded_process_has_no_program_of_its_own_started_for_whoever_starts_another() {
+    let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
+    let outside = Outside::new();
+    if !outside.kept {
+        return assert_eq!(outside.world.counter("refused_guard_kernel"), 0);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kind = "binfmt_misc";
+    mount(kind, folder.path(), kind, MountFlags::empty(), None::<&CStr>).unwrap();
+    let register = folder.path().join("register").to_str().unwrap().to_owned();
+    is_refused_to_guarded_alone(&outside, "write", &register, "refused_guard_kernel", DONE);
+    unmount(folder.path(), UnmountFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_guarded_process_reaches_no_file_of_the_gates_through_what_is_laid_over_it() {
+    let _others = WORLDS.read().unwrap_or_else(PoisonError::into_inner);
+    let outside = Outside::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("mine"), "mine").unwrap();
+    let mine = elsewhere.path().join("mine").to_str().unwrap().to_owned();
+    for (deed, file) in [("read-by-overlay", "secret"), ("write-by-overlay", "policy.toml")] {
+        is_refused_to_guarded_alone(&outside, deed, &outside.file(file), "refused_guard_file", DONE);
+        assert_eq!(outside.guarded(deed, &mine), outside.neighbour(deed, &mine), "{deed}: its own");
+    }
 }

@@ -2,10 +2,11 @@
 #![allow(unsafe_code, reason = "what is tried is the call itself")]
 
 use std::fs::{self, File};
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -52,6 +53,45 @@ pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
             let none = std::ptr::null::<u8>();
             // SAFETY: no parts, so nothing is read.
             answered(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, none, 0) })
+        }
+        "nice" => {
+            let pid = rustix::process::Pid::from_raw(number(what));
+            let usual = rustix::process::getpriority_process(pid)?;
+            Ok(rustix::process::setpriority_process(pid, usual)?)
+        }
+        "disk-priority" => {
+            /// `IOPRIO_WHO_PROCESS`.
+            const PROCESS: i32 = 1;
+            // SAFETY: numbers alone. 0 is what it has where nobody set one.
+            answered(unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, number(what), 0) })
+        }
+        "type" => type_into_a_terminal(),
+        "freeze" => {
+            /// `FIFREEZE`.
+            const FREEZE: u64 = 0xc004_5877;
+            let directory = File::open(what)?;
+            // SAFETY: a live descriptor, and a command that takes a number.
+            answered(unsafe { libc::ioctl(directory.as_raw_fd(), FREEZE, 0) }.into())
+        }
+        // What it may be done with, as it is already: by this it could be made unchangeable.
+        "flags-again" => {
+            let file = File::open(what)?;
+            Ok(rustix::fs::ioctl_setflags(&file, rustix::fs::ioctl_getflags(&file)?)?)
+        }
+        "hold-back" => hold_back(what),
+        "read-by-overlay" => {
+            let elsewhere = tempfile::tempdir()?;
+            let (folder, name) = what.rsplit_once('/').unwrap();
+            let layers = format!("lowerdir={folder}:{}", elsewhere.path().display());
+            File::open(overlay(&layers)?.join(name))?.read(&mut [0; 8]).map(drop)
+        }
+        "write-by-overlay" => {
+            let (elsewhere, work) = (tempfile::tempdir()?, tempfile::tempdir()?);
+            let (folder, name) = what.rsplit_once('/').unwrap();
+            let (lower, work) = (elsewhere.path().display(), work.path().display());
+            let layers = format!("lowerdir={lower},upperdir={folder},workdir={work}");
+            let there = overlay(&layers)?.join(name);
+            fs::OpenOptions::new().write(true).open(there).map(drop)
         }
         "make-pipe" => Ok(mknodat(CWD, what, FileType::Fifo, Mode::RUSR, 0)?),
         "remove-directory" => fs::remove_dir(what),
@@ -107,6 +147,42 @@ fn turn_root_apart(what: &str) -> io::Result<()> {
     over("/new")?;
     fs::create_dir("/new/old")?;
     Ok(pivot_root("/new", "/new/old")?)
+}
+
+/// A key, as if somebody had pressed it, on a terminal that it has not begun with.
+fn type_into_a_terminal() -> io::Result<()> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    // SAFETY: live descriptors, and a live byte to type.
+    unsafe {
+        let terminal = libc::posix_openpt(flags);
+        answered(terminal.into())?;
+        answered(libc::unlockpt(terminal).into())?;
+        let other_end = libc::ioctl(terminal, libc::TIOCGPTPEER, flags);
+        answered(other_end.into())?;
+        answered(libc::ioctl(other_end, libc::TIOCSTI, c"x".as_ptr()).into())
+    }
+}
+
+/// Asks that whoever opens this waits for what we say. Let go with the process.
+fn hold_back(what: &str) -> io::Result<()> {
+    let path = std::ffi::CString::new(what)?;
+    // SAFETY: numbers, and a live path.
+    unsafe {
+        let asked = libc::fanotify_init(libc::FAN_CLASS_CONTENT, libc::O_RDONLY as u32);
+        answered(asked.into())?;
+        let (add, open) = (libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM);
+        answered(libc::fanotify_mark(asked, add, open, libc::AT_FDCWD, path.as_ptr()).into())
+    }
+}
+
+/// Directories laid over each other, in a mount namespace of its own.
+fn overlay(layers: &str) -> io::Result<PathBuf> {
+    super::apart()?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let at = tempfile::tempdir()?.keep();
+    let layers = std::ffi::CString::new(layers)?;
+    mount("overlay", &at, "overlay", MountFlags::empty(), Some(layers.as_c_str()))?;
+    Ok(at)
 }
 
 /// Asks for samples of this process, or of everybody on this processor.
