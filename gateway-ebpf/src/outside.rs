@@ -21,7 +21,7 @@ offsets! {
     PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, SUPER_ROOT, MOUNT_ROOT, MOUNT_PARENT_BACK, MOUNT_INNER,
     MOUNT_SHARED_AT, MOUNT_SHARED, FILE_FLAGS,
     TASK_EFFECTIVE, CRED_RIGHTS, TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
-    INODE_ENTRIES, ENTRY_ALIAS, PROC_INODE, PROC_PID, PID_TASKS, TASK_LINKS,
+    INODE_ENTRIES, ENTRY_ALIAS, PROC_INODE, PROC_PID, PID_TASKS, TASK_LINKS, INODE_DEVICE,
 }
 
 /// Directories above a file that are looked at.
@@ -101,11 +101,15 @@ fn kind_of(file: u64) -> u32 {
     half(kernel_word(file, &FILE_INODE), &INODE_MODE) & 0xf000
 }
 
-/// Whether a file is a block device.
+/// Whether a file is a block device, or makes one of another (`/dev/mapper/control`), which mount(2) takes without opening a file.
 #[inline(always)]
 pub(crate) fn is_disk(file: u64) -> bool {
     const BLOCK_DEVICE: u32 = 0x6000;
-    kind_of(file) == BLOCK_DEVICE
+    const CHARACTER_DEVICE: u32 = 0x2000;
+    const MAPPER: u32 = 10 << 20 | 236;
+    let kind = kind_of(file);
+    kind == BLOCK_DEVICE
+        || (kind == CHARACTER_DEVICE && half(kernel_word(file, &FILE_INODE), &INODE_DEVICE) == MAPPER)
 }
 
 /// The `sock` behind an open file; 0: the file is no socket.

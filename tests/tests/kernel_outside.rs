@@ -123,11 +123,16 @@ fn a_guarded_process_changes_no_setting_of_the_kernel_but_those_of_its_network()
 fn a_guarded_process_reads_no_memory_of_the_kernel_and_no_disk_below_its_files() {
     let outside = Outside::new();
     let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
-    let device = rustix::fs::makedev(7, 0);
-    let (kind, mode) = (rustix::fs::FileType::BlockDevice, rustix::fs::Mode::RUSR);
-    rustix::fs::mknodat(rustix::fs::CWD, &disk, kind, mode, device).unwrap();
-    let disk = disk.to_str().unwrap();
+    let make = |name: &str, kind, device| {
+        let path = folder.path().join(name).to_str().unwrap().to_owned();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, rustix::fs::Mode::RUSR, device).unwrap();
+        path
+    };
+    let disk = &make("disk", rustix::fs::FileType::BlockDevice, rustix::fs::makedev(7, 0));
+    // By this a disk is made that has the bytes of another one.
+    let mapper = &make("mapper", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(10, 236));
+    outside.is_kept_from("open", mapper, "refused_guard_kernel");
+    assert!(!REFUSED.iter().any(|how| outside.neighbour("open", mapper).contains(how)));
     outside.is_kept_from("read", disk, "refused_guard_kernel");
     if outside.kept {
         outside.is_kept_from("write", "/proc/sysrq-trigger", "refused_guard_kernel");
