@@ -218,6 +218,9 @@ fn a_guarded_process_makes_what_is_the_gates_neither_unchangeable_nor_wait_for_i
     // The file system of the pins has nothing to freeze, and says so whoever may ask.
     let (pins, nothing) = (pins.to_str().unwrap(), "Operation not supported (os error 95)");
     is_refused_to_guarded_alone(&outside, "freeze", pins, "refused_guard_mount", nothing);
+    if outside.kept && cfg!(target_arch = "x86_64") {
+        is_refused_to_guarded_alone(&outside, "freeze-by-32-bits", pins, "refused_guard_mount", nothing);
+    }
     is_refused_to_guarded_alone(&outside, "hold-back", &policy, "refused_guard_file", DONE);
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
     assert_eq!(outside.guarded("flags-again", elsewhere.path().to_str().unwrap()), DONE);

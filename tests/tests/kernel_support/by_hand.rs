@@ -13,6 +13,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open, pivot_root};
 
+/// `FIFREEZE`.
+const FREEZE: u64 = 0xc004_5877;
+
 /// One deed, by name.
 pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
     match deed {
@@ -67,12 +70,12 @@ pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
         }
         "type" => type_into_a_terminal(),
         "freeze" => {
-            /// `FIFREEZE`.
-            const FREEZE: u64 = 0xc004_5877;
             let directory = File::open(what)?;
             // SAFETY: a live descriptor, and a command that takes a number.
             answered(unsafe { libc::ioctl(directory.as_raw_fd(), FREEZE, 0) }.into())
         }
+        #[cfg(target_arch = "x86_64")]
+        "freeze-by-32-bits" => freeze_by_32_bits(what),
         // What it may be done with, as it is already: by this it could be made unchangeable.
         "flags-again" => {
             let file = File::open(what)?;
@@ -161,6 +164,31 @@ fn type_into_a_terminal() -> io::Result<()> {
         answered(other_end.into())?;
         answered(libc::ioctl(other_end, libc::TIOCSTI, c"x".as_ptr()).into())
     }
+}
+
+/// As a program of 32 bits asks for it.
+#[cfg(target_arch = "x86_64")]
+fn freeze_by_32_bits(what: &str) -> io::Result<()> {
+    /// `ioctl` among the calls of 32 bits.
+    const IOCTL: i64 = 54;
+    let directory = File::open(what)?;
+    let mut answer = IOCTL;
+    // SAFETY: a live descriptor and numbers; rbx, which is not ours to name, is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {file}",
+            "int 0x80",
+            "xchg rbx, {file}",
+            file = inout(reg) i64::from(directory.as_raw_fd()) => _,
+            inout("rax") answer,
+            in("rcx") FREEZE,
+            in("rdx") 0u64,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    // Of the answer the lower half alone is one.
+    let answer = answer as i32;
+    if answer < 0 { Err(io::Error::from_raw_os_error(-answer)) } else { Ok(()) }
 }
 
 /// Asks that whoever opens this waits for what we say. Let go with the process.
