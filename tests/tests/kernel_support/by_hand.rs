@@ -30,6 +30,47 @@ pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
         "turn-root-apart" => turn_root_apart(what),
         "sample" => sample(number(what), -1),
         "sample-everybody" => sample(-1, number(what)),
+        "nice" => {
+            let pid = rustix::process::Pid::from_raw(number(what));
+            let usual = rustix::process::getpriority_process(pid)?;
+            Ok(rustix::process::setpriority_process(pid, usual)?)
+        }
+        "disk-priority" => {
+            /// `IOPRIO_WHO_PROCESS`.
+            const PROCESS: i32 = 1;
+            // SAFETY: numbers alone. 0 is what it has where nobody set one.
+            answered(unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, number(what), 0) })
+        }
+        "type" => type_into_a_terminal(),
+        "freeze" => {
+            let directory = File::open(what)?;
+            // SAFETY: a live descriptor, and a command that takes a number.
+            answered(unsafe { libc::ioctl(directory.as_raw_fd(), FREEZE, 0) }.into())
+        }
+        #[cfg(target_arch = "x86_64")]
+        "freeze-by-32-bits" => freeze_by_32_bits(what),
+        // What it may be done with, as it is already: by this it could be made unchangeable.
+        "flags-again" => {
+            let file = File::open(what)?;
+            Ok(rustix::fs::ioctl_setflags(&file, rustix::fs::ioctl_getflags(&file)?)?)
+        }
+        "hold-back" => hold_back(what),
+        "make-pipe" => Ok(mknodat(CWD, what, FileType::Fifo, Mode::RUSR, 0)?),
+        "remove-directory" => fs::remove_dir(what),
+        "receive" => receive(),
+        // What is open here once more, by way of its own process.
+        "take-again" => {
+            let us = pidfd_open(getpid(), PidfdFlags::empty())?;
+            Ok(pidfd_getfd(us, io::stdin().as_raw_fd(), PidfdGetfdFlags::empty()).map(drop)?)
+        }
+        "read-by-overlay" | "write-by-overlay" => by_overlay(deed, what),
+        _ => load(deed, what),
+    }
+}
+
+/// A module, or another kernel.
+fn load(deed: &str, what: &str) -> io::Result<()> {
+    match deed {
         "load-module" => {
             let file = File::open(what)?;
             // SAFETY: a live descriptor, and an empty text.
@@ -56,53 +97,6 @@ pub(crate) fn done(deed: &str, what: &str) -> io::Result<()> {
             let none = std::ptr::null::<u8>();
             // SAFETY: no parts, so nothing is read.
             answered(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, none, 0) })
-        }
-        "nice" => {
-            let pid = rustix::process::Pid::from_raw(number(what));
-            let usual = rustix::process::getpriority_process(pid)?;
-            Ok(rustix::process::setpriority_process(pid, usual)?)
-        }
-        "disk-priority" => {
-            /// `IOPRIO_WHO_PROCESS`.
-            const PROCESS: i32 = 1;
-            // SAFETY: numbers alone. 0 is what it has where nobody set one.
-            answered(unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, number(what), 0) })
-        }
-        "type" => type_into_a_terminal(),
-        "freeze" => {
-            let directory = File::open(what)?;
-            // SAFETY: a live descriptor, and a command that takes a number.
-            answered(unsafe { libc::ioctl(directory.as_raw_fd(), FREEZE, 0) }.into())
-        }
-        #[cfg(target_arch = "x86_64")]
-        "freeze-by-32-bits" => freeze_by_32_bits(what),
-        // What it may be done with, as it is already: by this it could be made unchangeable.
-        "flags-again" => {
-            let file = File::open(what)?;
-            Ok(rustix::fs::ioctl_setflags(&file, rustix::fs::ioctl_getflags(&file)?)?)
-        }
-        "hold-back" => hold_back(what),
-        "read-by-overlay" => {
-            let elsewhere = tempfile::tempdir()?;
-            let (folder, name) = what.rsplit_once('/').unwrap();
-            let layers = format!("lowerdir={folder}:{}", elsewhere.path().display());
-            File::open(overlay(&layers)?.join(name))?.read(&mut [0; 8]).map(drop)
-        }
-        "write-by-overlay" => {
-            let (elsewhere, work) = (tempfile::tempdir()?, tempfile::tempdir()?);
-            let (folder, name) = what.rsplit_once('/').unwrap();
-            let (lower, work) = (elsewhere.path().display(), work.path().display());
-            let layers = format!("lowerdir={lower},upperdir={folder},workdir={work}");
-            let there = overlay(&layers)?.join(name);
-            fs::OpenOptions::new().write(true).open(there).map(drop)
-        }
-        "make-pipe" => Ok(mknodat(CWD, what, FileType::Fifo, Mode::RUSR, 0)?),
-        "remove-directory" => fs::remove_dir(what),
-        "receive" => receive(),
-        // What is open here once more, by way of its own process.
-        "take-again" => {
-            let us = pidfd_open(getpid(), PidfdFlags::empty())?;
-            Ok(pidfd_getfd(us, io::stdin().as_raw_fd(), PidfdGetfdFlags::empty()).map(drop)?)
         }
         other => panic!("no such deed: {other}"),
     }
@@ -201,6 +195,19 @@ fn hold_back(what: &str) -> io::Result<()> {
         let (add, open) = (libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM);
         answered(libc::fanotify_mark(asked, add, open, libc::AT_FDCWD, path.as_ptr()).into())
     }
+}
+
+/// Opens a file by way of an overlay that has its directory as a layer.
+fn by_overlay(deed: &str, what: &str) -> io::Result<()> {
+    let (elsewhere, work) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (folder, name) = what.rsplit_once('/').unwrap();
+    let (lower, work) = (elsewhere.path().display(), work.path().display());
+    if deed == "read-by-overlay" {
+        let there = overlay(&format!("lowerdir={folder}:{lower}"))?.join(name);
+        return File::open(there)?.read(&mut [0; 8]).map(drop);
+    }
+    let there = overlay(&format!("lowerdir={lower},upperdir={folder},workdir={work}"))?.join(name);
+    fs::OpenOptions::new().write(true).open(there).map(drop)
 }
 
 /// Directories laid over each other, in a mount namespace of its own.
