@@ -212,7 +212,7 @@ pub(crate) fn entry_of(path: u64) -> u64 {
     kernel_word(path, &PATH_ENTRY)
 }
 
-/// The directory entry of an open file. What an overlay opens below itself has the overlay's, on kernels before 6.5: then one that
+/// The directory entry of an open file. On 6.1 what an overlay opens below itself has the overlay's: then one that
 /// is its own.
 #[inline(always)]
 pub(crate) fn entry_of_file(file: u64) -> u64 {
