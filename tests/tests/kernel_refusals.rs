@@ -2,6 +2,7 @@
 //! four; where this kernel runs LSM programs. Where it runs none, it is not refused, and the record tells of no such refusal.
 
 use std::os::unix::net::UnixListener;
+use std::sync::{Mutex, PoisonError};
 
 use tidegate::kernel::{self, DEFAULT_PORT, Found};
 use tidegate::record::entry::{Event, Refused};
@@ -19,6 +20,9 @@ ports = [7001]
 const RULES: &str = r#"
 permit (principal, action == Action::"http", resource == Target::"crm");
 "#;
+
+/// One gate at a time: on an emulated machine one is slow enough.
+static GATES: Mutex<()> = Mutex::new(());
 
 /// As the kernel says it: of a look at another process by the second.
 const REFUSED: [&str; 2] = ["Operation not permitted (os error 1)", "Permission denied (os error 13)"];
@@ -92,6 +96,7 @@ fn gate_on(host: &Host) -> tidegate_tests::Builder {
 
 #[test]
 fn what_a_guarded_process_tries_outside_of_its_guard_is_on_record() {
+    let _alone = GATES.lock().unwrap_or_else(PoisonError::into_inner);
     let host = Host::new();
     let gate = gate_on(&host).start();
     what_is_tried_is_on_record(&host, &gate);
@@ -99,6 +104,7 @@ fn what_a_guarded_process_tries_outside_of_its_guard_is_on_record() {
 
 #[test]
 fn so_is_it_where_the_enforcer_has_no_privilege() {
+    let _alone = GATES.lock().unwrap_or_else(PoisonError::into_inner);
     let host = Host::new();
     let gate = gate_on(&host).option_of_run("--user=61344").start();
     what_is_tried_is_on_record(&host, &gate);
