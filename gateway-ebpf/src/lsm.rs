@@ -121,7 +121,7 @@ pub(crate) fn input_signal(ctx: &LsmContext) -> i32 {
     REFUSE
 }
 
-/// task_setrlimit(p, resource, new_rlim), task_setscheduler(p): what starves it.
+/// task_setrlimit(p, resource, new_rlim), task_setscheduler(p), task_setnice(p, nice), task_setioprio(p, ioprio): what starves it.
 #[inline(always)]
 pub(crate) fn starve(ctx: &LsmContext) -> i32 {
     let guard = caller();
@@ -355,11 +355,67 @@ pub(crate) fn file_open(ctx: &LsmContext) -> i32 {
     if outside::is_the_kernels_trigger(entry) {
         return about_entry(Counter::GuardKernel, guard, entry);
     }
+    let task = outside::task_behind(entry);
+    if outside::runs_the_gate(task) && !outside::is_current(task) {
+        about_task(Counter::GuardSignal, guard, task, 0);
+        return REFUSE;
+    }
     let by_cgroup = caller_by_cgroup();
     if by_cgroup != 0 && outside::is_foreign_cgroup(entry, by_cgroup) {
         return about_entry(Counter::GuardCgroup, guard, entry);
     }
     change_by(guard, entry)
+}
+
+/// file_ioctl(file, cmd, arg), file_ioctl_compat: keys that nobody pressed; and what makes a file, or its whole file system, one
+/// that the gate cannot write.
+#[inline(always)]
+pub(crate) fn ioctl(ctx: &LsmContext) -> i32 {
+    /// `TIOCSTI`, and `TIOCLINUX`, whose selection is typed, too.
+    const TYPE: [u32; 2] = [0x5412, 0x541c];
+    /// `FS_IOC_SETFLAGS`, `FS_IOC32_SETFLAGS`, `FS_IOC_FSSETXATTR`.
+    const PROTECT: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
+    /// `FIFREEZE`, and the shutdown of ext4 and XFS.
+    const STOP: [u32; 2] = [0xc004_5877, 0x8004_587d];
+    let number: u32 = ctx.arg(1);
+    let types = number == TYPE[0] || number == TYPE[1];
+    let protects = number == PROTECT[0] || number == PROTECT[1] || number == PROTECT[2];
+    let stops = number == STOP[0] || number == STOP[1];
+    if !types && !protects && !stops {
+        return PASS;
+    }
+    let guard = caller();
+    if guard == 0 {
+        return PASS;
+    }
+    let entry = outside::entry_of_file(pointer(ctx, 0));
+    if types {
+        return about_entry(Counter::GuardKernel, guard, entry);
+    }
+    if protects {
+        return change_by(guard, entry);
+    }
+    if outside::is_of_the_gate(outside::system_of(entry)) {
+        about_entry(Counter::GuardMount, guard, entry)
+    } else {
+        PASS
+    }
+}
+
+/// path_notify(path, mask, obj_type): whoever opens or reads this would wait for the asker's word.
+#[inline(always)]
+pub(crate) fn notify(ctx: &LsmContext) -> i32 {
+    /// `FAN_OPEN_PERM`, `FAN_ACCESS_PERM`, `FAN_OPEN_EXEC_PERM`, `FAN_PRE_ACCESS`.
+    const WAIT: u64 = 0x17_0000;
+    let mask: u64 = ctx.arg(1);
+    if mask & WAIT == 0 {
+        return PASS;
+    }
+    let (guard, entry) = (caller(), outside::entry_of(pointer(ctx, 0)));
+    if guard == 0 || !outside::is_of_the_gate(outside::system_of(entry)) {
+        return PASS;
+    }
+    about_entry(Counter::GuardFile, guard, entry)
 }
 
 /// path_truncate(path), path_chmod(path, mode), path_chown(path, uid, gid).

@@ -266,6 +266,11 @@ bars! {
     tg_input_signal = "file_send_sigiotask", lsm::input_signal;
     tg_rlimit = "task_setrlimit", lsm::starve;
     tg_scheduler = "task_setscheduler", lsm::starve;
+    tg_nice = "task_setnice", lsm::starve;
+    tg_ioprio = "task_setioprio", lsm::starve;
+    tg_ioctl = "file_ioctl", lsm::ioctl;
+    tg_ioctl_compat = "file_ioctl_compat", lsm::ioctl;
+    tg_notify = "path_notify", lsm::notify;
     tg_pivot_root = "sb_pivotroot", lsm::pivot_root;
     tg_remount = "sb_remount", lsm::remount;
     tg_lockdown = "locked_down", lsm::lockdown;

@@ -21,6 +21,7 @@ offsets! {
     PATH_ENTRY, ENTRY_PARENT, ENTRY_INODE, ENTRY_NAME, INODE_MODE, SUPER_MAGIC, SUPER_ROOT, MOUNT_ROOT, MOUNT_PARENT_BACK, MOUNT_INNER,
     MOUNT_SHARED_AT, MOUNT_SHARED, FILE_FLAGS,
     TASK_EFFECTIVE, CRED_RIGHTS, TASK_SPACES, SPACES_MOUNTS, MOUNTS_NUMBER,
+    INODE_ENTRIES, ENTRY_ALIAS, PROC_INODE, PROC_PID, PID_TASKS, TASK_LINKS, INODE_DEVICE,
 }
 
 /// Directories above a file that are looked at.
@@ -33,6 +34,10 @@ const CGROUP1: u64 = 0x27_e0eb;
 const PROC: u64 = 0x9fa0;
 /// `BPF_FS_MAGIC`.
 const BPFFS: u64 = 0xcafe_4a11;
+/// `BINFMTFS_MAGIC`.
+const PROGRAM_KINDS: u64 = 0x4249_4e4d;
+/// `SYSFS_MAGIC`.
+const SYSFS: u64 = 0x6265_6572;
 
 /// The half of a word that a 32-bit field is.
 #[inline(always)]
@@ -45,6 +50,13 @@ fn half(base: u64, offset: &'static u32) -> u32 {
 fn within(base: u64, offset: &'static u32) -> u64 {
     // SAFETY: read-only data, patched before load, hence volatile.
     base.wrapping_add(u64::from(unsafe { ptr::read_volatile(offset) }))
+}
+
+/// The structure that this field stands in.
+#[inline(always)]
+fn around(field: u64, offset: &'static u32) -> u64 {
+    // SAFETY: as above.
+    field.wrapping_sub(u64::from(unsafe { ptr::read_volatile(offset) }))
 }
 
 /// The id of the cgroup above this one, at this level; 0: there is none.
@@ -89,11 +101,15 @@ fn kind_of(file: u64) -> u32 {
     half(kernel_word(file, &FILE_INODE), &INODE_MODE) & 0xf000
 }
 
-/// Whether a file is a block device.
+/// Whether a file is a block device, or makes one of another (`/dev/mapper/control`), which mount(2) takes without opening a file.
 #[inline(always)]
 pub(crate) fn is_disk(file: u64) -> bool {
     const BLOCK_DEVICE: u32 = 0x6000;
-    kind_of(file) == BLOCK_DEVICE
+    const CHARACTER_DEVICE: u32 = 0x2000;
+    const MAPPER: u32 = 10 << 20 | 236;
+    let kind = kind_of(file);
+    kind == BLOCK_DEVICE
+        || (kind == CHARACTER_DEVICE && half(kernel_word(file, &FILE_INODE), &INODE_DEVICE) == MAPPER)
 }
 
 /// The `sock` behind an open file; 0: the file is no socket.
@@ -196,10 +212,31 @@ pub(crate) fn entry_of(path: u64) -> u64 {
     kernel_word(path, &PATH_ENTRY)
 }
 
-/// The directory entry of an open file.
+/// The directory entry of an open file. On 6.1 what an overlay opens below itself has the overlay's: then one that
+/// is its own.
 #[inline(always)]
 pub(crate) fn entry_of_file(file: u64) -> u64 {
-    kernel_word(file, &FILE_ENTRY)
+    let (entry, inode) = (kernel_word(file, &FILE_ENTRY), kernel_word(file, &FILE_INODE));
+    if kernel_word(entry, &ENTRY_INODE) == inode {
+        return entry;
+    }
+    match kernel_word(inode, &INODE_ENTRIES) {
+        0 => entry,
+        alias => around(alias, &ENTRY_ALIAS),
+    }
+}
+
+/// The process that this file of /proc is about; 0: none.
+#[inline(always)]
+pub(crate) fn task_behind(entry: u64) -> u64 {
+    let inode = kernel_word(entry, &ENTRY_INODE);
+    if magic(inode) != PROC {
+        return 0;
+    }
+    match kernel_word(kernel_word(around(inode, &PROC_INODE), &PROC_PID), &PID_TASKS) {
+        0 => 0,
+        link => around(link, &TASK_LINKS),
+    }
 }
 
 /// Whether a file was opened to be written, or is emptied by being opened.
@@ -211,20 +248,22 @@ pub(crate) fn is_written(file: u64) -> bool {
     half(file, &FILE_MODE) & WRITE != 0 || half(file, &FILE_FLAGS) & EMPTY != 0
 }
 
-/// Whether writing this file stops the machine, or more.
+/// Whether writing this file stops the machine, or has the kernel start a program of the writer's choice.
 #[inline(always)]
 pub(crate) fn is_the_kernels_trigger(entry: u64) -> bool {
-    const NAME: [u8; 14] = *b"sysrq-trigger\0";
-    if magic(kernel_word(entry, &ENTRY_INODE)) != PROC {
-        return false;
+    const BYTES: usize = 14;
+    let of = magic(kernel_word(entry, &ENTRY_INODE));
+    if of != PROC && of != SYSFS {
+        return of == PROGRAM_KINDS;
     }
-    let mut name = [0u8; 14];
+    let mut name = [0u8; BYTES];
     let text = kernel_word(entry, &ENTRY_NAME);
     // SAFETY: at most as many bytes as we have.
     unsafe {
-        helper::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), 14, text as *const c_void);
+        helper::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), BYTES as u32, text as *const c_void);
     }
-    name == NAME
+    // Each with its zero, or cut: the helper ends every text with one.
+    if of == PROC { name == *b"sysrq-trigger\0" } else { name == *b"uevent_helper\0" }
 }
 
 /// Whether this is the gate's, or on the way there: it keeps its name, and nothing is mounted over it.
@@ -351,4 +390,10 @@ pub(crate) fn holds(mount: u64) -> bool {
 pub(crate) fn is_of_the_gate(system: u64) -> bool {
     let inode = kernel_word(kernel_word(system, &SUPER_ROOT), &ENTRY_INODE);
     magic(inode) == BPFFS || magic(inode) == CGROUP2 || sealed(inode) != 0
+}
+
+/// The file system of a directory entry.
+#[inline(always)]
+pub(crate) fn system_of(entry: u64) -> u64 {
+    kernel_word(kernel_word(entry, &ENTRY_INODE), &INODE_SUPER)
 }

@@ -18,6 +18,9 @@ use crate::{Host, PATIENCE, Seat, Terminal, built, eventually};
 /// How long the gate may take to drain before it is killed.
 const DRAIN: Duration = Duration::from_secs(15);
 
+/// How long loading may take: on an emulated machine the kernel looks at the programs for half a minute.
+const LOADING: Duration = Duration::from_mins(2);
+
 /// A gate, running or not. Stopped and unloaded when dropped.
 pub struct Gate {
     seat: Seat,
@@ -403,7 +406,7 @@ impl Builder {
     #[must_use]
     pub fn load(self) -> Gate {
         let gate = self.build();
-        drop(gate.tidegate(&["load"]).success());
+        drop(Finished::of(gate.settings.command(&gate.seat, &["load"]), LOADING).success());
         gate
     }
 

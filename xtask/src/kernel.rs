@@ -24,8 +24,16 @@ const END: &str = "tidegate: all programs have run";
 const NEEDS: [Need; 1] = [Need::command("ip", "iproute2", "hosts of their own for the tests")];
 
 /// Programs of the tests that need nothing but a kernel and `ip`.
-const PROGRAMS: [&str; 6] =
-    ["kernel_path", "kernel_guard", "kernel_escape", "kernel_outside", "kernel_shut", "attack"];
+const PROGRAMS: [&str; 8] = [
+    "kernel_path",
+    "kernel_guard",
+    "kernel_escape",
+    "kernel_outside",
+    "kernel_seldom",
+    "kernel_refusals",
+    "kernel_shut",
+    "attack",
+];
 /// What they start.
 const HELPERS: [&str; 3] = ["tidegate", "tidegate-actor", "tidegate-attack"];
 

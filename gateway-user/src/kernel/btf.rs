@@ -70,6 +70,14 @@ const OUTSIDE: &[(&str, &[(&str, &str)])] = &[
     ("TASK_SPACES", &[("task_struct", "nsproxy")]),
     ("SPACES_MOUNTS", &[("nsproxy", "mnt_ns")]),
     ("MOUNTS_NUMBER", &[("mnt_namespace", "ns"), ("ns_common", "inum")]),
+    ("INODE_DEVICE", &[("inode", "i_rdev")]),
+    ("INODE_ENTRIES", &[("inode", "i_dentry")]),
+    // A union of which the name among an inode's is one.
+    ("ENTRY_ALIAS", &[("dentry", "d_u")]),
+    ("PROC_INODE", &[("proc_inode", "vfs_inode")]),
+    ("PROC_PID", &[("proc_inode", "pid")]),
+    ("PID_TASKS", &[("pid", "tasks")]),
+    ("TASK_LINKS", &[("task_struct", "pid_links")]),
 ];
 
 /// Byte offsets of those, by the name of the global they are patched into; or the field that this kernel lacks.

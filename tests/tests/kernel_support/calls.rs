@@ -56,8 +56,12 @@ pub fn connect_and_read(socket: Socket, to: SocketAddr) -> io::Result<String> {
 
 /// Sends a fresh, unconnected TCP socket over a unix socket.
 pub fn give_socket(over: &UnixStream) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let fds = [socket.as_fd()];
+    give(over, &Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+}
+
+/// Sends what is open here over a unix socket.
+pub fn give(over: &UnixStream, what: &impl AsFd) {
+    let fds = [what.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "every test program uses another part")]
 
 pub mod calls;
+pub mod outside;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

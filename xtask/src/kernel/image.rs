@@ -10,8 +10,8 @@ use xshell::{Shell, cmd};
 use super::Kernel;
 use crate::{packages, place};
 
-/// Modules that the tests of interception use where a kernel has them as modules, in the order of loading.
-pub(crate) const NETWORK: [&str; 13] = [
+/// Modules that the tests of interception use, most of them for networks, where a kernel has them as modules, in the order of loading.
+pub(crate) const NETWORK: [&str; 15] = [
     "crc32c_generic",
     "libcrc32c",
     "veth",
@@ -25,6 +25,8 @@ pub(crate) const NETWORK: [&str; 13] = [
     "vmw_vsock_virtio_transport_common",
     "vsock_loopback",
     "sch_ingress",
+    "overlay",
+    "binfmt_misc",
 ];
 /// What a whole system needs besides: its disk, a look at its sockets, and an interface that leads nowhere.
 pub(crate) const SYSTEM: [&str; 14] = [
