@@ -4,6 +4,10 @@
 //!
 //! `cargo bench -p tidegate --bench record [-- WORD]`, where WORD stands in the names of the ways to try. A record is the intent of an HTTP request with 2 KiB of head. Each way
 //! runs for some seconds with 100 waiting writers; the ways are interleaved in rounds, so that a busy disk is busy for all.
+//!
+//! What handing over costs is the difference of two ways that make the same commits of the same events, each event handed in
+//! by itself, in this process and behind a line. They take short turns, on a file system in memory; processor time alone counts,
+//! and of the differences the median: what else the machine does hits both of a pair.
 
 #![expect(
     clippy::expect_used,
@@ -20,24 +24,45 @@ use std::time::{Duration, Instant};
 
 use redb::{Builder, ConcurrencyMode, Database, TableDefinition};
 use tidegate::operation::{Direction, EntryId, SessionId, User};
-use tidegate::record::Recorder;
 use tidegate::record::entry::{BodyEnd, Ending, EntryClosed, Event, Head, Intent, SessionOpened, Verdict};
+use tidegate::record::{Durable, Recorder};
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 const WRITERS: usize = 100;
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(2);
 const HEAD_BYTES: usize = 2048;
+/// Recorders that handing over is measured with, one after the other: where in memory things come to lie moves what it costs by
+/// some microseconds, for as long as they lie there.
+const RECORDERS: usize = 12;
+/// Pairs of turns with each of them, and how often each of the writers has its record written in a turn.
+const PAIRS: usize = 20;
+const COMMITS: usize = 10;
+/// Where it is measured: no disk is waited for.
+const MEMORY: &str = "/dev/shm";
+/// The most that handing over one record may cost, in microseconds of processor time.
+const HAND_OVER_AIM: f64 = 3.0;
+
+/// What is shipped has this one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 const INDEX: TableDefinition<'_, &[u8], u64> = TableDefinition::new("index");
+
+/// Microseconds since the Unix epoch: a recorder behind a line takes no event of another time.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.expect("it is after 1970").as_micros()).expect("and before the year 292000")
+}
 
 fn intent(session: SessionId) -> Event {
     let fields = (0..16).map(|n| (format!("X-Header-{n:02}"), "v".repeat(HEAD_BYTES / 16 - 11))).collect();
     Event::Intent(Box::new(Intent {
         entry: EntryId::now(),
         session,
-        at: 1,
+        at: now(),
         target: Some("react".into()),
         kind: "http".into(),
         operations: vec!["read".into()],
@@ -61,7 +86,7 @@ fn intent(session: SessionId) -> Event {
 fn opened(session: SessionId) -> Event {
     Event::SessionOpened(SessionOpened {
         session,
-        at: 1,
+        at: now(),
         direction: Direction::Inbound,
         peer: "192.0.2.7:40000".into(),
         destination: "192.0.2.1:8080".into(),
@@ -71,10 +96,17 @@ fn opened(session: SessionId) -> Event {
     })
 }
 
+fn entry_of(event: &Event) -> EntryId {
+    match event {
+        Event::Intent(intent) => intent.entry,
+        _ => unreachable!("it is one"),
+    }
+}
+
 fn closed(entry: EntryId) -> Event {
     Event::EntryClosed(EntryClosed {
         entry,
-        at: 2,
+        at: now(),
         status: Some(200),
         request: BodyEnd::default(),
         response: BodyEnd::default(),
@@ -109,12 +141,16 @@ impl Measured {
     }
 }
 
-/// Processor seconds of this process, user and system.
+/// Processor seconds of this process, user and system: of all threads that it has. None ends while it is measured.
 fn cpu() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-    ticks as f64 / 100.0
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    tasks.map(|task| spent(&task.path())).sum()
+}
+
+/// Processor seconds of one thread.
+fn spent(task: &Path) -> f64 {
+    let said = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    said.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 /// Processor seconds of the thread that writes.
@@ -123,9 +159,7 @@ fn writer_cpu() -> f64 {
     let writer = tasks.map(|task| task.path()).find(|task| {
         std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "record-writer")
     });
-    let spent =
-        writer.and_then(|task| std::fs::read_to_string(task.join("schedstat")).ok()).unwrap_or_default();
-    spent.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+    writer.map_or(0.0, |task| spent(&task))
 }
 
 fn size(path: &Path) -> u64 {
@@ -144,17 +178,17 @@ fn measure(dir: &Path, work: impl FnOnce() -> u64) -> Measured {
     Measured { records, seconds, cpu, writer, bytes: size(dir) }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime starts")
 }
 
 /// The writer in this process.
-fn ours(dir: &Path) -> Measured {
-    waiting(dir, &Recorder::open(dir).expect("the record opens"))
+fn here(dir: &Path, work: impl FnOnce(&Path, &Recorder) -> Measured) -> Measured {
+    work(dir, &Recorder::open(dir).expect("the record opens"))
 }
 
 /// The writer behind a line, as in a process of its own. Both ends count.
-fn apart(dir: &Path) -> Measured {
+fn apart(dir: &Path, work: impl FnOnce(&Path, &Recorder) -> Measured) -> Measured {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     let record = dir.to_owned();
     let writer = std::thread::spawn(move || {
@@ -165,7 +199,7 @@ fn apart(dir: &Path) -> Measured {
     let next =
         move || line.lock().ok().and_then(|mut line| line.take()).ok_or_else(|| ErrorKind::NotFound.into());
     let recorder = Recorder::through(Box::new(next)).expect("the record opens");
-    let measured = waiting(dir, &recorder);
+    let measured = work(dir, &recorder);
     drop(recorder);
     writer.join().expect("the writer ends");
     measured
@@ -184,8 +218,7 @@ fn waiting(dir: &Path, recorder: &Recorder) -> Measured {
                 recorder.append(opened(session)).expect("room").await.expect("durable");
                 while Instant::now() < end {
                     let event = intent(session);
-                    let Event::Intent(asked) = &event else { unreachable!("it is one") };
-                    let entry = asked.entry;
+                    let entry = entry_of(&event);
                     recorder.append(event).expect("room").await.expect("durable");
                     drop(recorder.append(closed(entry)).expect("room"));
                     done.fetch_add(1, Ordering::Relaxed);
@@ -195,10 +228,161 @@ fn waiting(dir: &Path, recorder: &Recorder) -> Measured {
         });
         done.load(Ordering::Relaxed)
     });
+    tell_commits(recorder, &measured);
+    measured
+}
+
+fn tell_commits(recorder: &Recorder, measured: &Measured) {
     let stats = recorder.stats();
     let (commits, frames) = (stats.commits as f64, stats.frames as f64);
     println!("    {:.0} events per commit, {:.0} commits/s", frames / commits, commits / measured.seconds);
-    measured
+}
+
+/// One recorder, and what is handed in to it in turns.
+struct Hand<'a> {
+    recorder: &'a Recorder,
+    /// Of each writer.
+    sessions: Vec<SessionId>,
+    /// The small ends of the commit before.
+    ends: Vec<Event>,
+    waiting: Vec<Durable>,
+}
+
+impl<'a> Hand<'a> {
+    fn of(recorder: &'a Recorder) -> Self {
+        let sessions: Vec<_> = (0..WRITERS).map(|_| SessionId::now()).collect();
+        let events = sessions.iter().copied().map(opened).collect();
+        recorder.append_all(events).expect("room").wait().expect("durable");
+        Self { recorder, sessions, ends: Vec::new(), waiting: Vec::new() }
+    }
+
+    /// One caller for commits of [`WRITERS`] records, each event handed in by itself; waits for all of it.
+    fn alone(&mut self) {
+        for _ in 0..COMMITS {
+            for event in std::mem::take(&mut self.ends) {
+                self.waiting.push(self.recorder.append_soon(vec![event]).expect("room"));
+            }
+            for (at, session) in self.sessions.iter().enumerate() {
+                let event = intent(*session);
+                self.ends.push(closed(entry_of(&event)));
+                // The last makes the commit begin.
+                let taken = match at + 1 == WRITERS {
+                    true => self.recorder.append(event),
+                    false => self.recorder.append_soon(vec![event]),
+                };
+                self.waiting.push(taken.expect("room"));
+            }
+            self.waiting.drain(..).for_each(|durable| durable.wait().expect("durable"));
+        }
+    }
+
+    /// [`WRITERS`] callers, each waiting for its record before it makes the next.
+    fn crowd(&mut self, runtime: &Runtime) {
+        let recorder = self.recorder;
+        let tasks = self.sessions.iter().map(|session| async move {
+            for _ in 0..COMMITS {
+                let event = intent(*session);
+                let entry = entry_of(&event);
+                recorder.append(event).expect("room").await.expect("durable");
+                drop(recorder.append(closed(entry)).expect("room"));
+            }
+        });
+        runtime.block_on(futures_util::future::join_all(tasks));
+    }
+
+    /// Commits and events so far.
+    fn written(&self) -> [f64; 2] {
+        // What a recorder behind a line says of itself is a moment old.
+        std::thread::sleep(Duration::from_millis(500));
+        let stats = self.recorder.stats();
+        [stats.commits as f64, stats.frames as f64]
+    }
+}
+
+/// Microseconds of processor time for each record and its end.
+fn each_in(turn: impl FnOnce()) -> f64 {
+    // What the turn before woke goes back to sleep.
+    std::thread::sleep(Duration::from_millis(1));
+    let before = cpu();
+    turn();
+    std::thread::sleep(Duration::from_millis(1));
+    (cpu() - before) * 1e6 / (COMMITS * WRITERS) as f64
+}
+
+/// What a turn took here and behind a line, and how many events the commits of each had.
+#[derive(Default)]
+struct Pairs {
+    took: Vec<[f64; 2]>,
+    commits: [f64; 2],
+    events: [f64; 2],
+}
+
+impl Pairs {
+    fn measure(&mut self, hands: &mut [Hand; 2], turn: impl Fn(&mut Hand)) {
+        let before = [hands[0].written(), hands[1].written()];
+        // The first fills caches.
+        for pair in 0..=PAIRS {
+            let mut took = [0.0; 2];
+            // Each is the first as often as the other.
+            for which in [pair % 2, 1 - pair % 2] {
+                took[which] = each_in(|| turn(&mut hands[which]));
+            }
+            self.took.extend((pair > 0).then_some(took));
+        }
+        for (at, hand) in hands.iter().enumerate() {
+            let [commits, events] = hand.written();
+            self.commits[at] += commits - before[at][0];
+            self.events[at] += events - before[at][1];
+        }
+    }
+
+    /// How much more a record takes behind a line; says so.
+    fn more(&self, name: &str) -> f64 {
+        let sorted = |of: fn(&[f64; 2]) -> f64| {
+            let mut values: Vec<f64> = self.took.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let (count, size) = (self.took.len(), |at: usize| self.events[at] / self.commits[at]);
+        let (here, far) = (sorted(|[here, _]| *here), sorted(|[_, far]| *far));
+        let more = sorted(|[here, far]| far - here);
+        println!(
+            "  {name}: {:.2} us CPU per record here ({:.0} events a commit), {:.2} behind a line ({:.0}); {:.2} more, in \
+             half of {count} pairs {:.2} to {:.2}",
+            here[count / 2],
+            size(0),
+            far[count / 2],
+            size(1),
+            more[count / 2],
+            more[count / 4],
+            more[count * 3 / 4],
+        );
+        more[count / 2]
+    }
+}
+
+/// What handing over costs, in microseconds of processor time for each record and its end, both ends of the line together.
+/// The aim is judged by the dearer of two ways to hand in.
+fn handing_over() {
+    let place = || match Path::new(MEMORY).is_dir() {
+        true => tempfile::tempdir_in(MEMORY),
+        false => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")),
+    };
+    let runtime = runtime();
+    let (mut alone, mut crowd) = (Pairs::default(), Pairs::default());
+    for _ in 0..RECORDERS {
+        let dirs = [(); 2].map(|()| place().expect("a directory is made"));
+        let own = Recorder::open(dirs[0].path()).expect("the record opens");
+        apart(dirs[1].path(), |_, far| {
+            let mut hands = [Hand::of(&own), Hand::of(far)];
+            alone.measure(&mut hands, |hand| hand.alone());
+            crowd.measure(&mut hands, |hand| hand.crowd(&runtime));
+            Measured::default()
+        });
+    }
+    let costs = f64::max(alone.more("one caller"), crowd.more("100 waiting writers"));
+    let met = if costs <= HAND_OVER_AIM { "met" } else { "MISSED" };
+    println!("handing over costs {costs:.2} us CPU per record; the aim of {HAND_OVER_AIM:.0} us is {met}");
 }
 
 /// Commits of exactly `size` records, nobody woken: what the record itself costs.
@@ -292,18 +476,25 @@ fn write_naively(database: &Database, receive: &mpsc::Receiver<Naive>, most: usi
     }
 }
 
+/// As the argument names it.
+const HANDING_OVER: &str = "handing over";
+
 fn main() {
     type Way = (&'static str, fn(&Path) -> Measured);
     let ways: [Way; 7] = [
-        ("the record, 100 waiting writers", ours),
+        ("the record, 100 waiting writers", |dir| here(dir, waiting)),
         ("the record, commits of 100, nobody woken", |dir| batches(dir, 100)),
         ("the record, commits of 64, nobody woken", |dir| batches(dir, 64)),
         ("naive: a row and 8 index rows each, group commit", |dir| naive(dir, WRITERS, true)),
         ("naive: a row each, no index, no chain, group commit", |dir| naive(dir, WRITERS, false)),
         ("naive: a row each, a commit each", |dir| naive(dir, 1, false)),
-        ("the record behind a line, 100 waiting writers", apart),
+        ("the record behind a line, 100 waiting writers", |dir| apart(dir, waiting)),
     ];
     let word = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
+    if word.is_empty() || HANDING_OVER.contains(&word) {
+        println!("{HANDING_OVER}");
+        handing_over();
+    }
     let mut sums = [Measured::default(); 7];
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
@@ -332,10 +523,5 @@ fn main() {
         against(3),
         against(4),
         against(5)
-    );
-    let cpu = |at: usize| sums[at].cpu * 1e6 / sums[at].records as f64;
-    println!(
-        "handing over takes {:.2} us CPU per record and its end, both ends of the line together",
-        cpu(6) - cpu(0)
     );
 }

@@ -4,6 +4,7 @@
 //! The layout is written down byte by byte in `docs/RECORD.md`.
 
 use aws_lc_rs::digest::{Context, SHA256};
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -161,6 +162,36 @@ impl Frame {
     }
 }
 
+/// Encodes this behind what is there.
+///
+/// # Errors
+/// It cannot be encoded; a part of it may be there then.
+pub(super) fn encode_onto(bytes: &mut Vec<u8>, value: &impl Serialize) -> Result<(), postcard::Error> {
+    postcard::serialize_with_flavor(value, Onto(bytes))
+}
+
+struct Onto<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Onto<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> Result<(), postcard::Error> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> Result<(), postcard::Error> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> Result<(), postcard::Error> {
+        Ok(())
+    }
+}
+
 /// The 16 bytes of `about`, and the bits that say which id they are.
 fn about_bytes(kind: u8, about: About) -> [u8; 17] {
     let (class, id) = match about {
@@ -248,8 +279,7 @@ impl Packer {
     pub fn push(&mut self, frame: &Frame) -> Result<(), postcard::Error> {
         let start = self.blob.len();
         self.blob.resize(start + FRAME_HEAD_BYTES, 0);
-        let blob = std::mem::take(&mut self.blob);
-        self.blob = postcard::to_extend(frame, blob)?;
+        encode_onto(&mut self.blob, frame)?;
         let (kind, about) = frame.about();
         let about = about_bytes(kind, about);
         let content = start + FRAME_HEAD_BYTES;

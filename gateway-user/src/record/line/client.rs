@@ -1,7 +1,7 @@
 //! The enforcer's end: hands over without blocking, in batches, and gives each answer to whom it is for. Finds the next
 //! recorder when one is gone. Bounded as the writer's own queue is; what does not fit is refused at once.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::state::{Seen, State, Waiting};
-use super::{Ask, Frames, Said, pack};
+use super::{Ask, Frames, Said, pack, pack_onto};
 use crate::limits;
 use crate::record::desk::{Answer, now, weigh};
 use crate::record::entry::Event;
@@ -29,6 +29,10 @@ pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a sender looks whether more is handed over at the moment.
 const GATHERED: usize = 8;
+/// What a frame has beside what it carries: lengths and a time.
+const FRAME_ROOM: usize = 64;
+/// Bytes that a sender's buffers keep between two writes: what a crowd hands over at once.
+const KEPT_BYTES: usize = 1024 * 1024;
 /// Parts of an answer that wait for who asked. One that is behind by more has given up, and is told so by the silence.
 const PARTS_MAX: usize = 4096;
 /// Bytes of one read.
@@ -85,24 +89,19 @@ impl Line {
         let patience = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
         // Packed before the lock: who hands over at the same time does not wait for it.
         let ask = Ask::Append { state, events, patience };
-        let frame = pack(&ask);
+        // It takes no more than it weighs, but for the frame about it.
+        let mut frame = Vec::with_capacity(bytes + FRAME_ROOM);
+        let packed = pack_onto(&mut frame, &ask).map_err(|_| too_large(bytes));
         let Ask::Append { events, .. } = ask else { return Err(RecordError::Closed) };
         let mut line = self.0.state();
-        let refusal = match frame {
-            Err(_) => Err(too_large(bytes)),
-            Ok(frame) => line.refusal(&events, count, bytes).map_or(Ok(frame), Err),
-        };
-        let frame = match refusal {
-            Ok(frame) => frame,
-            Err(refusal) => {
-                line.refused += count as u64;
-                if line.owing.flows + line.owing.operations == 0 && line.owing.ends.is_empty() {
-                    line.since = now();
-                }
-                line.owing.lose(events);
-                return Err(refusal);
+        if let Err(refusal) = packed.and_then(|()| line.refusal(&events, count, bytes).map_or(Ok(()), Err)) {
+            line.refused += count as u64;
+            if line.owing.flows + line.owing.operations == 0 && line.owing.ends.is_empty() {
+                line.since = now();
             }
-        };
+            line.owing.lose(events);
+            return Err(refusal);
+        }
         let (waiter, receiver) = oneshot::channel();
         line.waiting.push_back(Waiting {
             waiter,
@@ -227,19 +226,18 @@ fn silent() -> RecordError {
 /// A line to a recorder that has opened the record.
 fn greet(connect: &Connect, is_over: &dyn Fn() -> bool) -> Result<(UnixStream, Frames), RecordError> {
     let failed = |error: io::Error| RecordError::Unavailable(format!("no recorder: {error}").into());
-    let mut stream = connect().map_err(failed)?;
+    let stream = connect().map_err(failed)?;
     stream.set_read_timeout(Some(LOOK_EVERY)).map_err(failed)?;
     let mut frames = Frames::default();
-    let mut bytes = vec![0; READ_BYTES];
     loop {
         match frames.message().map_err(|error| failed(io::Error::other(error)))? {
             Some(Said::Opened) => break,
             Some(Said::Failed(why)) => return Err(RecordError::Unavailable(why.into())),
             Some(_) => return Err(failed(io::ErrorKind::InvalidData.into())),
             None if is_over() => return Err(RecordError::Closed),
-            None => match stream.read(&mut bytes) {
+            None => match frames.fill(&stream, READ_BYTES) {
                 Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => frames.push(&bytes[..read]),
+                Ok(_) => {}
                 // It opens the record, which may be large.
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -331,20 +329,21 @@ impl Shared {
 
     /// Sends what waits, until this is no longer the line, or it shall end.
     fn send(&self, mut stream: UnixStream, line: u64) {
+        let mut frames = Vec::new();
         loop {
-            let frames = {
+            frames.clear();
+            frames.shrink_to(KEPT_BYTES);
+            {
                 let mut state = self.state();
                 loop {
                     if state.line != line {
                         return;
                     }
                     if !state.out.is_empty() {
-                        break self.gathered(state);
+                        break self.gathered(state, &mut frames);
                     }
-                    if state.down.is_none()
-                        && let Some(owed) = state.owed()
-                    {
-                        break owed;
+                    if state.down.is_none() && state.owed(&mut frames) {
+                        break;
                     }
                     if state.closing {
                         // The recorder reads to the end, answers all of it, and closes the record.
@@ -354,7 +353,7 @@ impl Shared {
                     let waited = self.work.wait_timeout(state, LOOK_EVERY);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
-            };
+            }
             if stream.write_all(&frames).is_err() {
                 // Who hears finds out, too.
                 return;
@@ -363,7 +362,7 @@ impl Shared {
     }
 
     /// All that is to be sent: those who were answered together hand over together, so a few moments bring many of them.
-    fn gathered<'s>(&'s self, mut state: MutexGuard<'s, State>) -> Vec<u8> {
+    fn gathered<'s>(&'s self, mut state: MutexGuard<'s, State>, frames: &mut Vec<u8>) {
         for _ in 0..GATHERED {
             let before = state.out.len();
             drop(state);
@@ -373,23 +372,28 @@ impl Shared {
                 break;
             }
         }
-        mem::take(&mut state.out)
+        mem::swap(&mut state.out, frames);
     }
 
     /// Gives answers to whom they are for, until the line is gone.
-    fn hear(&self, mut stream: &UnixStream, mut frames: Frames) {
-        let mut bytes = vec![0; READ_BYTES];
+    fn hear(&self, stream: &UnixStream, mut frames: Frames) {
+        let mut durable = Vec::new();
         loop {
             loop {
                 match frames.message::<Said>() {
+                    Ok(Some(Said::Written(count))) => {
+                        self.state().written(count, &mut durable);
+                        // Not under the lock: who is woken hands over the next.
+                        durable.drain(..).for_each(|waiter| drop(waiter.send(Ok(()))));
+                    }
                     Ok(Some(said)) => self.state().heard(said),
                     Ok(None) => break,
                     Err(error) => return error!(%error, "the recorder is not understood"),
                 }
             }
-            match stream.read(&mut bytes) {
+            match frames.fill(stream, READ_BYTES) {
                 Ok(0) => return,
-                Ok(read) => frames.push(&bytes[..read]),
+                Ok(_) => {}
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => return,

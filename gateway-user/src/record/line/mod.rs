@@ -5,6 +5,10 @@
 //!
 //! Appends are answered in the order they were sent, as they become durable; one answer stands for all that one commit
 //! took. When the line breaks, whoever waits is refused, and what an enforcer left open is closed in the record.
+//!
+//! Messages have no version: both ends are the keeper's own program, which starts both, and an upgrade ends both. What
+//! comes is decoded, judged, and encoded again by the writer; the bytes that came are not kept, for one message may be
+//! spelt in more than one way.
 
 pub mod claims;
 mod client;
@@ -14,6 +18,7 @@ mod state;
 mod tests;
 pub mod vouch;
 
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -24,6 +29,7 @@ pub(super) use self::client::Line;
 pub use self::server::fail;
 pub(super) use self::server::serve;
 use super::entry::{Event, Intent, Micros, SessionOpened};
+use super::frame::encode_onto;
 use super::journal::StateOp;
 use super::ledger::NotOpen;
 use super::operations::Recorded;
@@ -156,29 +162,69 @@ pub struct Garbled;
 /// # Errors
 /// It is longer than [`RECORD_FRAME_BYTES_MAX`].
 pub fn pack(message: &impl Serialize) -> Result<Vec<u8>, Garbled> {
-    let mut frame = postcard::to_extend(message, vec![0; 4]).map_err(|_| Garbled)?;
-    let length = frame.len() - 4;
-    let word = u32::try_from(length).ok().filter(|_| length <= RECORD_FRAME_BYTES_MAX).ok_or(Garbled)?;
-    frame[..4].copy_from_slice(&word.to_le_bytes());
+    let mut frame = Vec::new();
+    pack_onto(&mut frame, message)?;
     Ok(frame)
+}
+
+/// A message as a frame, behind what is there.
+///
+/// # Errors
+/// It is longer than [`RECORD_FRAME_BYTES_MAX`]; nothing was added then.
+fn pack_onto(frames: &mut Vec<u8>, message: &impl Serialize) -> Result<(), Garbled> {
+    let start = frames.len();
+    frames.extend_from_slice(&[0; 4]);
+    let packed = encode_onto(frames, message);
+    let length = frames.len() - start - 4;
+    let word = u32::try_from(length).ok().filter(|_| packed.is_ok() && length <= RECORD_FRAME_BYTES_MAX);
+    let Some(word) = word else {
+        frames.truncate(start);
+        return Err(Garbled);
+    };
+    frames[start..start + 4].copy_from_slice(&word.to_le_bytes());
+    Ok(())
 }
 
 /// Bytes of a line as they come, cut into messages. Keeps no more than one message and one read.
 #[derive(Debug, Default)]
 pub struct Frames {
+    /// What came lies between `next` and `end`; before it is what was read already, behind it room.
     bytes: Vec<u8>,
     /// Where the next frame begins.
     next: usize,
+    end: usize,
 }
 
 impl Frames {
     /// Takes what came.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.next > 0 {
-            self.bytes.drain(..self.next);
-            self.next = 0;
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    /// Takes what comes, at least so many bytes at once where they are there. Gives how many came; 0 at the end.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn fill(&mut self, mut from: impl Read, at_once: usize) -> io::Result<usize> {
+        let read = from.read(self.room(at_once))?;
+        self.end += read;
+        Ok(read)
+    }
+
+    /// Room for at least so many bytes more.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.next == self.end {
+            (self.next, self.end) = (0, 0);
         }
-        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() - self.end < bytes {
+            self.bytes.copy_within(self.next..self.end, 0);
+            (self.next, self.end) = (0, self.end - self.next);
+            if self.bytes.len() - self.end < bytes {
+                self.bytes.resize(self.end + bytes, 0);
+            }
+        }
+        &mut self.bytes[self.end..]
     }
 
     /// The next message, if all of it is there.
@@ -186,7 +232,8 @@ impl Frames {
     /// # Errors
     /// What came is no message: too long, cut off, or followed by something. The line is of no use then.
     pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Garbled> {
-        let Some((length, rest)) = self.bytes[self.next..].split_first_chunk::<4>() else { return Ok(None) };
+        let came = &self.bytes[self.next..self.end];
+        let Some((length, rest)) = came.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
         if length > RECORD_FRAME_BYTES_MAX {
             return Err(Garbled);

@@ -1,7 +1,7 @@
 //! The recorder's end: takes what an enforcer hands over, and answers when it is durable. Believes nothing of it that is
 //! the writer's own to say, and ends the line at the first thing that is no message.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
@@ -188,13 +188,12 @@ struct Ear {
 }
 
 impl Ear {
-    fn listen(self, mut stream: &UnixStream) -> io::Result<()> {
+    fn listen(self, stream: &UnixStream) -> io::Result<()> {
         let mut frames = Frames::default();
-        let mut bytes = vec![0; READ_BYTES];
         loop {
-            match stream.read(&mut bytes) {
+            match frames.fill(stream, READ_BYTES) {
                 Ok(0) => return Ok(()),
-                Ok(read) => frames.push(&bytes[..read]),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

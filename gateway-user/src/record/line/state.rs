@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tracing::{error, info};
 
-use super::{Ask, Said, Vitals, pack, recorded};
+use super::{Ask, Said, Vitals, pack_onto, recorded};
 use crate::limits;
 use crate::record::desk::{Answer, Waiter, now};
 use crate::record::entry::{Event, Micros};
@@ -89,17 +89,30 @@ impl State {
     }
 
     fn answer(&mut self, answer: Answer) {
+        // Who no longer waits has dropped the other end.
+        drop(self.answered().map(|waiter| waiter.send(answer)));
+    }
+
+    /// Whom the next answer is for. Nobody: it was given up.
+    fn answered(&mut self) -> Option<Waiter> {
+        let mut waiter = None;
         if self.given_up > 0 {
             self.given_up -= 1;
         } else if let Some(waiting) = self.waiting.pop_front() {
             self.queued_events -= waiting.events;
             self.queued_bytes -= waiting.bytes;
-            // Who no longer waits has dropped the other end.
-            drop(waiting.waiter.send(answer));
+            waiter = Some(waiting.waiter);
         }
         if self.given_up == 0 && self.down.take().is_some() {
             info!("the recorder answers again");
         }
+        waiter
+    }
+
+    /// Whose appends are durable when so many are.
+    pub(super) fn written(&mut self, count: u64, durable: &mut Vec<Waiter>) {
+        let count = count.min(limits::JOURNAL_QUEUE_MAX as u64 * 2);
+        durable.extend((0..count).filter_map(|_| self.answered()));
     }
 
     /// Refuses everything from now on, and whoever waits.
@@ -121,11 +134,11 @@ impl State {
         self.look = None;
     }
 
-    /// What could not be handed over, as a frame; nothing of it is told again.
-    pub(super) fn owed(&mut self) -> Option<Vec<u8>> {
+    /// What could not be handed over, as a frame; nothing of it is told again. False: nothing is owed.
+    pub(super) fn owed(&mut self, frames: &mut Vec<u8>) -> bool {
         let owing = &mut self.owing;
         if owing.flows + owing.operations == 0 && owing.ends.is_empty() {
-            return None;
+            return false;
         }
         owing.refused.clear();
         let some = owing.ends.len().min(OWED_AT_ONCE);
@@ -135,17 +148,12 @@ impl State {
             flows: mem::take(&mut owing.flows),
             operations: mem::take(&mut owing.operations),
         };
-        pack(&ask).ok()
+        pack_onto(frames, &ask).is_ok()
     }
 
-    /// Gives what the recorder said to whom it is for.
+    /// Gives what the recorder said to whom it is for; that appends are durable, [`State::written`].
     pub(super) fn heard(&mut self, said: Said) {
         match said {
-            Said::Written(count) => {
-                for _ in 0..count.min(limits::JOURNAL_QUEUE_MAX as u64 * 2) {
-                    self.answer(Ok(()));
-                }
-            }
             Said::Refused(why) => self.answer(Err(why.into())),
             Said::Rows(rows, last) => match last {
                 true => drop(self.scans.pop_front().map(|asked| asked.try_send(Ok((rows, true))))),
@@ -163,7 +171,7 @@ impl State {
                 drop(asked.map(|(_, to)| to.try_send(Seen::Over(how))));
             }
             Said::Vitals(vitals) => self.vitals = *vitals,
-            Said::Opened | Said::Failed(_) => {}
+            Said::Opened | Said::Failed(_) | Said::Written(_) => {}
         }
     }
 }

@@ -250,17 +250,24 @@ fn frames_come_out_as_they_went_in_however_they_are_cut() {
     ];
     let bytes: Vec<u8> = asks.iter().flat_map(|ask| pack(ask).unwrap()).collect();
     for step in [1, 3, 64, bytes.len()] {
-        let (mut frames, mut out) = (Frames::default(), Vec::new());
-        for part in bytes.chunks(step) {
-            frames.push(part);
-            while let Some(ask) = frames.message::<Ask>().unwrap() {
-                out.push(ask);
+        for at_once in [1, 100, 1 << 16] {
+            let (mut frames, mut out) = (Frames::default(), Vec::new());
+            for part in bytes.chunks(step) {
+                let mut comes = part;
+                while !comes.is_empty() {
+                    assert!(frames.fill(&mut comes, at_once).unwrap() > 0, "there is always room");
+                }
+                while let Some(ask) = frames.message::<Ask>().unwrap() {
+                    out.push(ask);
+                }
             }
+            assert_eq!(out, asks, "in steps of {step}, {at_once} bytes at once");
         }
-        assert_eq!(out, asks, "in steps of {step}");
     }
     let mut frames = Frames::default();
     frames.push(&(RECORD_FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
     assert!(frames.message::<Ask>().is_err(), "too long is known before it is there");
-    assert!(pack(&Ask::Scan(vec![0; RECORD_FRAME_BYTES_MAX])).is_err());
+    let mut packed = pack(&asks[0]).unwrap();
+    assert!(pack_onto(&mut packed, &Ask::Scan(vec![0; RECORD_FRAME_BYTES_MAX])).is_err());
+    assert_eq!(packed, pack(&asks[0]).unwrap(), "nothing of what is too long stays behind what is not");
 }

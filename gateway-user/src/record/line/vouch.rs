@@ -1,7 +1,7 @@
 //! The line over which admin, the process that operators talk to, tells the recorder what humans are about to have done. Nothing
 //! else can be said there, and nothing be asked.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,12 +36,11 @@ pub type Vouched = (u64, Result<(), String>);
 /// The line broke, or carried something that is no message.
 pub fn take(mut stream: &UnixStream, warrants: &Warrants) -> io::Result<()> {
     let mut frames = Frames::default();
-    let mut bytes = vec![0; READ_BYTES];
     let line = warrants.line();
     let taken = loop {
-        match stream.read(&mut bytes) {
+        match frames.fill(stream, READ_BYTES) {
             Ok(0) => break Ok(()),
-            Ok(read) => frames.push(&bytes[..read]),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => break Err(error),
         }
@@ -126,7 +125,6 @@ impl Voucher {
     ) -> io::Result<Result<(), String>> {
         stream.write_all(frame)?;
         let begun = Instant::now();
-        let mut bytes = vec![0; READ_BYTES];
         loop {
             match frames.message::<Vouched>().map_err(io::Error::other)? {
                 Some((answered, taken)) if answered == number => return Ok(taken),
@@ -134,9 +132,9 @@ impl Voucher {
                 None if begun.elapsed() > PATIENCE => return Err(io::ErrorKind::TimedOut.into()),
                 None => {}
             }
-            match stream.read(&mut bytes) {
+            match frames.fill(&*stream, READ_BYTES) {
                 Ok(0) => return Err(io::ErrorKind::BrokenPipe.into()),
-                Ok(read) => frames.push(&bytes[..read]),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
