@@ -32,6 +32,8 @@ pub struct Tables {
     cuts: u32,
     /// Hooks that are not where the load put them.
     missing: Vec<&'static str>,
+    /// The links of all of them, as they were at the last look.
+    links: Vec<Option<u32>>,
     /// Who has recorded what was cut.
     refusals: Arc<Refusals>,
 }
@@ -56,6 +58,7 @@ impl Tables {
             unseen: None,
             cuts: 0,
             missing: Vec::new(),
+            links: Vec::new(),
             refusals,
         }
     }
@@ -112,20 +115,28 @@ impl Tables {
 
     /// Looks whether every hook is where the load put it; says so where one is not, and that is news.
     fn look_for_hooks(&mut self) {
-        let missing: Vec<_> = match kernel::hooks(self.gate.pins()) {
-            Ok(hooks) => hooks.iter().filter(|hook| hook.id.is_none()).map(|hook| hook.name).collect(),
+        let hooks = match kernel::hooks(self.gate.pins()) {
+            Ok(hooks) => hooks,
             Err(error) => {
                 return tracing::error!(%error, "whether the kernel programs are attached cannot be found out");
             }
         };
+        let missing: Vec<_> = hooks.iter().filter(|hook| hook.id.is_none()).map(|hook| hook.name).collect();
+        let links: Vec<_> = hooks.iter().map(|hook| hook.link).collect();
         if missing != self.missing && !missing.is_empty() {
             let names = missing.join(", ");
             tracing::error!(%names, "kernel programs are not attached any more: run `tidegate load`, and see `tidegate coverage`");
         }
-        if missing.is_empty() && !self.missing.is_empty() {
+        // Also where one was away only between two looks: its link is another one then.
+        let were_away = !self.missing.is_empty() || (!self.links.is_empty() && links != self.links);
+        if missing.is_empty() && were_away {
+            tracing::warn!(
+                "kernel programs were attached anew; what was dialled while they were not is looked for"
+            );
             // Whatever was dialled meanwhile went past the gate.
             self.cuts = CUTS;
         }
+        self.links = links;
         self.missing = missing;
     }
 
