@@ -99,6 +99,8 @@ pub const CREDENTIAL_BYTES_MIN: usize = 8;
 pub const CREDENTIAL_BYTES_MAX: usize = 4096;
 /// Credentials in one vault.
 pub const CREDENTIALS_MAX: usize = 1024;
+/// Credentials that an enforcer asks for at once; more wait. The keeper gives out twice as many at once, and no more: it has other things to do.
+pub const RELEASES_MAX: usize = 64;
 /// How long an operation may take from its claim in the record to the credential.
 pub const CLAIM_COUNTS_FOR: Duration = Duration::from_secs(60);
 /// Bytes of a key file. The most generations a ring holds, in hexadecimal, fit well.

@@ -12,8 +12,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::limits::{CLAIM_COUNTS_FOR, RELEASES_MAX};
 use crate::record::entry::CredentialClaimed;
 
 pub use inject::{Injection, Unfit};
@@ -37,6 +39,12 @@ impl Secret {
     }
 }
 
+impl Drop for Secret {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
@@ -47,26 +55,28 @@ type Released = Pin<Box<dyn Future<Output = io::Result<Secret>> + Send>>;
 
 /// Gives an operation the credential that it claims. Clones share it.
 #[derive(Clone)]
-pub struct Release(Arc<dyn Fn(CredentialClaimed) -> Released + Send + Sync>);
+pub struct Release {
+    ask: Arc<dyn Fn(CredentialClaimed) -> Released + Send + Sync>,
+    /// The claims of one commit are durable at the same moment.
+    rooms: Arc<Semaphore>,
+}
 
 impl Release {
     /// By asking whoever has the vault.
     #[must_use]
     pub fn by(ask: impl Fn(CredentialClaimed) -> Released + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ask))
+        Self { ask: Arc::new(ask), rooms: Arc::new(Semaphore::new(RELEASES_MAX)) }
     }
 
     /// The credential that is claimed, where the claim is durable.
     ///
     /// # Errors
-    /// It is not given out.
+    /// It is not given out, or not in time.
     pub async fn of(&self, claim: CredentialClaimed) -> io::Result<Secret> {
-        (self.0)(claim).await
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.0);
+        let asked = async {
+            let _room = self.rooms.acquire().await.map_err(io::Error::other)?;
+            (self.ask)(claim).await
+        };
+        tokio::time::timeout(CLAIM_COUNTS_FOR, asked).await?
     }
 }

@@ -108,7 +108,11 @@ impl Vault {
         let file = self.file(name)?;
         check(&secret)?;
         let failed = |source| VaultError::Io { path: self.directory.display().to_string(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+        if !self.directory.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+            let above = self.directory.parent().unwrap_or(&self.directory);
+            fs::File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
+        }
         // One at a time: two that make the key would each seal with another.
         let directory = fs::File::open(&self.directory).map_err(failed)?;
         directory.lock().map_err(failed)?;

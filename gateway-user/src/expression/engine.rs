@@ -71,7 +71,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::new`].
     pub fn of_all(rules: Vec<Rule>) -> Result<Self, String> {
-        Self::within(2 * PATTERN_AUTOMATON_BYTES_MAX, rules)
+        Self::within(4 * PATTERN_AUTOMATON_BYTES_MAX, rules)
     }
 
     fn within(bytes: usize, rules: Vec<Rule>) -> Result<Self, String> {

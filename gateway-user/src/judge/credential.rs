@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::entry::{Entry, now};
 use super::{Case, Denial, Judge, refused};
 use crate::credential::Injection;
-use crate::operation::{Direction, Kind};
+use crate::operation::Kind;
 use crate::policy::nouns::Target;
 use crate::record::entry::CredentialClaimed;
 
@@ -21,7 +21,7 @@ fn may_be_elsewhere(target: &Target, operation: &Kind) -> bool {
         Kind::Http(request) => request.host.parse::<IpAddr>().is_err(),
         Kind::Open { .. } => true,
     };
-    target.direction == Direction::Outbound && target.hosts.is_empty() && names_another
+    target.hosts.is_empty() && names_another
 }
 
 impl Judge {

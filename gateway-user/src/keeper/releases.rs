@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::aide::Aide;
 use crate::credential::{Secret, Vault};
+use crate::limits::RELEASES_MAX;
 use crate::policy::Shelf;
 use crate::record::Recorder;
 use crate::record::entry::CredentialClaimed;
@@ -17,8 +18,6 @@ use crate::record::line::claims::Asking;
 /// How long the recorder may take to answer, and others before who asks: it does nothing for it but remember. Shorter than an
 /// enforcer waits.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-/// Credentials that are being given out at once; one more is refused. The keeper has other things to do.
-const RELEASES_MAX: usize = 64;
 
 /// Who gives them out.
 #[derive(Debug)]
@@ -42,13 +41,13 @@ impl Releases {
     /// Of a gate in one process.
     #[must_use]
     pub fn own(vault: Vault, shelf: Shelf, recorder: Recorder) -> Self {
-        Self { vault, shelf, record: Record::Own(recorder), rooms: Semaphore::new(RELEASES_MAX) }
+        Self { vault, shelf, record: Record::Own(recorder), rooms: Semaphore::new(2 * RELEASES_MAX) }
     }
 
     /// Of the keeper.
     pub(super) fn of(vault: Vault, shelf: Shelf, recorder: Arc<Aide>) -> Self {
         let record = Record::Far(recorder, Mutex::default());
-        Self { vault, shelf, record, rooms: Semaphore::new(RELEASES_MAX) }
+        Self { vault, shelf, record, rooms: Semaphore::new(2 * RELEASES_MAX) }
     }
 
     /// The credential that this entry claims.
@@ -59,7 +58,7 @@ impl Releases {
     pub async fn release(&self, claim: &CredentialClaimed) -> io::Result<Secret> {
         let CredentialClaimed { entry, target, credential, .. } = claim;
         let Ok(_room) = self.rooms.try_acquire() else {
-            return Err(io::Error::other(format!("{RELEASES_MAX} are being given out at the moment")));
+            return Err(io::Error::other("too many are asked for at once"));
         };
         if !self.is_declared(claim) {
             // The policy may have changed a moment ago.

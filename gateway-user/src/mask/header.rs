@@ -6,6 +6,7 @@
 use super::plan::Plan;
 use super::stream::Hits;
 use super::window::{Hidden, STARS};
+use crate::policy::nouns::Style;
 
 impl Plan {
     /// Whether it hides any header field.
@@ -23,7 +24,9 @@ impl Plan {
     /// The same by the field's name alone.
     pub(super) fn named_header(&self, name: &str, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
         let rule = self.0.header(name)?;
-        let mut hidden = Hidden::new(rule.look);
+        // Of what must not be seen at all the last four are not seen either.
+        let look = if self.exact(value).is_some() { rule.look.at_most(Style::Stars) } else { rule.look };
+        let mut hidden = Hidden::new(look);
         hidden.take(value);
         let mut shown = Vec::new();
         hidden.write(&self.0, false, &mut shown);

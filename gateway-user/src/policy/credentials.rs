@@ -94,7 +94,11 @@ fn one_server(credential: &Entry<Credential>, target: &Entry<Target>, report: &d
     };
     let noun = &target.noun;
     let is_one = |block: &Block| block.prefix == if block.address.is_ipv4() { 32 } else { 128 };
-    if noun.direction == Direction::Outbound && !noun.addresses.iter().all(is_one) {
+    if noun.direction == Direction::Inbound {
+        let what = format!("`{}` gets a credential, and is a service of this host", noun.name);
+        refuse("direction", what, "credentials are for what this host calls: outbound targets");
+    }
+    if !noun.addresses.iter().all(is_one) {
         let what = format!("`{}` gets a credential, and is every address of a block", noun.name);
         refuse("addresses", what, "name the addresses of its servers, one by one");
     }

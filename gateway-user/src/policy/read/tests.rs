@@ -435,8 +435,7 @@ fn two_targets_that_claim_one_place_are_refused() {
 fn a_credential_that_something_else_contradicts_is_refused() {
     let crm = "[[credential]]\nname = \"a\"\ntargets = [\"crm\"]\n";
     assert_eq!(mistakes(&[("a.toml", NOUNS), ("b.toml", crm)]), Vec::<String>::new());
-    let both =
-        format!("{crm}[[credential]]\nname = \"b\"\ntargets = [\"react\", \"crm\"]\nheader = \"x-key\"\n");
+    let both = format!("{crm}[[credential]]\nname = \"b\"\ntargets = [\"crm\"]\nheader = \"x-key\"\n");
     added_mistake(&both, "b.toml:5:8", &["`b` and `a` are both for `crm`", "b.toml:2:8"]);
     let rewritten = "[[rewrite]]\nname = \"r\"\ntargets = [\"crm\"]\non = \"request\"\nheader = \"X-Key\"\nset = \"mine\"\n";
     added_mistake(
@@ -451,6 +450,7 @@ fn a_credential_that_something_else_contradicts_is_refused() {
         mistakes(&[("a.toml", NOUNS), ("b.toml", &format!("{forwards}header = \"x-key\"\n"))]),
         Vec::<String>::new()
     );
+    added_mistake(&crm.replace("crm", "react"), "a.toml:4:13", &["is a service of this host", "b.toml:2:8"]);
     let target = "[[target]]\nname = \"x\"\ndirection = \"outbound\"\nports = [80]\nWHERE\n[[credential]]\nname = \"a\"\ntargets = [\"x\"]\n";
     let at = |place: &str| target.replace("WHERE", place);
     added_mistake(
