@@ -296,7 +296,7 @@ fn the_vault_is_roots_alone_and_the_command_shows_no_credential() {
         ("crm-api", "two\nlines-of-it", "one line"),
     ] {
         let refused = gate.tidegate_given(secret, &["credential", "set", name]);
-        assert_eq!(refused.code(), Some(2), "{}", refused.errors());
+        assert_eq!(refused.code(), Some(3), "{}", refused.errors());
         assert!(refused.errors().contains(why), "{}", refused.errors());
     }
     assert!(gate.tidegate(&["credential", "remove", "nothing"]).errors().contains("holds no credential"));

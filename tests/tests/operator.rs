@@ -124,7 +124,7 @@ fn every_example_in_help_is_a_line_that_the_program_takes() {
                 continue;
             };
             // What follows two spaces explains; what follows a pipe or an arrow is the shell's.
-            let cuts = ["  ", " | ", " > ", " && "];
+            let cuts = ["  ", " | ", " > ", " < ", " && "];
             let example = cuts.iter().fold(example, |text, cut| text.split(cut).next().unwrap_or(text));
             let example = example.replace("/usr/local/share", &WORLD.host.folder().display().to_string());
             let program = tidegate_tests::built("tidegate").display().to_string();

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::output::{escape_line, time};
 use super::{Context, Failure};
-use crate::credential::{Vault, VaultError};
+use crate::credential::Vault;
 use crate::kernel::{Check, Found};
 use crate::limits::CREDENTIAL_BYTES_MAX;
 use crate::policy;
@@ -60,21 +60,14 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.command {
         Command::Set { name } => {
             let secret = read().map_err(|error| Failure::cannot(format!("standard input: {error}")))?;
-            vault.set(&name, secret).map_err(failure)?;
+            vault.set(&name, secret).map_err(|error| Failure::from_error(&error))?;
             context.out.line(format!("{} is set", escape_line(&name)))
         }
         Command::List => list(&vault, context),
         Command::Remove { name } => {
-            vault.remove(&name).map_err(failure)?;
+            vault.remove(&name).map_err(|error| Failure::from_error(&error))?;
             context.out.line(format!("{} is removed", escape_line(&name)))
         }
-    }
-}
-
-fn failure(error: VaultError) -> Failure {
-    match error {
-        VaultError::Unfit(why) => Failure::Usage(why),
-        other => Failure::from_error(&other),
     }
 }
 
@@ -176,7 +169,7 @@ fn list(vault: &Vault, context: &Context) -> Result<(), Failure> {
                 .collect(),
         )
     };
-    let kept = vault.list().map_err(failure)?;
+    let kept = vault.list().map_err(|error| Failure::from_error(&error))?;
     let mut listed: Vec<Listed> = kept
         .into_iter()
         .map(|kept| Listed {

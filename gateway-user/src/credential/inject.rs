@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn seen(injection: &Injection, text: &str) -> String {
-        Plan::new(&[injection.mask.clone()]).scrub(text).into_owned()
+        Plan::new(std::slice::from_ref(&injection.mask)).scrub(text).into_owned()
     }
 
     #[test]

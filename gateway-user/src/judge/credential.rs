@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::entry::{Entry, now};
-use super::{Case, Denial, Judge, refused};
+use super::{Case, Denial, Duties, Judge, refused};
 use crate::credential::Injection;
 use crate::operation::Kind;
 use crate::policy::nouns::Target;
@@ -22,6 +22,14 @@ fn may_be_elsewhere(target: &Target, operation: &Kind) -> bool {
         Kind::Open { .. } => true,
     };
     target.hosts.is_empty() && names_another
+}
+
+impl Duties {
+    /// Fields that have no business behind the head: those that were judged there, taken out, or put in.
+    pub fn too_late(&self) -> impl Iterator<Item = String> {
+        let injected = self.injection.iter().map(|injection| injection.header.to_string());
+        self.judged.iter().chain(&self.stripped).cloned().chain(injected)
+    }
 }
 
 impl Judge {

@@ -119,8 +119,7 @@ impl Exchange {
             })
         };
         let trailing = || {
-            let late = plan.names().into_iter().chain(duties.judged.iter().chain(&duties.stripped).cloned());
-            let late = late.chain(duties.injection.iter().map(|injection| injection.header.to_string()));
+            let late = plan.names().into_iter().chain(duties.too_late());
             Trailing::new(&duties.asks, late.collect())
         };
         let masked = !duties.asks.is_empty();
@@ -169,11 +168,7 @@ impl Exchange {
             forward::Changed { masked: !duties.answers.is_empty(), rewritten: duties.rewrites.has_fields() },
             safe,
         );
-        duties.stripped.iter().for_each(|name| drop(parts.headers.remove(name.as_str())));
-        if let Some(injection) = &duties.injection {
-            forward::without(&mut parts.headers, injection.header.as_str());
-            parts.headers.insert(injection.header.clone(), injection.value.clone());
-        }
+        forward::credentials(&mut parts.headers, duties);
         if chunked {
             say_chunked(&mut parts.headers);
         }

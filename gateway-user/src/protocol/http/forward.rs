@@ -5,7 +5,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::intercept::Flow;
-use crate::judge::recorded_by;
+use crate::judge::{Duties, recorded_by};
 use crate::mask::{Hits, Packing, Plan};
 use crate::operation::Direction;
 use crate::record::entry::Head;
@@ -96,6 +96,15 @@ fn ask_for_whole(headers: &mut HeaderMap, safe: bool) {
     let asked = if asked.is_empty() { "identity".to_owned() } else { asked.join(", ") };
     if let Ok(value) = HeaderValue::try_from(asked) {
         headers.insert(header::ACCEPT_ENCODING, value);
+    }
+}
+
+/// Takes out what a client proves itself by, where that does not go on, and puts in what the gate has for the target.
+pub(super) fn credentials(headers: &mut HeaderMap, duties: &Duties) {
+    duties.stripped.iter().for_each(|name| drop(headers.remove(name.as_str())));
+    if let Some(injection) = &duties.injection {
+        without(headers, injection.header.as_str());
+        headers.insert(injection.header.clone(), injection.value.clone());
     }
 }
 
