@@ -130,20 +130,28 @@ pub(crate) fn tun(aim: &Aim) -> Result<String> {
 /// To this host's own other end, which needs no machine around it.
 pub(crate) fn vsock(aim: &Aim) -> Result<String> {
     const LOCAL: u32 = 1;
-    let at = |place: u32| {
+    const ANY: u32 = u32::MAX;
+    let at = |place: u32, port: u32| {
         let mut address = (libc::AF_VSOCK as u16).to_ne_bytes().to_vec();
         address.extend([0, 0]);
-        address.extend(40_001u32.to_ne_bytes());
+        address.extend(port.to_ne_bytes());
         address.extend(place.to_ne_bytes());
         address.extend([0; 4]);
         address
     };
     let listener = sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
-    sys::bind(&listener, &at(u32::MAX))?;
+    // All network namespaces share these ports, so that others who attack at the same time take them, too.
+    sys::bind(&listener, &at(ANY, ANY))?;
+    let (mut bound, mut length) = (at(0, 0), 16u32);
+    // SAFETY: a live descriptor, live bytes, and their length.
+    let asked =
+        unsafe { libc::getsockname(listener.as_raw_fd(), bound.as_mut_ptr().cast(), &raw mut length) };
+    sys::answer(i64::from(asked))?;
+    let port = u32::from_ne_bytes([bound[4], bound[5], bound[6], bound[7]]);
     // SAFETY: a live descriptor.
     sys::answer(i64::from(unsafe { libc::listen(listener.as_raw_fd(), 1) }))?;
     let socket = sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
-    sys::connect(&socket, &at(LOCAL))?;
+    sys::connect(&socket, &at(LOCAL, port))?;
     sys::send(&socket, aim.token().as_bytes())?;
     // SAFETY: a live descriptor; nobody asks for the address.
     let accepted = unsafe { libc::accept(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut()) };
